@@ -1,0 +1,3 @@
+"""DeltaLM-style multilingual sequence-to-sequence models under DeepSpeed."""
+
+__version__ = "0.1.0"

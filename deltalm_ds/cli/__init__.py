@@ -1,0 +1,50 @@
+"""`deltalm`: each verb parses and calls. Results go to stdout, messages and progress to stderr.
+
+Exit codes: see `deltalm_ds.errors`.
+"""
+
+import sys
+
+import typer
+
+from deltalm_ds.cli import data, generate, models, training, vocab
+from deltalm_ds.errors import InputError
+
+app = typer.Typer(
+    help="Train and ship DeltaLM-style multilingual sequence-to-sequence models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(vocab.app, name="vocab")
+app.add_typer(data.app, name="data")
+for verb in (
+    models.env,
+    models.init,
+    models.inspect,
+    models.average,
+    training.plan,
+    training.train,
+    training.report,
+    training.demo,
+    generate.translate,
+    generate.score,
+    generate.evaluate,
+    generate.export,
+):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    try:
+        app()
+    except InputError as error:
+        print(f"deltalm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"deltalm: {where}{error.strerror or error}.", file=sys.stderr)
+        sys.exit(InputError.exit_code)

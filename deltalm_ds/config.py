@@ -1,0 +1,211 @@
+"""The recipe: everything that makes an experiment, in one validated YAML file.
+
+The engine's numbers (precision, ZeRO stage, offload, buckets) are not here but in `ds_configs/*.json`; the recipe names
+the file. Unknown keys and wrong values are reported all at once, each with the nearest right key.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.training.schedules import Schedule
+
+
+class Section(BaseModel):
+    """A part of the recipe: no unknown keys, no changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """A preset and what differs from it; the vocabulary gives its own size."""
+
+    preset: Literal["tiny", "base", "large"] = "base"
+    hidden_size: int | None = None
+    ffn_size: int | None = None
+    num_heads: int | None = None
+    num_encoder_layers: int | None = None
+    num_decoder_blocks: int | None = None
+    decoder: Literal["interleaved", "vanilla"] | None = None
+    max_positions: int | None = None
+    embedding_norm: bool | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    activation_dropout: float | None = None
+    activation_checkpointing: bool | None = None
+
+    def config(self, vocabulary_size: int) -> DeltaLMConfig:
+        """The model's shape for a vocabulary of this size (without padding rows)."""
+        given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        return DeltaLMConfig.preset(self.preset, vocabulary_size=vocabulary_size, **given)
+
+
+class TrainingGroup(Section):
+    """One shard data set with what to learn from it."""
+
+    path: Path
+    objective: Literal["seq2seq", "span_corruption", "translation_span_corruption"] = "seq2seq"
+    directions: Literal["both", "forward", "reverse"] = "both"
+    weight: float = Field(1.0, gt=0, description="share of the sequences, relative to the other groups")
+
+
+class DataSection(Section):
+    """What to train on and how long a sequence may be."""
+
+    train: tuple[TrainingGroup, ...] = Field(min_length=1)
+    max_source_tokens: int = Field(256, gt=2, description="`</s>` and tag included")
+    max_target_tokens: int = Field(256, gt=2, description="`</s>` included")
+    overlong: Literal["truncate", "drop"] = "truncate"
+
+
+class SamplingSection(Section):
+    """p_i ∝ (n_i / Σn)^(1/T), T rising from start to end over the given steps, then constant [Ma+21 §4.2]."""
+
+    temperature_start: float = Field(1.0, ge=1.0)
+    temperature_end: float = Field(5.0, ge=1.0)
+    rise_steps: int = Field(0, ge=0, description="0: constant at temperature_end")
+    interval_steps: int = Field(1, gt=0, description="steps of a virtual epoch gives the authors' staircase")
+
+
+class BatchSection(Section):
+    """Sizes in tokens, source and target together."""
+
+    tokens_per_step: int = Field(gt=0, description="expected tokens of a global batch")
+    micro_batch_tokens: int = Field(gt=0, description="never exceeded by one forward")
+    min_micro_batches: int = Field(1, gt=0, description="accumulate over at least so many micro-batches a rank")
+
+
+class OptimizerSection(Section):
+    """Adam with decoupled weight decay."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    definition: Literal["torch", "fairseq"] = "torch"
+
+
+class ValidationSection(Section):
+    """What is measured at every `save_every` steps."""
+
+    shards: Path = Field(description="data set for the validation loss")
+    text: Path | None = Field(None, description="directory of `dev.en-de.en` files, for BLEU")
+    split: str = "dev"
+    max_sentences: int = Field(100, gt=0, description="per direction, for BLEU")
+    beam: int = Field(1, gt=0)
+    max_length: int = Field(128, gt=0)
+
+
+class TrainingSection(Section):
+    """The run itself."""
+
+    max_steps: int = Field(gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    save_every: int = Field(gt=0, description="steps between checkpoints, each with a validation")
+    keep_last: int = Field(5, gt=0, description="checkpoints kept besides the best one")
+    log_every: int = Field(50, gt=0)
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    name: str
+    about: dict[str, str] = Field(default_factory=dict, description="hardware, cost and expected result, in words")
+    seed: int = 1
+    vocabulary: Path
+    initial_model: Path | None = Field(None, description="model directory to start from; none: fresh weights")
+    engine: str = Field("fp32_zero1", description="a file of ds_configs, by name, or a path")
+    model: ModelSection | None = Field(None, description="shape of a fresh model, or changes to the initial one")
+    data: DataSection
+    sampling: SamplingSection = SamplingSection()
+    batch: BatchSection
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: Schedule
+    validation: ValidationSection | None = None
+    training: TrainingSection
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        longest = self.data.max_source_tokens + self.data.max_target_tokens
+        if longest > self.batch.micro_batch_tokens:
+            raise ValueError(
+                f"batch.micro_batch_tokens={self.batch.micro_batch_tokens} cannot hold one pair of "
+                f"data.max_source_tokens + data.max_target_tokens = {longest}"
+            )
+        if self.initial_model is None and self.model is None:
+            raise ValueError("either initial_model or model must be given")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides (values in YAML).
+
+    Raises:
+        InputError: one sentence per fault, all faults of the file at once.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The recipe {path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"The recipe {path} is not valid YAML: {error}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"The recipe {path} must be a mapping of sections, not {type(content).__name__}.")
+    for override in overrides:
+        _apply_override(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_sentence(fault)}" for fault in error.errors())
+        raise InputError(f"The recipe {path} has {error.error_count()} fault(s):\n{faults}") from None
+
+
+def save_recipe(recipe: Recipe, file: Any) -> None:
+    """Write a resolved recipe as YAML to an open file."""
+    yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), file, sort_keys=False, allow_unicode=True)
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    name, separator, value = override.partition("=")
+    if not separator:
+        raise InputError(f"The override {override!r} must have the form section.key=value.")
+    *sections, key = name.split(".")
+    target: Any = content
+    for section in sections:
+        target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
+    target[int(key) if isinstance(target, list) else key] = yaml.safe_load(value)
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    """One fault of pydantic in our words, with the nearest right key for an unknown one."""
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(fault["loc"][:-1])
+        nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"{where}: there is no such key; the nearest is {nearest[0]!r}" if nearest else f"{where}: no such key"
+    if fault["type"] == "missing":
+        return f"{where}: is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (got {fault['input']!r})" if where else message
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section of the recipe knows."""
+    section: Any = Recipe
+    for part in location:
+        if isinstance(part, str):
+            section = section.model_fields[part].annotation
+        section = next((a for a in _flatten(section) if isinstance(a, type) and issubclass(a, BaseModel)), section)
+    return list(section.model_fields)
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    return [annotation] if not arguments else [leaf for argument in arguments for leaf in _flatten(argument)]

@@ -1,0 +1,145 @@
+"""The manifest of a shard data set: what `manifest.json` says, and what every shard says of itself."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import read_json, write_json
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+METADATA_KEY = b"deltalm"
+SIDES = {"mono": ("source",), "parallel": ("source", "target"), "task": ("source", "target")}
+
+
+def token_type(vocabulary_num_tokens: int) -> pa.DataType:
+    """The type of a token id on disk: uint16 where every id fits, else uint32."""
+    return pa.uint16() if vocabulary_num_tokens <= 1 << 16 else pa.uint32()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a corpus: rows, tokens of each side, size and checksum."""
+
+    file: str
+    rows: int
+    tokens: dict[str, int]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CorpusManifest:
+    """What the manifest says of one corpus.
+
+    Attributes:
+        kind: `mono`, `parallel` or `task`.
+        languages: one of each side, `("en", "de")` or `("de",)`.
+        dropped: rows left out when it was built, by reason.
+        truncated: rows cut to the maximum length when it was built, by side.
+    """
+
+    name: str
+    kind: str
+    languages: tuple[str, ...]
+    shards: tuple[Shard, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    truncated: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The names of its columns."""
+        return SIDES[self.kind]
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @cached_property
+    def num_tokens(self) -> dict[str, int]:
+        """Tokens in all shards, by side."""
+        return {side: sum(shard.tokens[side] for shard in self.shards) for side in self.sides}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`: the vocabulary that the ids belong to, and the corpora."""
+
+    vocabulary_hash: str
+    vocabulary_num_tokens: int
+    corpora: tuple[CorpusManifest, ...] = ()
+
+    def shard_schema(self, corpus: CorpusManifest, rows: int, tokens: dict[str, int]) -> pa.Schema:
+        """The schema of one shard of `corpus`; its metadata says what the shard is and holds."""
+        description = {
+            "format_version": FORMAT_VERSION,
+            "vocabulary_hash": self.vocabulary_hash,
+            "corpus": corpus.name,
+            "kind": corpus.kind,
+            "languages": corpus.languages,
+            "rows": rows,
+            "tokens": tokens,
+        }
+        columns = [pa.field(side, pa.list_(token_type(self.vocabulary_num_tokens))) for side in corpus.sides]
+        return pa.schema(columns, {METADATA_KEY: json.dumps(description).encode()})
+
+    def write(self, directory: Path) -> None:
+        """Write `manifest.json` atomically, with a checksum of its own."""
+        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        write_json(directory / MANIFEST, {**content, "checksum": _json_checksum(content)})
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Read and check `manifest.json`; the shards are not looked at.
+
+        Raises:
+            InputError: there is none, so this is not a (complete) data set.
+            DataError: it was altered, or has another format version.
+        """
+        path = directory / MANIFEST
+        if not path.is_file():
+            raise InputError(f"{directory} is not a shard data set: it has no {MANIFEST}, or was not built to the end.")
+        try:
+            content = read_json(path)
+            checksum = content.pop("checksum")
+            version = content.pop("format_version")
+        except (InputError, AttributeError, KeyError, TypeError):
+            raise DataError(f"{path} is damaged: build the data set again.") from None
+        if version != FORMAT_VERSION:
+            raise DataError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
+        if _json_checksum({"format_version": version, **content}) != checksum:
+            raise DataError(f"{path} was altered: its content does not have the checksum it states.")
+        corpora = tuple(_corpus_from_json(corpus) for corpus in content.pop("corpora"))
+        return cls(corpora=corpora, **content)
+
+
+def _corpus_from_json(value: dict[str, Any]) -> CorpusManifest:
+    shards = tuple(Shard(**shard) for shard in value.pop("shards"))
+    return CorpusManifest(**{**value, "languages": tuple(value["languages"]), "shards": shards})
+
+
+def _json_checksum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def size_fault(path: Path, shard: Shard) -> str | None:
+    """What is wrong with the size of a shard's file, if anything."""
+    try:
+        num_bytes = path.stat().st_size
+    except FileNotFoundError:
+        return f"{path} is missing"
+    if num_bytes != shard.bytes:
+        return f"{path} has {num_bytes:,} bytes where {MANIFEST} says {shard.bytes:,}"
+    return None

@@ -1,0 +1,66 @@
+"""Rows of different lengths in one flat array: what the feeding code computes on, without a loop over rows."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RaggedRows:
+    """N rows stored end to end.
+
+    Attributes:
+        values: [T] the rows' elements, one row after the other.
+        lengths: [N] int64, sums to T.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: list[np.ndarray]) -> "RaggedRows":
+        """Copy a list of arrays into one of int64 values."""
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        values = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+        return cls(values.astype(np.int64), lengths)
+
+    @classmethod
+    def of_one(cls, value: int, num_rows: int) -> "RaggedRows":
+        """Rows that each hold the one `value`."""
+        return cls(np.full(num_rows, value, dtype=np.int64), np.ones(num_rows, dtype=np.int64))
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """[N] index of each row's first element in `values`."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def row(self, index: int) -> np.ndarray:
+        """One row, a view."""
+        return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
+
+    def take(self, order: np.ndarray) -> "RaggedRows":
+        """The rows `order` [M], copied in that order."""
+        return self._gather(self.starts[order], self.lengths[order])
+
+    def truncated(self, lengths: np.ndarray) -> "RaggedRows":
+        """The first `lengths` [N] elements of each row; none may ask for more than there is."""
+        return self if np.array_equal(lengths, self.lengths) else self._gather(self.starts, lengths)
+
+    def _gather(self, starts: np.ndarray, lengths: np.ndarray) -> "RaggedRows":
+        target_starts = np.cumsum(lengths) - lengths
+        indices = np.arange(lengths.sum()) + np.repeat(starts - target_starts, lengths)
+        return RaggedRows(self.values[indices], lengths)
+
+
+def stack(parts: list[RaggedRows]) -> RaggedRows:
+    """All rows of the first part, then all rows of the second, and so on."""
+    return RaggedRows(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
+
+
+def join(*parts: RaggedRows) -> RaggedRows:
+    """Row by row concatenation: row i of the result is row i of the first part, then of the second, and so on."""
+    num_rows = len(parts[0].lengths)
+    interleaved = np.arange(len(parts) * num_rows).reshape(len(parts), num_rows).T
+    joined = stack(list(parts)).take(interleaved.ravel())
+    return RaggedRows(joined.values, joined.lengths.reshape(num_rows, len(parts)).sum(axis=1))

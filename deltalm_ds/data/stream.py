@@ -1,0 +1,300 @@
+"""The training data as a function of the step: which sequences, on which rank, in which micro-batch.
+
+A step's global batch is drawn by the sampler, its rows are found by the permutation, its lengths come from the
+shards' offsets; all ranks then compute the same plan and read the tokens of their own share only. Nothing here has
+state: any step can be made at any time, on any number of ranks, and is the same global batch.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltalm_ds.data.collation import Batch, collate
+from deltalm_ds.data.objectives import Limits
+from deltalm_ds.data.permutation import permuted_rows
+from deltalm_ds.data.planner import plan
+from deltalm_ds.data.ragged import RaggedRows, stack
+from deltalm_ds.data.randomness import hash_counters, name_key
+from deltalm_ds.data.sampler import Sampler
+from deltalm_ds.data.tasks import Task, TaskGroup
+from deltalm_ds.data.temperature import TemperatureSchedule
+from deltalm_ds.errors import InputError
+from deltalm_ds.vocabulary import Vocabulary
+
+PREFETCH_STEPS = 2
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The N sequences of a step, on all ranks the same; arrays are [N].
+
+    Attributes:
+        task_index, positions, rows: int64; the task, its stream position, and the corpus row there.
+        keys: uint64, one per sample, for whatever its objective draws.
+        raw_lengths: [2, N] tokens that are read of each side (0 where an objective has one side only).
+        source_lengths, target_lengths: int64 tokens of the results, with `</s>`.
+        num_truncated, num_overlong, num_too_short: sequences cut to the limits; left out because they exceed
+            them (policy `drop`); left out because the objective needs more tokens.
+    """
+
+    task_index: np.ndarray
+    positions: np.ndarray
+    rows: np.ndarray
+    keys: np.ndarray
+    raw_lengths: np.ndarray
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
+    num_truncated: int = 0
+    num_overlong: int = 0
+    num_too_short: int = 0
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """One rank's micro-batches of a step; the counts are those of the whole global batch.
+
+    `num_target_tokens` (with `</s>`) is what the sum of token losses is divided by.
+    """
+
+    micro_batches: list[Batch]
+    num_sequences: int
+    num_source_tokens: int
+    num_target_tokens: int
+    sequences_of_task: np.ndarray
+    num_truncated: int
+    num_overlong: int
+    num_too_short: int
+
+
+class BatchBuilder:
+    """Finds lengths and builds batches of samples of a list of tasks.
+
+    Raises:
+        InputError: a task does not go together with the vocabulary or the limits, or comes twice.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        vocabulary: Vocabulary,
+        limits: Limits,
+        micro_batch_tokens: int,
+        min_micro_batches: int = 1,
+    ) -> None:
+        for task in tasks:
+            task.check(vocabulary, limits)
+        self.tasks = tuple(tasks)
+        self._vocabulary, self._limits = vocabulary, limits
+        self._micro_batch_tokens, self._min_micro_batches = micro_batch_tokens, min_micro_batches
+
+    def select(self, task_index: np.ndarray, positions: np.ndarray, rows: np.ndarray, keys: np.ndarray) -> GlobalBatch:
+        """Look up lengths, apply the limits, and leave out what cannot be used; all arrays [N].
+
+        Raises:
+            InputError: nothing is left.
+        """
+        raw_lengths = np.zeros((2, len(rows)), dtype=np.int64)
+        lengths = np.zeros((2, len(rows)), dtype=np.int64)
+        usable, overlong = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+        for number, members in _members(task_index):
+            task = self.tasks[number]
+            raw = np.stack([task.corpus.lengths(side, rows[members]) for side in task.sides]).astype(np.int64)
+            fitted = task.objective.fit(raw, self._limits, len(self._vocabulary.sentinel_ids))
+            usable[members] = task.objective.usable(fitted)
+            overlong[members] = usable[members] & (fitted < raw).any(axis=0)
+            raw_lengths[: len(raw), members] = fitted
+            # Unusable rows have no lengths; they are computed on a stand-in and left out below.
+            filled = np.where(task.objective.usable(fitted), fitted, 2)
+            lengths[:, members] = task.objective.lengths(filled, keys[members])
+        kept = usable & ~overlong if self._limits.overlong == "drop" else usable
+        if not kept.any():
+            raise InputError(
+                f"None of the {len(rows)} sequences drawn can be used ({overlong.sum()} too long, "
+                f"{(~usable).sum()} too short): check the batch size and the maximum lengths."
+            )
+        return GlobalBatch(
+            task_index[kept],
+            positions[kept],
+            rows[kept],
+            keys[kept],
+            raw_lengths[:, kept],
+            lengths[0, kept],
+            lengths[1, kept],
+            num_truncated=int((overlong & kept).sum()),
+            num_overlong=int((overlong & ~kept).sum()),
+            num_too_short=int((~usable).sum()),
+        )
+
+    def build(self, batch: GlobalBatch, rank: int, world_size: int) -> StepBatches:
+        """Plan the batch for `world_size` ranks and make the micro-batches of `rank`."""
+        micro_batches = plan(
+            batch.source_lengths,
+            batch.target_lengths,
+            world_size,
+            self._micro_batch_tokens,
+            self._min_micro_batches,
+        )[rank]
+        share = np.concatenate(micro_batches)
+        slot_of = np.empty(len(batch.rows), dtype=np.int64)
+        share = share[np.lexsort((batch.rows[share], batch.task_index[share]))]  # the order on disk
+        slot_of[share] = np.arange(len(share))
+        sources, targets = self._read(batch, share)
+        return StepBatches(
+            [
+                collate(
+                    sources.take(slot_of[indices]),
+                    targets.take(slot_of[indices]),
+                    batch.task_index[indices],
+                    self._vocabulary.eos_id,
+                )
+                for indices in micro_batches
+            ],
+            num_sequences=len(batch.rows),
+            num_source_tokens=int(batch.source_lengths.sum()),
+            num_target_tokens=int(batch.target_lengths.sum()),
+            sequences_of_task=np.bincount(batch.task_index, minlength=len(self.tasks)),
+            num_truncated=batch.num_truncated,
+            num_overlong=batch.num_overlong,
+            num_too_short=batch.num_too_short,
+        )
+
+    def _read(self, batch: GlobalBatch, share: np.ndarray) -> tuple[RaggedRows, RaggedRows]:
+        """Source and target rows of the samples `share`, which are sorted by task."""
+        sources, targets = [RaggedRows.from_rows([])], [RaggedRows.from_rows([])]
+        for number, members in _members(batch.task_index[share]):
+            task, indices = self.tasks[number], share[members]
+            columns = [
+                RaggedRows.from_rows(task.corpus.tokens(side, batch.rows[indices])).truncated(lengths)
+                for side, lengths in zip(task.sides, batch.raw_lengths[:, indices], strict=False)
+            ]
+            source, target = task.objective.build(columns, batch.keys[indices], self._vocabulary, task.languages[-1])
+            sources.append(source)
+            targets.append(target)
+        return stack(sources), stack(targets)
+
+
+class TrainingStream:
+    """The mixture of tasks that a run trains on.
+
+    Args:
+        groups: the tasks, in groups with weights.
+        vocabulary: gives `</s>`, language tags and sentinels.
+        limits: maximum lengths and the policy for longer sequences.
+        temperature: the sampling temperature by step.
+        seed: another seed gives other orders, phases and spans.
+        micro_batch_tokens: most source + target tokens in a micro-batch.
+        tokens_per_step, sequences_per_step: expected size of a global batch; give exactly one.
+        min_micro_batches: fewest micro-batches per rank and step (gradient accumulation).
+
+    Raises:
+        InputError: tasks, vocabulary, limits and budgets do not go together.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[TaskGroup],
+        vocabulary: Vocabulary,
+        limits: Limits,
+        temperature: TemperatureSchedule,
+        seed: int,
+        micro_batch_tokens: int,
+        tokens_per_step: float | None = None,
+        sequences_per_step: float | None = None,
+        min_micro_batches: int = 1,
+    ) -> None:
+        tasks = [task for group in groups for task in group.tasks]
+        names = [f"{group.name}/{task.name}" for group in groups for task in group.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"The task {name} comes twice: name each task once and use weights.")
+        self._builder = BatchBuilder(tasks, vocabulary, limits, micro_batch_tokens, min_micro_batches)
+        self.tasks = self._builder.tasks
+        self.temperature = temperature
+        self._keys = [int(hash_counters(seed, name_key(name))) for name in names]
+        self._sampler = Sampler(
+            sizes=[task.corpus.num_rows for task in tasks],
+            group_of_task=[number for number, group in enumerate(groups) for _ in group.tasks],
+            group_weights=[group.weight for group in groups],
+            temperature=temperature,
+            mean_tokens=[task.mean_tokens(limits, len(vocabulary.sentinel_ids)) for task in tasks],
+            keys=self._keys,
+            tokens_per_step=tokens_per_step,
+            sequences_per_step=sequences_per_step,
+        )
+
+    def probabilities(self, step: int) -> np.ndarray:
+        """[K] float64: each task's share of the sequences of a step."""
+        return self._sampler.probabilities(step)
+
+    def global_batch(self, step: int) -> GlobalBatch:
+        """The sequences of a step, before they are dealt to ranks."""
+        task_index, positions = self._sampler.draw(step)
+        rows, keys = np.empty_like(positions), np.empty(len(positions), dtype=np.uint64)
+        for number, members in _members(task_index):
+            key, num_rows = self._keys[number], self.tasks[number].corpus.num_rows
+            rows[members] = permuted_rows(positions[members], num_rows, key)
+            keys[members] = hash_counters(key, positions[members])
+        return self._builder.select(task_index, positions, rows, keys)
+
+    def micro_batches(self, step: int, rank: int, world_size: int) -> StepBatches:
+        """The share of one rank in a step."""
+        return self._builder.build(self.global_batch(step), rank, world_size)
+
+
+def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int, seed: int = 0) -> StepBatches:
+    """Every row of the builder's tasks once, in rank `rank`'s share; objectives draw the same each time."""
+    counts = [task.corpus.num_rows for task in builder.tasks]
+    task_index = np.repeat(np.arange(len(counts)), counts)
+    rows = np.concatenate([np.arange(count) for count in counts])
+    keys = hash_counters(seed, task_index, rows)
+    return builder.build(builder.select(task_index, rows, rows, keys), rank, world_size)
+
+
+def prefetch(
+    stream: TrainingStream, first_step: int, last_step: int, rank: int, world_size: int
+) -> Iterator[StepBatches]:
+    """The steps [first_step, last_step), made up to two ahead by a thread that ends with the generator.
+
+    An error in the thread is raised here, at the step where it happened.
+    """
+    ready: queue.Queue[StepBatches | BaseException] = queue.Queue(maxsize=PREFETCH_STEPS)
+    stopped = threading.Event()
+
+    def hand_over(item: StepBatches | BaseException) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for step in range(first_step, last_step):
+                if stopped.is_set():
+                    return
+                hand_over(stream.micro_batches(step, rank, world_size))
+        except BaseException as error:
+            hand_over(error)
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        for _ in range(first_step, last_step):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _members(task_index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each task that occurs, with the indices of its samples in order."""
+    order = np.argsort(task_index, kind="stable")
+    numbers, starts = np.unique(task_index[order], return_index=True)
+    for number, members in zip(numbers, np.split(order, starts[1:]), strict=True):
+        yield int(number), members

@@ -1,0 +1,71 @@
+"""What a run trains on: corpora under objectives, in weighted groups."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltalm_ds.data.objectives import Limits, Objective
+from deltalm_ds.data.ragged import RaggedRows
+from deltalm_ds.data.shards import Corpus
+from deltalm_ds.errors import InputError
+from deltalm_ds.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Task:
+    """A corpus under an objective; `reverse` swaps its sides (or takes the target side as the text)."""
+
+    corpus: Corpus
+    objective: Objective
+    reverse: bool = False
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The corpus columns that are read, in the order in which the objective takes them."""
+        sides = self.corpus.sides[::-1] if self.reverse else self.corpus.sides
+        return tuple(sides[: self.objective.num_columns])
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages of `sides`."""
+        languages = self.corpus.languages[::-1] if self.reverse else self.corpus.languages
+        return tuple(languages[: self.objective.num_columns])
+
+    @property
+    def name(self) -> str:
+        """Unique in a group, for logs and as the key of the task's random numbers: `seq2seq:en-de:de-en`."""
+        return f"{self.objective.name}:{self.corpus.name}:{'-'.join(self.languages)}"
+
+    def check(self, vocabulary: Vocabulary, limits: Limits) -> None:
+        """Raise InputError where corpus, objective, vocabulary and limits do not go together."""
+        if len(self.sides) < self.objective.num_columns or (self.reverse and self.corpus.kind == "mono"):
+            raise InputError(
+                f"The corpus {self.corpus.name!r} is monolingual: {self.objective.name} with "
+                f"reverse={self.reverse} needs pairs."
+            )
+        if self.corpus.num_rows == 0:
+            raise InputError(f"The corpus {self.corpus.name!r} is empty.")
+        # Builds nothing, but looks up the language tag and the room for sentinels once, before training.
+        no_rows = np.empty((self.objective.num_columns, 0), dtype=np.int64)
+        self.objective.fit(no_rows, limits, len(vocabulary.sentinel_ids))
+        no_tokens = [RaggedRows.from_rows([])] * self.objective.num_columns
+        self.objective.build(no_tokens, no_rows[0].astype(np.uint64), vocabulary, self.languages[-1])
+
+    def mean_tokens(self, limits: Limits, num_sentinels: int) -> float:
+        """Source + target tokens of a row of mean length, by the manifest's counts."""
+        means = np.array([[self.corpus.num_tokens[side] / self.corpus.num_rows] for side in self.sides])
+        # Lengths are whole numbers: interpolate between the results of those below and above the means.
+        low = np.maximum(np.floor(means), 2).astype(np.int64)
+        raw = self.objective.fit(np.hstack([low, low + 1]), limits, num_sentinels)
+        source_lengths, target_lengths = self.objective.lengths(raw, np.zeros(2, dtype=np.uint64))
+        below, above = source_lengths + target_lengths
+        return float(below + (above - below) * np.clip((means - low).mean(), 0, 1))
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """Tasks that share a part of the global batch; the temperature formula holds among them."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    weight: float = 1.0

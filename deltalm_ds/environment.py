@@ -1,0 +1,46 @@
+"""The machine and the versions that a result was made with."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from typing import Any
+
+import torch
+
+import deltalm_ds
+
+PACKAGES = ("torch", "deepspeed", "triton", "apex", "sentencepiece", "pyarrow", "sacrebleu", "mpi4py", "ctranslate2")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what matters (null where not installed), processor or GPUs, threads."""
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return {
+        "deltalm_ds": deltalm_ds.__version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory, "sm": [gpu.major, gpu.minor]} for gpu in gpus],
+    }
+
+
+def _version(package: str) -> str | None:
+    if package == "apex":  # the package of this name on PyPI is another one; NVIDIA's has these kernels
+        return "installed" if importlib.util.find_spec("fused_layer_norm_cuda") else None
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()

@@ -1,0 +1,23 @@
+"""What can go wrong for a user, and the exit code each gives.
+
+Exit codes of every command: 0 done, 1 unexpected error (a traceback is printed), 2 wrong usage or input,
+3 damaged or mismatched data, 4 a check did not hold, 75 stopped by a signal after saving (run it again to go on).
+"""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: the message says what, where and what to do."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """Files on disk are damaged, altered or do not belong together."""
+
+    exit_code = 3
+
+
+class CheckError(InputError):
+    """A check that guards a result (an export's parity, say) did not hold."""
+
+    exit_code = 4

@@ -1,0 +1,259 @@
+"""Beam search by fairseq's rules [FACTS §1 "Data and decoding conventions"].
+
+Legend: B sentences, K beams, N = B · K rows (the beams of a sentence side by side), V vocabulary, L tokens so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.packing import PackedSequences
+
+PAD_ID, EOS_ID = 1, 2  # the same in every vocabulary [FACTS §1]
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search. Lengths are in tokens and, as in fairseq, do not count the final `</s>`.
+
+    Attributes:
+        beam: hypotheses kept at each step; 1 is greedy search.
+        n_best: hypotheses returned, at most `beam`.
+        length_penalty: a hypothesis scores Σ log p / length**length_penalty, the length with `</s>`; 0 is the sum.
+        min_length, max_length: bounds of a hypothesis; the model's positions bound it too.
+        no_repeat_ngram_size: an n-gram of this size occurs at most once in a hypothesis; 0 allows all.
+    """
+
+    beam: int = 5
+    n_best: int = 1
+    length_penalty: float = 1.0
+    min_length: int = 1
+    max_length: int = 200
+    no_repeat_ngram_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise InputError(f"The beam is {self.beam}; it must be at least 1.")
+        if not 1 <= self.n_best <= self.beam:
+            raise InputError(f"{self.n_best} hypotheses are asked for; the beam of {self.beam} gives 1 to {self.beam}.")
+        if not 0 <= self.min_length <= self.max_length:
+            raise InputError(f"Lengths from {self.min_length} to {self.max_length} contain no valid length.")
+        if self.no_repeat_ngram_size < 0:
+            raise InputError(f"The n-gram size is {self.no_repeat_ngram_size}; it must be 0 (off) or more.")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One output of a search.
+
+    Attributes:
+        ids: the tokens, without `</s>`.
+        score: Σ log p / length**length_penalty in nats, over the tokens and `</s>`.
+        token_scores: log p of each token and of `</s>`, or None where the engine does not give them.
+    """
+
+    ids: tuple[int, ...]
+    score: float
+    token_scores: tuple[float, ...] | None = None
+
+
+@dataclass
+class _Beams:
+    """The live beams of the sentences that are not finished.
+
+    sentences: [B] int64, each one's number in the batch. tokens: [N, L] int64. token_scores: [N, L] float32.
+    scores: [B, K] float32, Σ log p; -inf marks a beam that holds nothing.
+    """
+
+    sentences: Tensor
+    tokens: Tensor
+    token_scores: Tensor
+    scores: Tensor
+
+    @classmethod
+    def start(cls, num_sentences: int, beam: int, device: torch.device) -> "_Beams":
+        """Only the first beam of a sentence is live: else all of them would hold the same."""
+        scores = torch.full((num_sentences, beam), NEVER, device=device)
+        scores[:, 0] = 0.0
+        nothing = torch.empty(num_sentences * beam, 0, device=device)
+        return cls(torch.arange(num_sentences, device=device), nothing.long(), nothing, scores)
+
+    def extended(self, kept: Tensor, rows: Tensor, candidates: "_Candidates") -> "_Beams":
+        """The beams of the next step; kept: [B'] sentences that go on, rows: [B', K] beams they go on from."""
+        flat = rows.flatten()
+        tokens = torch.cat([self.tokens[flat], candidates.tokens.reshape(-1, 1)], dim=1)
+        token_scores = torch.cat([self.token_scores[flat], candidates.token_scores.reshape(-1, 1)], dim=1)
+        return _Beams(self.sentences[kept], tokens, token_scores, candidates.scores)
+
+
+@dataclass
+class _Candidates:
+    """Continuations of a sentence's beams, best first; each [B, C].
+
+    beams: the beam it continues. tokens: what it adds. token_scores: log p of that. scores: Σ log p.
+    """
+
+    beams: Tensor
+    tokens: Tensor
+    token_scores: Tensor
+    scores: Tensor
+
+    def take(self, columns: Tensor, sentences: Tensor | slice = slice(None)) -> "_Candidates":
+        """Choose columns [B', C'] of the given sentences."""
+        parts = (self.beams, self.tokens, self.token_scores, self.scores)
+        return _Candidates(*(part[sentences].gather(1, columns) for part in parts))
+
+
+@dataclass
+class _Finished:
+    """Hypotheses that ended, by sentence."""
+
+    options: SearchOptions
+    of_sentence: list[list[Hypothesis]] = field(default_factory=list)
+
+    def add(self, sentences: list[int], tokens: Tensor, token_scores: Tensor, scores: Tensor) -> None:
+        """tokens, token_scores: [n, L + 1], `</s>` last; scores: [n]. What comes after the beam is full is dropped."""
+        length_term = tokens.shape[1] ** self.options.length_penalty
+        rows = zip(sentences, tokens.tolist(), token_scores.tolist(), (scores / length_term).tolist(), strict=True)
+        for sentence, ids, logs, score in rows:
+            if len(self.of_sentence[sentence]) < self.options.beam:
+                self.of_sentence[sentence].append(Hypothesis(tuple(ids[:-1]), score, tuple(logs)))
+
+    def best(self) -> list[list[Hypothesis]]:
+        """The n best of each sentence, best first; DataError if one has none."""
+        if not all(self.of_sentence):
+            raise DataError("The model gives no output a probability above 0: its weights are damaged (NaN?).")
+        ranked = (sorted(found, key=lambda hypothesis: -hypothesis.score) for found in self.of_sentence)
+        return [found[: self.options.n_best] for found in ranked]
+
+
+@torch.inference_mode()
+def beam_search(
+    model: DeltaLM, source: PackedSequences, options: SearchOptions, prefixes: Sequence[Sequence[int]] | None = None
+) -> list[list[Hypothesis]]:
+    """The best translations of B sentences: up to n_best hypotheses each, best first.
+
+    Of the 2K best continuations of a sentence's beams, those that end and are among the first K are finished
+    hypotheses; the first K that do not end go on. A sentence is done when it has K finished hypotheses, or at the
+    maximum length, where every beam ends. `<pad>` is never produced. The result of a sentence does not depend on
+    the others of the batch.
+
+    Args:
+        source: whole inputs: language tag if any, tokens, `</s>`.
+        prefixes: B lists of tokens that the hypotheses begin with (they are part of ids and score); may be empty.
+            As in fairseq, `min_length` does not hold within the longest prefix of the batch.
+    """
+    num_sentences, beam = source.num_sequences, options.beam
+    device = model.token_embedding.weight.device
+    max_length = min(options.max_length, model.config.max_positions - 1)
+    forced = _forced_tokens(prefixes, max_length, device)
+    cache = model.start_decoding(source.to(device))
+    beams = _Beams.start(num_sentences, beam, device)
+    finished = _Finished(options, [[] for _ in range(num_sentences)])
+    last = torch.full((num_sentences * beam,), EOS_ID, device=device)
+    for step in range(max_length + 1):
+        logits = model.decode_step(last, cache).float()
+        must = forced[beams.sentences, step] if forced is not None and step < forced.shape[1] else None
+        normalizer = logits.logsumexp(dim=1)  # over all tokens: a ban does not raise the score of the rest
+        _ban_(logits, beams.tokens, step, options, max_length, must)
+        candidates = _best_candidates(logits, normalizer, beams.scores)
+        _finish(candidates, beams, finished)
+        counts = torch.tensor([len(finished.of_sentence[s]) for s in beams.sentences.tolist()], device=device)
+        kept = torch.nonzero(counts < beam).flatten()
+        if step == max_length or not len(kept):
+            break
+        # candidates that do not end, in order; a sentence has at most K that end, so K of the 2K always remain
+        columns = (candidates.tokens[kept] == EOS_ID).long().sort(dim=1, stable=True).indices[:, :beam]
+        going_on = candidates.take(columns, kept)
+        rows = kept[:, None] * beam + going_on.beams
+        if len(kept) < len(counts):
+            cache.select_sentences(kept)
+        if beam > 1 or len(kept) < len(counts):
+            cache.select_rows(rows.flatten())
+        beams = beams.extended(kept, rows, going_on)
+        last = beams.tokens[:, -1]
+    return finished.best()
+
+
+def _forced_tokens(prefixes: Sequence[Sequence[int]] | None, max_length: int, device: torch.device) -> Tensor | None:
+    """[B, longest prefix] int64, -1 where a sentence is free; None if there are no prefixes."""
+    if prefixes is None:
+        return None
+    longest = max(map(len, prefixes), default=0)
+    if longest > max_length:
+        raise InputError(f"A prefix has {longest} tokens; outputs have at most {max_length}.")
+    rows = [[*prefix] + [-1] * (longest - len(prefix)) for prefix in prefixes]
+    forced = torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), longest)
+    if (forced == EOS_ID).any():
+        raise InputError("A prefix contains </s>, which ends an output.")
+    return forced
+
+
+def _ban_(
+    logits: Tensor, tokens: Tensor, step: int, options: SearchOptions, max_length: int, must: Tensor | None
+) -> None:
+    """Set what may not come next to -inf, in place. logits: [N, V]; must: [B] forced tokens, -1 where free."""
+    if must is not None:
+        must = must.repeat_interleave(options.beam)
+        forced_rows = torch.nonzero(must >= 0).flatten()
+        must = must[forced_rows]
+        forced_logits = logits[forced_rows, must]
+    logits[:, PAD_ID] = NEVER
+    if step < min(options.min_length, max_length) and must is None:
+        logits[:, EOS_ID] = NEVER
+    if step == max_length:
+        logits[:, :EOS_ID] = NEVER
+        logits[:, EOS_ID + 1 :] = NEVER
+    if options.no_repeat_ngram_size:
+        _ban_repeated_ngrams_(logits, tokens, options.no_repeat_ngram_size)
+    if must is not None:
+        logits[forced_rows] = NEVER
+        logits[forced_rows, must] = forced_logits
+
+
+def _ban_repeated_ngrams_(logits: Tensor, tokens: Tensor, size: int) -> None:
+    """Ban every token that followed an earlier occurrence of the last size - 1 tokens. tokens: [N, L]."""
+    if tokens.shape[1] < size:
+        return
+    ngrams = tokens.unfold(1, size, 1)  # [N, L - size + 1, size]
+    ending = tokens[:, tokens.shape[1] - size + 1 :]  # [N, size - 1]
+    row, place = torch.nonzero((ngrams[:, :, :-1] == ending[:, None]).all(dim=2), as_tuple=True)
+    logits[row, ngrams[row, place, -1]] = NEVER
+
+
+def _best_candidates(logits: Tensor, normalizer: Tensor, scores: Tensor) -> _Candidates:
+    """The 2K best continuations of each sentence. logits: [N, V]; normalizer: [N]; scores: [B, K]."""
+    num_sentences, beam = scores.shape
+    # the best of all beams are among the best of each: no sort over K · V
+    best_logits, best_tokens = logits.topk(min(2 * beam, logits.shape[1]), dim=1)  # [N, C]
+    token_scores = best_logits - normalizer[:, None]
+    totals = (scores.view(-1, 1) + token_scores).view(num_sentences, -1)  # [B, K · C]
+    best_totals, places = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
+    return _Candidates(
+        places // best_tokens.shape[1],
+        best_tokens.view(num_sentences, -1).gather(1, places),
+        token_scores.view(num_sentences, -1).gather(1, places),
+        best_totals,
+    )
+
+
+def _finish(candidates: _Candidates, beams: _Beams, finished: _Finished) -> None:
+    """Collect the candidates that end with `</s>` and are among the first K of their sentence."""
+    beam = beams.scores.shape[1]
+    ends = (candidates.tokens == EOS_ID) & (candidates.scores > NEVER)
+    sentence, column = torch.nonzero(ends[:, :beam], as_tuple=True)
+    if not len(sentence):
+        return
+    rows = sentence * beam + candidates.beams[sentence, column]
+    eos = candidates.tokens[sentence, column, None]
+    finished.add(
+        beams.sentences[sentence].tolist(),
+        torch.cat([beams.tokens[rows], eos], dim=1),
+        torch.cat([beams.token_scores[rows], candidates.token_scores[sentence, column, None]], dim=1),
+        candidates.scores[sentence, column],
+    )

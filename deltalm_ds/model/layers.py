@@ -1,0 +1,177 @@
+"""The layers of encoder and decoder, post-LN as in the official code [FACTS §1].
+
+Legend: T target or query tokens, S source tokens, B sequences, H heads, D head dim, M model dim, F ffn dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from deltalm_ds.kernels.attention import attention, decode_attention
+from deltalm_ds.kernels.feed_forward import feed_forward
+from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
+from deltalm_ds.model.cache import CrossAttentionCache, SelfAttentionCache
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.packing import PackedSequences
+
+
+class PostNorm(nn.Module):
+    """norm(residual + dropout(x)): the end of every sub-layer."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.eps, self.dropout = config.layer_norm_eps, config.dropout
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x, residual: [T, M] -> [T, M]."""
+        dropout_p = self.dropout if self.training else 0.0
+        return dropout_add_layer_norm(x, residual, self.weight, self.bias, self.eps, dropout_p)
+
+
+class Embedding(nn.Module):
+    """Token + learned position embedding, normed (base only), dropped out. The token table is the model's."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.empty(config.max_positions, config.hidden_size))
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, token_embedding: nn.Embedding) -> Tensor:
+        """tokens, positions: [T] int64 -> [T, M]."""
+        x = token_embedding(tokens) + nn.functional.embedding(positions, self.positions)
+        if self.norm is not None:
+            x = layer_norm(x, self.norm.weight, self.norm.bias, self.norm.eps)
+        return self.dropout(x)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention sub-layer; query, key and value are one matrix product."""
+
+    def __init__(self, config: DeltaLMConfig, causal: bool) -> None:
+        super().__init__()
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = PostNorm(config)
+        self.num_heads, self.causal, self.dropout = config.num_heads, causal, config.attention_dropout
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        """x: [T, M] -> [T, M]."""
+        q, k, v = self.query_key_value(x).view(len(x), 3, self.num_heads, -1).unbind(1)  # each [T, H, D]
+        dropout_p = self.dropout if self.training else 0.0
+        out = attention(q, k, v, sequences.cu_seqlens, sequences.cu_seqlens, self.causal, dropout_p)
+        return self.norm(self.output(out.reshape(len(x), -1)), x)
+
+    def step(self, x: Tensor, cache: SelfAttentionCache) -> Tensor:
+        """One decoding step. x: [N, M], one new token a row -> [N, M]; the cache grows by one."""
+        q, k, v = self.query_key_value(x).view(len(x), 3, self.num_heads, 1, -1).unbind(1)  # [N, H, 1, D]
+        keys, values = cache.append(k, v)
+        out = decode_attention(q, keys, values)
+        return self.norm(self.output(out.reshape(len(x), -1)), x)
+
+
+class CrossAttention(nn.Module):
+    """Cross-attention sub-layer; keys and values of the source are one matrix product."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = PostNorm(config)
+        self.num_heads, self.dropout = config.num_heads, config.attention_dropout
+
+    def _keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.key_value(memory).view(len(memory), 2, self.num_heads, -1).unbind(1)
+        return k, v  # each [S, H, D]
+
+    def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
+        """x: [T, M], memory: [S, M] (the encoder's output) -> [T, M]."""
+        q = self.query(x).view(len(x), self.num_heads, -1)
+        k, v = self._keys_and_values(memory)
+        dropout_p = self.dropout if self.training else 0.0
+        out = attention(q, k, v, target.cu_seqlens, source.cu_seqlens, dropout_p=dropout_p)
+        return self.norm(self.output(out.reshape(len(x), -1)), x)
+
+    def cache(self, memory: Tensor, source: PackedSequences) -> CrossAttentionCache:
+        """Keys and values of every source sentence, computed once. memory: [S, M]."""
+        return CrossAttentionCache.from_packed(*self._keys_and_values(memory), source)
+
+    def step(self, x: Tensor, cache: CrossAttentionCache) -> Tensor:
+        """One decoding step. x: [N, M] with N = B · beam, the beams of a sentence side by side -> [N, M]."""
+        num_sentences = len(cache.keys)
+        q = self.query(x).view(num_sentences, len(x) // num_sentences, self.num_heads, -1).transpose(1, 2)
+        out = decode_attention(q, cache.keys, cache.values, cache.key_mask)  # [B, H, beam, D]
+        return self.norm(self.output(out.transpose(1, 2).reshape(len(x), -1)), x)
+
+
+class FeedForward(nn.Module):
+    """Position-wise FFN sub-layer with exact GELU."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.input = nn.Linear(config.hidden_size, config.ffn_size)
+        self.output = nn.Linear(config.ffn_size, config.hidden_size)
+        self.norm = PostNorm(config)
+        self.dropout = config.activation_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [T, M] -> [T, M]."""
+        dropout_p = self.dropout if self.training else 0.0
+        hidden = feed_forward(x, self.input.weight, self.input.bias, self.output.weight, self.output.bias, dropout_p)
+        return self.norm(hidden, x)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, FFN."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config, causal=False)
+        self.ffn = FeedForward(config)
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        """x: [S, M] -> [S, M]."""
+        return self.ffn(self.self_attention(x, sequences))
+
+
+class InterleavedBlock(nn.Module):
+    """Self-attention, FFN, cross-attention, FFN: two encoder layers' worth of weights [Ma+21 §2.2]."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config, causal=True)
+        self.ffn_1 = FeedForward(config)
+        self.cross_attention = CrossAttention(config)
+        self.ffn_2 = FeedForward(config)
+
+    def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
+        """x: [T, M], memory: [S, M] -> [T, M]."""
+        x = self.ffn_1(self.self_attention(x, target))
+        return self.ffn_2(self.cross_attention(x, target, memory, source))
+
+    def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
+        """One decoding step. x: [N, M] -> [N, M]."""
+        x = self.ffn_1(self.self_attention.step(x, self_cache))
+        return self.ffn_2(self.cross_attention.step(x, cross_cache))
+
+
+class VanillaBlock(nn.Module):
+    """Self-attention, cross-attention, FFN: the ordinary Transformer decoder layer."""
+
+    def __init__(self, config: DeltaLMConfig) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config, causal=True)
+        self.cross_attention = CrossAttention(config)
+        self.ffn = FeedForward(config)
+
+    def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
+        """x: [T, M], memory: [S, M] -> [T, M]."""
+        x = self.self_attention(x, target)
+        return self.ffn(self.cross_attention(x, target, memory, source))
+
+    def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
+        """One decoding step. x: [N, M] -> [N, M]."""
+        x = self.self_attention.step(x, self_cache)
+        return self.ffn(self.cross_attention.step(x, cross_cache))

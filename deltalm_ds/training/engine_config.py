@@ -1,0 +1,82 @@
+"""The DeepSpeed configuration that a recipe names, checked against it. Imports no DeepSpeed: checks are quick."""
+
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deltalm_ds.config import Recipe
+from deltalm_ds.errors import InputError
+from deltalm_ds.files import read_json
+
+CONFIG_DIRECTORY = Path(__file__).parents[1] / "ds_configs"
+
+# what the recipe decides: the engine's file says "auto" or the very same value
+_DECIDED_BY_RECIPE = {"gradient_clipping": lambda recipe: recipe.training.clip_norm}
+# what our step does itself: the engine must not do it a second time [FACTS §8]
+_FIXED = {
+    "train_micro_batch_size_per_gpu": 1,
+    "gradient_accumulation_steps": 1,
+    "managed_gradient_accumulation": False,
+    "zero_allow_untested_optimizer": True,
+}
+_DONE_ELSEWHERE = {
+    "optimizer": "the recipe's section optimizer",
+    "scheduler": "the recipe's section schedule",
+    "train_batch_size": "the recipe's batch.tokens_per_step",
+    "torch_autocast": 'the native section "bf16" or "fp16"',
+    "amp": 'the native section "bf16" or "fp16"',
+}
+_ALLOWED = {*_FIXED, *_DECIDED_BY_RECIPE, "zero_optimization", "bf16", "fp16", "data_types", "communication_data_type"}
+_ALLOWED |= {"wall_clock_breakdown", "comms_logger", "flops_profiler", "aio"}
+
+
+def engine_config(recipe: Recipe) -> dict[str, Any]:
+    """The DeepSpeed configuration that the recipe names, its "auto" values filled in.
+
+    Raises:
+        InputError: there is no such file, or it contradicts the recipe; every contradiction is named.
+    """
+    path = config_path(recipe.engine)
+    config = read_json(path)
+    faults = list(_faults(config, recipe))
+    if faults:
+        raise InputError(f"The engine configuration {path} does not fit the recipe:\n  " + "\n  ".join(faults))
+    decided = {key: decide(recipe) for key, decide in _DECIDED_BY_RECIPE.items()}
+    return {**config, **_FIXED, **decided}
+
+
+def config_path(name: str) -> Path:
+    """The file of `ds_configs` with this name, or the path given."""
+    if name.endswith(".json"):
+        return Path(name)
+    path = CONFIG_DIRECTORY / f"{name}.json"
+    if not path.exists():
+        names = sorted(file.stem for file in CONFIG_DIRECTORY.glob("*.json"))
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise InputError(f"There is no engine configuration {name!r} in ds_configs; the nearest is {nearest!r}.")
+    return path
+
+
+def _faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+    for key in config.keys() - _ALLOWED:
+        instead = _DONE_ELSEWHERE.get(key)
+        nearest = difflib.get_close_matches(key, _ALLOWED, n=1, cutoff=0.0)[0]
+        yield f"{key}: belongs to {instead}" if instead else f"{key}: is not known here; the nearest is {nearest!r}"
+    for key, value in _FIXED.items():
+        if config.get(key, value) != value:
+            yield f"{key}: must be {json.dumps(value)}, since the step counts tokens itself (is {config[key]!r})"
+    for key, decide in _DECIDED_BY_RECIPE.items():
+        if config.get(key, "auto") not in ("auto", decide(recipe)):
+            yield f'{key}: is {config[key]!r}, the recipe says {decide(recipe)!r}; write "auto"'
+    if config.get("zero_optimization", {}).get("stage") not in (1, 2, 3):
+        yield "zero_optimization.stage: must be 1, 2 or 3; stage 0 computes wrong steps in 16 bits [FACTS §8]"
+    if config.get("zero_optimization", {}).get("round_robin_gradients"):
+        yield "zero_optimization.round_robin_gradients: must be false, it makes checkpoints wrong"
+    if config.get("bf16", {}).get("enabled") and config.get("fp16", {}).get("enabled"):
+        yield "bf16 and fp16: only one of them can be enabled"
+    for precision in ("bf16", "fp16"):
+        accumulation = config.get("data_types", {}).get("grad_accum_dtype")
+        if config.get(precision, {}).get("enabled") and accumulation != "fp32":
+            yield f'data_types.grad_accum_dtype: must be "fp32" with {precision}'

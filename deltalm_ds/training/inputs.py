@@ -1,0 +1,116 @@
+"""What a recipe names, opened and checked together before any training: vocabulary, shards, the model to start from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltalm_ds.config import Recipe, TrainingGroup
+from deltalm_ds.data.objectives import Limits, Objective, Seq2Seq, SpanCorruption, TranslationSpanCorruption
+from deltalm_ds.data.shards import Corpus, ShardDataset
+from deltalm_ds.data.stream import BatchBuilder, TrainingStream
+from deltalm_ds.data.tasks import Task, TaskGroup
+from deltalm_ds.data.temperature import TemperatureSchedule
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM, read_config
+from deltalm_ds.vocabulary import Vocabulary
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective for objective in (Seq2Seq, SpanCorruption, TranslationSpanCorruption)
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a run reads."""
+
+    vocabulary: Vocabulary
+    model_config: DeltaLMConfig
+    stream: TrainingStream
+    validation: BatchBuilder | None
+
+
+def open_inputs(recipe: Recipe) -> Inputs:
+    """Open and check all inputs.
+
+    Raises:
+        InputError, DataError: something is missing, damaged, or does not belong together.
+    """
+    vocabulary = Vocabulary.load(recipe.vocabulary)
+    limits = Limits(recipe.data.max_source_tokens, recipe.data.max_target_tokens, recipe.data.overlong)
+    sampling = recipe.sampling
+    stream = TrainingStream(
+        [_open_group(group, group.path, vocabulary, number) for number, group in enumerate(recipe.data.train)],
+        vocabulary,
+        limits,
+        TemperatureSchedule(
+            sampling.temperature_start, sampling.temperature_end, sampling.rise_steps, sampling.interval_steps
+        ),
+        recipe.seed,
+        recipe.batch.micro_batch_tokens,
+        tokens_per_step=recipe.batch.tokens_per_step,
+        min_micro_batches=recipe.batch.min_micro_batches,
+    )
+    return Inputs(vocabulary, _model_config(recipe, vocabulary), stream, _open_validation(recipe, vocabulary, limits))
+
+
+def fresh_or_initial_model(recipe: Recipe, config: DeltaLMConfig) -> DeltaLM:
+    """The model before the first update: read from `initial_model`, or with fresh weights (by torch's generator)."""
+    if recipe.initial_model is None:
+        return DeltaLM(config)
+    return DeltaLM.from_pretrained(recipe.initial_model, **config.model_dump())
+
+
+def _model_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMConfig:
+    if recipe.initial_model is None:
+        assert recipe.model is not None
+        config = recipe.model.config(vocabulary.num_tokens)
+    else:
+        config = read_config(recipe.initial_model)
+        if recipe.model is not None:
+            given = recipe.model.model_dump(exclude={"preset"}, exclude_none=True)
+            config = DeltaLMConfig.model_validate(config.model_dump() | given)
+        initial_vocabulary = Vocabulary.load(recipe.initial_model)
+        if initial_vocabulary.hash != vocabulary.hash:
+            raise DataError(
+                f"The model {recipe.initial_model} has another vocabulary than {recipe.vocabulary}: "
+                "train with the model's own vocabulary."
+            )
+    if max(recipe.data.max_source_tokens, recipe.data.max_target_tokens) > config.max_positions:
+        raise InputError(
+            f"data.max_source_tokens and data.max_target_tokens may be at most the model's {config.max_positions} "
+            "positions (model.max_positions)."
+        )
+    return config
+
+
+def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number: int) -> TaskGroup:
+    dataset = ShardDataset.open(path, vocabulary.hash)
+    objective = OBJECTIVES[group.objective]()
+    tasks = [
+        Task(corpus, objective, reverse)
+        for corpus in dataset.corpora.values()
+        for reverse in _directions(group, corpus, objective)
+    ]
+    return TaskGroup(f"{number}", tuple(tasks), group.weight)
+
+
+def _directions(group: TrainingGroup, corpus: Corpus, objective: Objective) -> Iterator[bool]:
+    """Whether to read the corpus reversed; a pair whose sides the objective joins is one task, not two."""
+    forward_only = corpus.kind == "mono" or objective.name == TranslationSpanCorruption.name
+    if forward_only or group.directions != "reverse":
+        yield False
+    if not forward_only and group.directions != "forward":
+        yield True
+
+
+def _open_validation(recipe: Recipe, vocabulary: Vocabulary, limits: Limits) -> BatchBuilder | None:
+    """The validation shards under every objective of the training groups."""
+    if recipe.validation is None:
+        return None
+    groups = [
+        _open_group(group, recipe.validation.shards, vocabulary, number)
+        for number, group in enumerate(recipe.data.train)
+    ]
+    tasks = {task.name: task for group in groups for task in group.tasks}
+    return BatchBuilder(list(tasks.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)

@@ -1,0 +1,223 @@
+"""Checkpoints: one form, by parameter name, free of ranks, ZeRO stage and precision [FACTS §8].
+
+`RUN/checkpoints/step_00001000/` is a model directory (config.json, vocabulary, model-*.safetensors with float32
+weights) plus the optimizer's moments by parameter name (optimizer-*.safetensors) and state.json. Every rank writes
+its part into a hidden directory; rank 0 verifies that all parts are there and renames it: complete or absent.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import fsync_path, publish_directory, read_json, write_json
+from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.vocabulary import Vocabulary
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class TrainingState:
+    """Where a run is; everything else is a pure function of it."""
+
+    step: int = 0  # global batches consumed
+    updates: int = 0  # updates applied: steps less those skipped for an inf or nan gradient
+    loss_scale: float | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+def checkpoint_directories(run: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted((run / "checkpoints").glob("step_*"))
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """The state.json of a checkpoint."""
+    return TrainingState(**read_json(checkpoint / "state.json"))
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """The checkpoint with the lowest validation loss, if any was validated."""
+    validated = [
+        (state.validation["loss"], directory)
+        for directory in checkpoint_directories(run)
+        if "loss" in (state := read_state(directory)).validation
+    ]
+    return min(validated)[1] if validated else None
+
+
+def save_checkpoint(
+    engine: deepspeed.DeepSpeedEngine,
+    vocabulary: Vocabulary,
+    run: Path,
+    state: TrainingState,
+    provenance: dict[str, Any],
+) -> Path:
+    """Write a checkpoint, all ranks together.
+
+    Raises:
+        InputError: a rank could not write (disk full, say); nothing is left of the attempt.
+    """
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    path = run / "checkpoints" / f"step_{state.step:08d}"
+    temporary = path.with_name(f".{path.name}.tmp")
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+    weights, moments = _gather_own_share(engine)
+    torch.distributed.barrier()
+    part = f"{rank + 1:05d}-of-{world_size:05d}.safetensors"
+    fault = _try_to_write(temporary, {f"model-{part}": weights, f"optimizer-{part}": moments})
+    faults: list[str | None] = [None] * world_size
+    torch.distributed.all_gather_object(faults, fault)
+    fault = next((fault for fault in faults if fault), None)
+    if rank == 0:
+        fault = fault or _try_to_publish(engine.module, vocabulary, temporary, path, state, provenance)
+        if fault:
+            shutil.rmtree(temporary, ignore_errors=True)
+    shared = [fault]
+    torch.distributed.broadcast_object_list(shared)
+    if shared[0]:
+        raise InputError(f"The checkpoint {path} could not be written: {shared[0]}. Earlier checkpoints are whole.")
+    return path
+
+
+def _gather_own_share(engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Full weights and moments of the parameters dealt to this rank. Collectives: all ranks walk all parameters."""
+    owner = _deal(engine.module)
+    weights, moments = {}, {}
+    create_optimizer_state(engine, updates=None)
+    for name, parameter in engine.module.named_parameters():
+        weight = safe_get_full_fp32_param(parameter)
+        both = [safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS]
+        if owner[name] == torch.distributed.get_rank():
+            weights[name] = weight.detach().float().cpu().clone()
+            for moment, value in zip(MOMENTS, both, strict=True):
+                moments[f"{moment}.{name}"] = value.detach().float().cpu().clone().view_as(weights[name])
+    return weights, moments
+
+
+def _deal(model: DeltaLM) -> dict[str, int]:
+    """The rank that writes each parameter: largest first, always to the rank with the least so far."""
+    load = [0] * torch.distributed.get_world_size()
+    owner = {}
+    sizes = {name: getattr(parameter, "ds_numel", parameter.numel()) for name, parameter in model.named_parameters()}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        rank = load.index(min(load))
+        owner[name] = rank
+        load[rank] += sizes[name]
+    return owner
+
+
+def _try_to_write(directory: Path, files: dict[str, dict[str, Tensor]]) -> str | None:
+    """Write and flush safetensors files; the sentence of what went wrong, or None."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, tensors in files.items():
+            save_file(tensors, directory / name, metadata={"format": "pt"})
+            fsync_path(directory / name)
+    except Exception as error:  # safetensors raises its own classes for a full disk
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _try_to_publish(
+    model: DeltaLM,
+    vocabulary: Vocabulary,
+    temporary: Path,
+    path: Path,
+    state: TrainingState,
+    provenance: dict[str, Any],
+) -> str | None:
+    try:
+        vocabulary.save(temporary)
+        write_json(temporary / "config.json", {"model": model.config.model_dump(), "provenance": provenance})
+        write_json(temporary / "state.json", asdict(state))
+        names = {name for name, _ in model.named_parameters()}
+        for kind, wanted in (
+            ("model", names),
+            ("optimizer", {f"{moment}.{name}" for moment in MOMENTS for name in names}),
+        ):
+            if set(_tensor_files(temporary, kind)) != wanted:
+                return f"the parts of {kind} in {temporary} are not complete (is the run directory on a shared disk?)"
+        shutil.rmtree(path, ignore_errors=True)  # the same step saved again after a resume
+        publish_directory(temporary, path)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _tensor_files(directory: Path, kind: str) -> dict[str, Path]:
+    """The file of each tensor of `model` or `optimizer`."""
+    files = {}
+    for path in sorted(directory.glob(f"{kind}-*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            files |= dict.fromkeys(tensors.keys(), path)
+    return files
+
+
+def keep_checkpoints(run: Path, keep_last: int) -> None:
+    """Remove all but the last ones and the best one, and what an interrupted save left behind."""
+    best = best_checkpoint(run)
+    for directory in checkpoint_directories(run)[:-keep_last]:
+        if directory != best:
+            shutil.rmtree(directory)
+    for leftover in (run / "checkpoints").glob(".step_*.tmp"):
+        shutil.rmtree(leftover)
+
+
+def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, updates: int, loss_scale: float | None) -> None:
+    """Put a checkpoint's exact weights and moments into an engine. The model was loaded with the weights before.
+
+    Raises:
+        DataError: a tensor is missing.
+    """
+    weights, moments = _tensor_files(checkpoint, "model"), _tensor_files(checkpoint, "optimizer")
+    create_optimizer_state(engine, updates)
+    for name, parameter in engine.module.named_parameters():
+        try:
+            safe_set_full_fp32_param(parameter, _read(weights[name], name))
+            for moment in MOMENTS:
+                key = f"{moment}.{name}"
+                safe_set_full_optimizer_state(parameter, _read(moments[key], key), moment)
+        except KeyError as missing:
+            raise DataError(f"The checkpoint {checkpoint} has no tensor {missing}.") from None
+    if loss_scale is not None:
+        engine.optimizer.loss_scaler.cur_scale = loss_scale
+
+
+def _read(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as tensors:
+        return tensors.get_tensor(name)
+
+
+def create_optimizer_state(engine: deepspeed.DeepSpeedEngine, updates: int | None) -> None:
+    """Make the moments that Adam itself would only make in its first step, and set its count of updates.
+
+    `updates` None leaves the count of states that exist as it is.
+    """
+    optimizer = engine.optimizer.optimizer
+    for group in optimizer.param_groups:
+        for flat in group["params"]:
+            state = optimizer.state[flat]
+            for moment in MOMENTS:
+                state.setdefault(moment, torch.zeros_like(flat))
+            state.setdefault("step", torch.tensor(0.0))
+            if updates is not None:
+                state["step"] = torch.tensor(float(updates))
+    if engine.zero_optimization_stage() < 3:
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()

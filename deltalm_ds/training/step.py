@@ -1,0 +1,80 @@
+"""One update: forward and backward of every micro-batch, then the optimizer. Reads top-down on one screen.
+
+The gradient is that of the sum of token losses divided by the global number of target tokens, on any number of
+ranks, micro-batches and ZeRO stage [FACTS §8]. Plans are pure functions of the step, so ranks need not talk first.
+"""
+
+from collections.abc import Sequence
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from deltalm_ds.data.collation import Batch
+from deltalm_ds.data.randomness import hash_counters
+from deltalm_ds.model.deltalm import DeltaLM
+
+
+class LossSums:
+    """Sums over target tokens since the last reading, per task, kept on the device: no synchronisation in a step."""
+
+    def __init__(self, num_tasks: int, device: torch.device) -> None:
+        self.sums = torch.zeros(3, num_tasks, dtype=torch.float64, device=device)  # smoothed loss, nll, tokens
+
+    def add(self, batch: Batch, token_loss: Tensor, token_nll: Tensor) -> None:
+        """Count a micro-batch's token losses [T]."""
+        if batch.weight:
+            task_of_token = batch.task_index[batch.target_input.sequence_of_token]
+            values = torch.stack([token_loss, token_nll, torch.ones_like(token_nll)]).double()
+            self.sums.index_add_(1, task_of_token, values)
+
+    def read(self) -> Tensor:
+        """[3, tasks] summed over all ranks; starts anew. A collective."""
+        total = self.sums.clone()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+        self.sums.zero_()
+        return total.cpu()
+
+
+def train_step(
+    engine: deepspeed.DeepSpeedEngine,
+    batches: Sequence[Batch],
+    num_target_tokens: int,
+    learning_rate: float,
+    label_smoothing: float,
+    dropout_key: tuple[int, int],
+    sums: LossSums,
+) -> bool:
+    """One update from this rank's micro-batches; returns whether it was applied (not so when a gradient was inf or nan).
+
+    Args:
+        num_target_tokens: of the whole global batch.
+        dropout_key: (seed, step); with rank and micro-batch it decides every dropout mask.
+    """
+    world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+    engine.train()
+    for index, batch in enumerate(batches):
+        batch = batch.to(engine.device)
+        torch.manual_seed(int(hash_counters(*dropout_key, rank, index)) >> 1)
+        loss, token_loss, token_nll = engine(batch.source, batch.target_input, batch.labels, label_smoothing)
+        sums.add(batch, token_loss, token_nll)
+        engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
+    engine.step()
+    return engine.was_step_applied()
+
+
+@torch.no_grad()
+def evaluate_loss(
+    model: deepspeed.DeepSpeedEngine | DeltaLM, batches: Sequence[Batch], label_smoothing: float, sums: LossSums
+) -> None:
+    """Count the losses of validation micro-batches; every rank has equally many of them."""
+    model.eval()
+    device = next(model.parameters()).device
+    for batch in batches:
+        batch = batch.to(device)
+        _, token_loss, token_nll = model(batch.source, batch.target_input, batch.labels, label_smoothing)
+        sums.add(batch, token_loss, token_nll)
+    model.train()

@@ -1,0 +1,239 @@
+"""What the `deepspeed` launcher starts on every rank: `deepspeed --module deltalm_ds.training.train RUN`.
+
+RUN is a run directory with the resolved recipe.yaml (`deltalm train` makes it). It holds everything a run leaves:
+environment.json, metrics.jsonl, tensorboard/, checkpoints/. Started again, a run goes on from its last checkpoint.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import distributed
+
+from deltalm_ds.config import Recipe, load_recipe
+from deltalm_ds.data.stream import StepBatches, evaluation_batches, prefetch
+from deltalm_ds.environment import environment
+from deltalm_ds.errors import InputError
+from deltalm_ds.files import write_json
+from deltalm_ds.model.deltalm import DeltaLM, load_weights, read_weights
+from deltalm_ds.progress import progress
+from deltalm_ds.training.engine import initialize, start_distributed
+from deltalm_ds.training.inputs import Inputs, fresh_or_initial_model, open_inputs
+from deltalm_ds.training.metrics import MetricsLog
+from deltalm_ds.training.state import (
+    TrainingState,
+    checkpoint_directories,
+    keep_checkpoints,
+    read_state,
+    restore,
+    save_checkpoint,
+)
+from deltalm_ds.training.step import LossSums, evaluate_loss, train_step
+# from deltalm_ds.training.validation import validation_bleu
+
+STOPPED_EXIT_CODE = 75  # saved after a signal; run again to go on
+STOP_CHECK_STEPS = 10
+
+
+class Trainer:
+    """One rank of a run."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.recipe: Recipe = load_recipe(run / "recipe.yaml")
+        self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
+        self.inputs: Inputs = open_inputs(self.recipe)
+        self.state, self.engine = self._start_or_resume()
+        self.sums = LossSums(len(self.inputs.stream.tasks), self.engine.device)
+        self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
+        self.stop_requested = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._request_stop)
+
+    def _start_or_resume(self) -> tuple[TrainingState, Any]:
+        checkpoints = checkpoint_directories(self.run)
+        torch.manual_seed(self.recipe.seed)
+        if not checkpoints:
+            model = fresh_or_initial_model(self.recipe, self.inputs.model_config)
+            initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+            engine = initialize(model, self.recipe)
+            _set_exact_masters(engine, initial)
+            return TrainingState(), engine
+        state = read_state(checkpoints[-1])
+        model = DeltaLM(self.inputs.model_config)
+        load_weights(model, read_weights(checkpoints[-1]), str(checkpoints[-1]))
+        engine = initialize(model, self.recipe)
+        restore(engine, checkpoints[-1], state.updates, state.loss_scale)
+        self._say(f"going on from step {state.step} ({checkpoints[-1]})")
+        return state, engine
+
+    def train(self) -> int:
+        """Run to the last step or to a signal; returns the exit code."""
+        training, state = self.recipe.training, self.state
+        steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
+        with progress("training", training.max_steps, "steps", start=state.step) as advance:
+            meter = Meter()
+            for batches in steps:
+                self._update(batches)
+                meter.count(batches)
+                note = self._log_training(meter) if state.step % training.log_every == 0 else ""
+                if self.rank == 0:
+                    advance(1, note)
+                if state.step % training.save_every == 0 or state.step == training.max_steps:
+                    self._validate_and_save()
+                    meter = Meter()
+                elif state.step % STOP_CHECK_STEPS == 0 and self._anyone_stopped():
+                    self._validate_and_save(validate=False)
+                    return STOPPED_EXIT_CODE
+        if self.log:
+            self.log.close()
+        return 0
+
+    def _update(self, batches: StepBatches) -> None:
+        training, state = self.recipe.training, self.state
+        applied = train_step(
+            self.engine,
+            batches.micro_batches,
+            batches.num_target_tokens,
+            self.recipe.schedule.learning_rate(state.updates, training.max_steps),
+            training.label_smoothing,
+            (self.recipe.seed, state.step),
+            self.sums,
+        )
+        state.step += 1
+        state.updates += applied
+
+    def _log_training(self, meter: "Meter") -> str:
+        """Write a record of the steps since the last one; a collective. Returns a note for the progress bar."""
+        stream, step = self.inputs.stream, self.state.step
+        sums = self.sums.read()
+        record = loss_record(sums, [task.name for task in stream.tasks])
+        probabilities = stream.probabilities(step - 1)
+        record |= {
+            "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(self.engine.get_global_grad_norm()),
+            "skipped_updates": step - self.state.updates,
+            "temperature": float(stream.temperature.at(step - 1)),
+            "probability": {task.name: round(float(p), 6) for task, p in zip(stream.tasks, probabilities, strict=True)},
+            **meter.rates(),
+        }
+        if self.log:
+            self.log.write(step, "train", record)
+        return f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
+
+    def _validate_and_save(self, validate: bool = True) -> None:
+        """Measure, save, and remove what is no longer kept. Collectives."""
+        self.state.validation = self._validate() if validate else {}
+        scaler = getattr(self.engine.optimizer, "loss_scaler", None)
+        self.state.loss_scale = float(scaler.cur_scale) if self.engine.fp16_enabled() else None
+        save_checkpoint(self.engine, self.inputs.vocabulary, self.run, self.state, self._provenance())
+        if self.rank == 0:
+            keep_checkpoints(self.run, self.recipe.training.keep_last)
+        self._say(f"step {self.state.step}: saved; {_summary(self.state.validation)}")
+
+    def _validate(self) -> dict[str, float]:
+        validation, builder = self.recipe.validation, self.inputs.validation
+        if validation is None or builder is None:
+            return {}
+        batches = evaluation_batches(builder, self.rank, self.world_size).micro_batches
+        sums = LossSums(len(builder.tasks), self.engine.device)
+        evaluate_loss(self.engine, batches, self.recipe.training.label_smoothing, sums)
+        record = loss_record(sums.read(), [task.name for task in builder.tasks])
+        if validation.text is not None:
+            bleu = validation_bleu(self.engine, self.inputs.vocabulary, validation)
+            record |= {"bleu": sum(bleu.values()) / len(bleu), "bleu_of": bleu}
+        if self.log:
+            self.log.write(self.state.step, "validation", record)
+        return {name: value for name, value in record.items() if isinstance(value, float)}
+
+    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.stop_requested = True
+
+    def _anyone_stopped(self) -> bool:
+        flag = torch.tensor(float(self.stop_requested), device=self.engine.device)
+        distributed.all_reduce(flag)
+        return bool(flag)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {"made_by": "deltalm train", "recipe": self.recipe.name, "step": self.state.step}
+
+    def _say(self, message: str) -> None:
+        if self.rank == 0:
+            print(f"{self.recipe.name}: {message}", file=sys.stderr, flush=True)
+
+
+class Meter:
+    """Tokens and time since its last reading."""
+
+    def __init__(self) -> None:
+        self.began, self.tokens, self.steps, self.dropped = time.monotonic(), 0, 0, 0
+
+    def count(self, batches: StepBatches) -> None:
+        """Add a global batch."""
+        self.steps += 1
+        self.tokens += batches.num_source_tokens + batches.num_target_tokens
+        self.dropped += batches.num_overlong + batches.num_too_short
+
+    def rates(self) -> dict[str, float]:
+        """Rates since the last call, which starts anew."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        result = {
+            "tokens_per_second": self.tokens / seconds,
+            "tokens_per_step": self.tokens / max(self.steps, 1),
+            "seconds_per_step": seconds / max(self.steps, 1),
+            "dropped_sequences": self.dropped,
+        }
+        self.__init__()  # type: ignore[misc]
+        return result
+
+
+def loss_record(sums: torch.Tensor, names: list[str]) -> dict[str, Any]:
+    """Losses per target token in nats from sums [3, tasks]; tasks without tokens are left out."""
+    loss, nll, tokens = sums.sum(dim=1).tolist()
+    return {
+        "loss": loss / max(tokens, 1.0),
+        "nll": nll / max(tokens, 1.0),
+        "nll_of": {
+            name: task_nll / task_tokens
+            for name, task_nll, task_tokens in zip(names, sums[1].tolist(), sums[2].tolist(), strict=True)
+            if task_tokens
+        },
+    }
+
+
+def _set_exact_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
+    """16-bit engines round the weights they are given: set the float32 masters to the exact ones [FACTS §8]."""
+    if engine.bfloat16_enabled() or engine.fp16_enabled():
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in engine.module.named_parameters():
+            safe_set_full_fp32_param(parameter, weights[name])
+
+
+def _summary(validation: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in validation.items()) or "not validated"
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of a rank."""
+    run = Path(next(argument for argument in arguments if not argument.startswith("--")))
+    start_distributed()
+    try:
+        trainer = Trainer(run)
+        if distributed.get_rank() == 0:
+            write_json(run / "environment.json", environment())
+        return trainer.train()
+    except InputError as error:
+        if distributed.get_rank() == 0:
+            print(f"deltalm: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    finally:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

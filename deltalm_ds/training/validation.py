@@ -1,0 +1,1 @@
+"""BLEU during training: every rank translates its share of the validation sentences."""

@@ -1,0 +1,22 @@
+"""The position-wise feed-forward sub-layer's two matrix products with exact GELU between them."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def feed_forward(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor,
+    weight_out: Tensor,
+    bias_out: Tensor,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out.
+
+    x: [T, M]; weight_in: [F, M]; bias_in: [F]; weight_out: [M, F]; bias_out: [M]. Returns [T, M].
+    """
+    hidden = F.gelu(F.linear(x, weight_in, bias_in))  # [T, F], erf form [FACTS §1]
+    if dropout_p:
+        hidden = F.dropout(hidden, dropout_p)
+    return F.linear(hidden, weight_out, bias_out)

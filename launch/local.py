@@ -1,0 +1,90 @@
+"""Training on this machine: the `deepspeed` launcher in a process group of its own, which ends as a whole.
+
+A signal to the plain launcher leaves its ranks running [FACTS §8]; here the ranks get the signal, save, and exit.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
+
+
+def train_on_this_machine(run: Path, num_ranks: int) -> int:
+    """Start `num_ranks` ranks of training on a prepared run directory and wait; returns the exit code.
+
+    0 done, 75 stopped by a signal after saving, else a rank failed (its messages are on stderr).
+    """
+    launcher = subprocess.Popen(
+        _command(run, num_ranks), env=_environment(num_ranks), start_new_session=True, stdin=subprocess.DEVNULL
+    )
+    stopping_since: float | None = None
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal stopping_since
+        stopping_since = stopping_since or time.monotonic()
+        for rank in _rank_processes(launcher.pid):
+            rank.send_signal(signal.SIGTERM)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        while launcher.poll() is None:
+            time.sleep(0.2)
+            if stopping_since and time.monotonic() - stopping_since > GRACE_S:
+                print(f"deltalm: ranks did not stop within {GRACE_S:.0f} s and are killed.", file=sys.stderr)
+                break
+    finally:
+        _kill_group(launcher.pid)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return launcher.wait()
+
+
+def _rank_processes(launcher_pid: int) -> list[psutil.Process]:
+    """The ranks alone: launchers that get the signal would kill the ranks before they have saved."""
+    try:
+        descendants = psutil.Process(launcher_pid).children(recursive=True)
+        return [process for process in descendants if "deepspeed.launcher.launch" not in process.cmdline()]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_group(group: int) -> None:
+    """End whatever is left of the launcher's process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _command(run: Path, num_ranks: int) -> list[str]:
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(num_ranks)]
+    launcher += ["--no_local_rank", "--hostfile", os.devnull, "--log_level", "error"]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+    return [*launcher, *address, "--module", "deltalm_ds.training.train", str(run)]
+
+
+def _environment(num_ranks: int) -> dict[str, str]:
+    """The ranks share the cores; the launcher finds this Python first, and no hostfile."""
+    environment = os.environ.copy()
+    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def default_ranks() -> int:
+    """One rank per GPU, or one on a machine without."""
+    return max(1, torch.cuda.device_count())

@@ -1,0 +1,67 @@
+"""Collation by a hand-worked example, and the ragged rows under it against lists."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltalm_ds.data.collation import collate
+from deltalm_ds.data.ragged import RaggedRows, join, stack
+
+EOS = 2
+
+
+def ragged(rows: list[list[int]]) -> RaggedRows:
+    return RaggedRows.from_rows([np.array(row, dtype=np.uint16) for row in rows])
+
+
+def as_lists(rows: RaggedRows) -> list[list[int]]:
+    return [rows.row(index).tolist() for index in range(len(rows.lengths))]
+
+
+def test_a_batch_by_hand():
+    batch = collate(ragged([[10, 11, EOS], [12, EOS]]), ragged([[20, EOS], [21, 22, 23, EOS]]), np.array([4, 0]), EOS)
+    assert batch.source.tokens.tolist() == [10, 11, 2, 12, 2]
+    assert batch.source.cu_seqlens.tolist() == [0, 3, 5]
+    assert batch.source.max_seqlen == 3
+    assert batch.target_input.tokens.tolist() == [2, 20, 2, 21, 22, 23]
+    assert batch.target_input.cu_seqlens.tolist() == [0, 2, 6]
+    assert batch.target_input.max_seqlen == 4
+    assert batch.labels.tolist() == [20, 2, 21, 22, 23, 2]
+    assert batch.task_index.tolist() == [4, 0]
+    assert batch.weight == 1.0
+    types = [tensor.dtype for tensor in (batch.source.tokens, batch.target_input.tokens, batch.labels)]
+    assert {str(dtype) for dtype in types} == {"torch.int64"}
+    assert str(batch.source.cu_seqlens.dtype) == "torch.int32"
+
+
+def test_a_padding_micro_batch_is_one_end_of_sentence_of_weight_zero():
+    batch = collate(ragged([]), ragged([]), np.array([], dtype=np.int64), EOS)
+    assert batch.weight == 0.0
+    assert batch.source.tokens.tolist() == batch.target_input.tokens.tolist() == batch.labels.tolist() == [EOS]
+    assert batch.task_index.tolist() == [0]
+
+
+def test_moving_to_a_device_keeps_everything():
+    batch = collate(ragged([[10, EOS]]), ragged([[20, EOS]]), np.array([1]), EOS)
+    moved = batch.to("meta")
+    tensors = (moved.source.tokens, moved.target_input.cu_seqlens, moved.labels, moved.task_index)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert (moved.weight, moved.source.max_seqlen) == (1.0, 2)
+
+
+rows_of_ids = st.lists(st.lists(st.integers(0, 60_000), max_size=8), max_size=8)
+
+
+@given(rows_of_ids, st.data())
+def test_ragged_rows_behave_like_lists(rows: list[list[int]], data: st.DataObject):
+    there = ragged(rows)
+    assert as_lists(there) == rows
+    order = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=12) if rows else st.just([]))
+    assert as_lists(there.take(np.array(order, dtype=np.int64))) == [rows[index] for index in order]
+    keep = [data.draw(st.integers(0, len(row))) for row in rows]
+    shortened = there.truncated(np.array(keep, dtype=np.int64))
+    assert as_lists(shortened) == [row[:count] for row, count in zip(rows, keep, strict=True)]
+    reversed_rows = [row[::-1] for row in rows]
+    assert as_lists(stack([there, ragged(reversed_rows)])) == rows + reversed_rows
+    one = RaggedRows.of_one(7, len(rows))
+    assert as_lists(join(one, there, ragged(reversed_rows))) == [[7, *row, *row[::-1]] for row in rows]

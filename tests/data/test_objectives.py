@@ -1,0 +1,152 @@
+"""Objectives: the promised lengths are those built, limits hold, and the pieces are where they belong."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FIRST_PIECE, NUM_PIECES, small_vocabulary
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltalm_ds.data.corruption import SpanNoise
+from deltalm_ds.data.objectives import (
+    OBJECTIVES,
+    Limits,
+    Objective,
+    Seq2Seq,
+    SpanCorruption,
+    TranslationSpanCorruption,
+)
+from deltalm_ds.data.ragged import RaggedRows
+from deltalm_ds.data.randomness import hash_counters
+from deltalm_ds.errors import InputError
+
+VOCABULARY = small_vocabulary()
+EOS = VOCABULARY.eos_id
+EVERY_OBJECTIVE: list[Objective] = [
+    Seq2Seq(),
+    Seq2Seq(language_tag=False),
+    SpanCorruption(),
+    SpanCorruption(SpanNoise(0.3, 2.0, sentinels_in_target=False)),
+    TranslationSpanCorruption(),
+    TranslationSpanCorruption(sides="one"),
+]
+
+
+def columns_of(lengths: np.ndarray) -> list[RaggedRows]:
+    """Columns of distinct ids, as far as there are pieces."""
+    total = int(lengths.sum())
+    values = FIRST_PIECE + np.arange(total) % NUM_PIECES
+    ends = np.cumsum(lengths.sum(axis=1))
+    return [RaggedRows(part, lens) for part, lens in zip(np.split(values, ends[:-1]), lengths, strict=True)]
+
+
+def build(
+    objective: Objective, lengths: list[list[int]], seed: int = 0
+) -> tuple[RaggedRows, RaggedRows, list[RaggedRows]]:
+    raw = np.array(lengths, dtype=np.int64)
+    columns = columns_of(raw)
+    keys = hash_counters(seed, np.arange(raw.shape[1]))
+    source, target = objective.build(columns, keys, VOCABULARY, "de")
+    return source, target, columns
+
+
+pairs_of_lengths = st.lists(st.tuples(st.integers(0, 120), st.integers(0, 120)), min_size=1, max_size=10)
+
+
+@given(
+    st.sampled_from(EVERY_OBJECTIVE), pairs_of_lengths, st.integers(3, 80), st.integers(3, 80), st.integers(0, 2**63)
+)
+def test_lengths_are_kept_and_within_limits(
+    objective: Objective, pairs: list[tuple[int, int]], max_source: int, max_target: int, seed: int
+):
+    wanted = np.array(pairs, dtype=np.int64).T[: objective.num_columns]
+    raw = objective.fit(wanted, Limits(max_source, max_target), len(VOCABULARY.sentinel_ids))
+    assert (raw <= wanted).all()
+    raw = raw[:, objective.usable(raw)]
+    keys = hash_counters(seed, np.arange(raw.shape[1]))
+    source_lengths, target_lengths = objective.lengths(raw, keys)
+    assert (source_lengths <= max_source).all() and (target_lengths <= max_target).all()
+    source, target = objective.build(columns_of(raw), keys, VOCABULARY, "fr")
+    for rows, lengths in ((source, source_lengths), (target, target_lengths)):
+        assert rows.lengths.tolist() == lengths.tolist()
+        assert rows.lengths.sum() == len(rows.values)
+        assert (rows.values == EOS).sum() == len(lengths)
+        assert (rows.values[rows.starts + rows.lengths - 1] == EOS).all()
+
+
+def test_nothing_is_cut_that_fits():
+    for objective in EVERY_OBJECTIVE:
+        raw = np.array([[2, 30, 40], [30, 2, 35]])[: objective.num_columns]
+        assert np.array_equal(objective.fit(raw, Limits(128, 128), 100), raw)
+
+
+def test_seq2seq_by_hand():
+    source, target, (left, right) = build(Seq2Seq(), [[2, 1], [1, 3]])
+    tag = VOCABULARY.language_id("de")
+    assert source.row(0).tolist() == [tag, *left.row(0), EOS]
+    assert source.row(1).tolist() == [tag, *left.row(1), EOS]
+    assert target.row(1).tolist() == [*right.row(1), EOS]
+    untagged, _, _ = build(Seq2Seq(language_tag=False), [[2, 1], [1, 3]])
+    assert untagged.row(0).tolist() == [*left.row(0), EOS]
+
+
+def restored(source: np.ndarray, target: np.ndarray) -> list[int]:
+    """Put the target's spans back into the source."""
+    first = int(VOCABULARY.sentinel_ids[0])
+    is_sentinel = np.isin(target, VOCABULARY.sentinel_ids)
+    spans = np.split(target[:-1], np.flatnonzero(is_sentinel))[1:]
+    return [t for token in source[:-1].tolist() for t in (spans[token - first][1:] if token >= first else [token])]
+
+
+@pytest.mark.parametrize("sides", ["both", "one"])
+def test_translation_span_corruption_hides_parts_of_the_pair(sides: Any):
+    lengths = [[12, 30, 1, 9] * 10, [15, 8, 20, 1] * 10]  # 960 tokens, all different
+    source, target, (left, right) = build(TranslationSpanCorruption(sides=sides), lengths)
+    corrupted_left = corrupted_right = 0
+    for row in range(40):
+        whole = [*left.row(row), *right.row(row)]
+        assert restored(source.row(row), target.row(row)) == whole
+        in_left = np.isin(left.row(row), target.row(row)).any()
+        in_right = np.isin(right.row(row), target.row(row)).any()
+        corrupted_left += int(in_left)
+        corrupted_right += int(in_right)
+        if sides == "one":
+            noisy = left.row(row) if in_left else right.row(row)
+            assert in_left != in_right and len(noisy) > 1
+            assert len(target.row(row)) == 1 + sum(SpanNoise(0.5).counts(np.array([len(noisy)]))[i][0] for i in (0, 1))
+    assert corrupted_left > 10 and corrupted_right > 10
+
+
+def test_a_long_pair_is_cut_on_the_longer_side_first():
+    fit = TranslationSpanCorruption().fit(np.array([[500, 10, 300, 5], [10, 500, 300, 5]]), Limits(101, 101), 100)
+    total = int(fit[:, 0].sum())
+    assert fit[:, 0].tolist() == [total - 10, 10]
+    assert fit[:, 1].tolist() == [10, total - 10]
+    assert abs(fit[0, 2] - fit[1, 2]) <= 1 and fit[:, 2].sum() == total
+    assert fit[:, 3].tolist() == [5, 5]
+
+
+def test_too_few_sentinels_shorten_rows():
+    raw = SpanCorruption().fit(np.array([[500]]), Limits(512, 512), num_sentinels=5)
+    assert SpanNoise().counts(raw[0])[1].tolist() == [5]
+
+
+def test_what_is_too_short_to_be_used():
+    assert Seq2Seq().usable(np.array([[0, 1, 1], [1, 0, 1]])).tolist() == [False, False, True]
+    assert SpanCorruption().usable(np.array([[0, 1, 2]])).tolist() == [False, False, True]
+    pairs = np.array([[0, 1, 1, 5], [5, 1, 2, 0]])
+    assert TranslationSpanCorruption().usable(pairs).tolist() == [False, True, True, False]
+    assert TranslationSpanCorruption(sides="one").usable(pairs).tolist() == [False, False, True, False]
+
+
+def test_names_and_bad_input():
+    assert set(OBJECTIVES) == {"seq2seq", "span_corruption", "translation_span_corruption"}
+    with pytest.raises(InputError, match="no tag for the language 'xx'"):
+        Seq2Seq().build(columns_of(np.array([[1], [1]])), np.zeros(1, np.uint64), VOCABULARY, "xx")
+    with pytest.raises(InputError, match="sides 'both' or 'one'"):
+        TranslationSpanCorruption(sides="neither")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'truncate' or 'drop'"):
+        Limits(10, 10, "cut")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least 3"):
+        Limits(2, 10)

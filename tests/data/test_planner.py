@@ -1,0 +1,68 @@
+"""Properties of the plan, for any lengths; balance on realistic ones."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltalm_ds.data.planner import QUADRATIC_TOKENS, plan
+from deltalm_ds.errors import InputError
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), max_size=300),
+    world_size=st.integers(1, 9),
+    micro_batch_tokens=st.integers(100, 1000),
+    min_micro_batches=st.integers(1, 4),
+)
+def test_a_plan_is_a_partition_within_the_budget(lengths, world_size, micro_batch_tokens, min_micro_batches):
+    source, target = np.array(lengths, dtype=np.int64).reshape(-1, 2).T
+    ranks = plan(source, target, world_size, micro_batch_tokens, min_micro_batches)
+    assert len(ranks) == world_size
+    assert {len(micros) for micros in ranks} == {len(ranks[0])}
+    assert len(ranks[0]) >= min_micro_batches
+    planned = [int(index) for micros in ranks for micro in micros for index in micro]
+    assert sorted(planned) == list(range(len(lengths)))
+    assert all((source + target)[micro].sum() <= micro_batch_tokens for micros in ranks for micro in micros)
+    again = plan(source, target, world_size, micro_batch_tokens, min_micro_batches)
+    assert all(np.array_equal(a, b) for x, y in zip(ranks, again, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_balance_on_realistic_lengths(world_size: int):
+    generator = np.random.default_rng(1)
+    for mean in (12, 25, 40):
+        source = np.clip(generator.gamma(2.0, mean / 2, 1600 * world_size), 2, 256).astype(int)
+        target = np.clip(source * generator.uniform(0.7, 1.4, len(source)), 2, 256).astype(int)
+        tokens = source + target
+        cap = int(tokens.mean() * 200)
+        ranks = plan(source, target, world_size, cap)
+        cost = tokens * (QUADRATIC_TOKENS + tokens)
+        totals = np.array([sum(cost[micro].sum() for micro in micros) for micros in ranks])
+        assert totals.max() / totals.min() < 1.03
+        fewest = tokens.sum() / (cap * world_size)
+        assert len(ranks[0]) <= 1.25 * fewest + 1
+        longest_so_far = 0
+        for concurrent in zip(*ranks, strict=True):  # ranks that work at the same time have alike work
+            costs = [cost[micro].sum() for micro in concurrent]
+            assert max(costs) < 1.15 * min(costs)
+            assert min(tokens[micro].min() for micro in concurrent) >= longest_so_far
+            longest_so_far = max(tokens[micro].max() for micro in concurrent)
+
+
+def test_one_long_sequence_among_short_ones():
+    lengths = np.array([5] * 1000 + [256])
+    ranks = plan(lengths, lengths, 2, 512)
+    assert all((2 * lengths[micro]).sum() <= 512 for micros in ranks for micro in micros)
+    assert len(ranks[0]) <= 25  # 10,512 tokens; no plan has fewer than 11
+
+
+def test_fewer_sequences_than_ranks_are_padded_with_empty_micro_batches():
+    ranks = plan(np.array([3, 4]), np.array([3, 4]), 4, 100)
+    assert sorted(len(micros[0]) for micros in ranks) == [0, 0, 1, 1]
+    assert [len(micro) for micros in plan(np.array([]), np.array([]), 3, 100, 2) for micro in micros] == [0] * 6
+
+
+def test_a_sequence_over_the_budget_is_refused():
+    with pytest.raises(InputError, match="has 101 tokens but a micro-batch holds 100"):
+        plan(np.array([1, 51]), np.array([1, 50]), 1, 100)

@@ -1,0 +1,260 @@
+"""The stream as a whole: the same data on any world size, every row once, nothing lost, errors that arrive."""
+
+import threading
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeCorpus, random_corpus, small_vocabulary
+
+from deltalm_ds.data.collation import Batch
+from deltalm_ds.data.objectives import Limits, Seq2Seq, SpanCorruption, TranslationSpanCorruption
+from deltalm_ds.data.stream import BatchBuilder, StepBatches, TrainingStream, evaluation_batches, prefetch
+from deltalm_ds.data.tasks import Task, TaskGroup
+from deltalm_ds.data.temperature import TemperatureSchedule
+from deltalm_ds.errors import InputError
+
+VOCABULARY = small_vocabulary()
+PAIR, OTHER_PAIR, MONO = random_corpus("en-de", 700), random_corpus("en-fr", 90), random_corpus("de", 300, 25)
+
+
+def make_stream(seed: int = 1, limits: Limits | None = None, **arguments: Any) -> TrainingStream:
+    seq2seq = tuple(Task(corpus, Seq2Seq(), reverse) for corpus in (PAIR, OTHER_PAIR) for reverse in (False, True))
+    pretraining = (
+        Task(MONO, SpanCorruption()),
+        Task(PAIR, SpanCorruption(), reverse=True),
+        Task(PAIR, TranslationSpanCorruption(sides="one")),
+    )
+    groups = [TaskGroup("translate", seq2seq, 2.0), TaskGroup("pretrain", pretraining, 1.0)]
+    arguments = {"micro_batch_tokens": 700, "tokens_per_step": 3000} | arguments
+    schedule = TemperatureSchedule(1.0, 5.0, rise_steps=20)
+    return TrainingStream(groups, VOCABULARY, limits or Limits(256, 256), schedule, seed, **arguments)
+
+
+def sequences(batches: list[Batch]) -> Counter[tuple]:
+    """Every (task, source, labels) of some micro-batches; decoder inputs are checked on the way."""
+    found: Counter[tuple] = Counter()
+    for batch in batches:
+        if batch.weight == 0.0:
+            continue
+        source_ends, target_ends = batch.source.cu_seqlens.tolist(), batch.target_input.cu_seqlens.tolist()
+        for index, task in enumerate(batch.task_index.tolist()):
+            source = batch.source.tokens[source_ends[index] : source_ends[index + 1]].tolist()
+            labels = batch.labels[target_ends[index] : target_ends[index + 1]].tolist()
+            decoder_input = batch.target_input.tokens[target_ends[index] : target_ends[index + 1]].tolist()
+            assert decoder_input == [VOCABULARY.eos_id, *labels[:-1]]
+            found[task, tuple(source), tuple(labels)] += 1
+    return found
+
+
+def test_the_global_batch_is_the_same_on_any_world_size():
+    stream = make_stream()
+    for step in (0, 7, 100):
+        reference = sequences(stream.micro_batches(step, 0, 1).micro_batches)
+        for world_size in (2, 3, 4, 8):
+            ranks = [stream.micro_batches(step, rank, world_size) for rank in range(world_size)]
+            assert len({len(rank.micro_batches) for rank in ranks}) == 1
+            assert sum((sequences(rank.micro_batches) for rank in ranks), Counter()) == reference
+            counts = {(rank.num_sequences, rank.num_source_tokens, rank.num_target_tokens) for rank in ranks}
+            assert counts == {
+                (
+                    reference.total(),
+                    sum(len(source) for _, source, _ in reference.elements()),
+                    sum(len(labels) for _, _, labels in reference.elements()),
+                )
+            }
+            by_task = [sum(n for (task, _, _), n in reference.items() if task == k) for k in range(len(stream.tasks))]
+            assert ranks[0].sequences_of_task.tolist() == by_task
+
+
+def test_any_step_can_be_made_at_any_time():
+    replayed = make_stream()
+    steps = [replayed.micro_batches(step, 1, 2) for step in range(30)]
+    for step in (29, 3, 17):
+        for there, here in zip(
+            steps[step].micro_batches, make_stream().micro_batches(step, 1, 2).micro_batches, strict=True
+        ):
+            assert there.source.tokens.equal(here.source.tokens) and there.labels.equal(here.labels)
+
+
+def test_seeds_differ():
+    batches = [sequences(make_stream(seed).micro_batches(0, 0, 1).micro_batches) for seed in (1, 2)]
+    assert (batches[0] & batches[1]).total() < 0.2 * batches[0].total()
+
+
+def test_every_row_once_per_pass():
+    """The draws of 60 steps, cut into passes over the corpus."""
+    stream = make_stream()
+    drawn: dict[int, list[tuple[int, int]]] = {}
+    for step in range(60):
+        batch = stream.global_batch(step)
+        for task, position, row in zip(batch.task_index, batch.positions, batch.rows, strict=True):
+            drawn.setdefault(int(task), []).append((int(position), int(row)))
+    for task, pairs in drawn.items():
+        num_rows = stream.tasks[task].corpus.num_rows
+        assert [position for position, _ in pairs] == list(range(len(pairs)))
+        rows = [row for _, row in pairs]
+        for start in range(0, len(rows), num_rows):
+            one_pass = rows[start : start + num_rows]
+            assert len(set(one_pass)) == len(one_pass)
+    assert max(len(pairs) for pairs in drawn.values()) > 700  # some task came to its second pass
+
+
+def test_a_row_is_corrupted_anew_in_every_pass():
+    stream = TrainingStream(
+        [TaskGroup("all", (Task(MONO, SpanCorruption()),))],
+        VOCABULARY,
+        Limits(256, 256),
+        TemperatureSchedule(),
+        seed=0,
+        micro_batch_tokens=100_000,
+        sequences_per_step=600,
+    )
+    batch = stream.global_batch(0)
+    assert set(np.bincount(batch.rows[:600])) == {2}
+    assert len(set(batch.keys.tolist())) == len(batch.rows)
+
+
+def test_contents_are_those_of_the_corpus():
+    stream = make_stream()
+    batch = stream.global_batch(5)
+    expected = Counter()
+    for task, row in zip(batch.task_index.tolist(), batch.rows.tolist(), strict=True):
+        if task < 4:  # the translation tasks
+            corpus, reverse = (PAIR, OTHER_PAIR)[task // 2], bool(task % 2)
+            sides = ("target", "source") if reverse else ("source", "target")
+            source, target = (corpus.rows[side][row].tolist() for side in sides)
+            tag = VOCABULARY.language_id(corpus.languages[0 if reverse else 1])
+            expected[task, (tag, *source, 2), (*target, 2)] += 1
+    found = sequences(stream.micro_batches(5, 0, 1).micro_batches)
+    assert Counter({key: n for key, n in found.items() if key[0] < 4}) == expected
+
+
+def test_the_token_budget_is_met_on_average():
+    stream = make_stream()
+    steps = [stream.global_batch(step) for step in range(60)]
+    tokens = np.mean([(batch.source_lengths + batch.target_lengths).sum() for batch in steps])
+    assert tokens == pytest.approx(3000, rel=0.03)
+
+
+def test_accumulation_and_memory():
+    for world_size in (1, 2):
+        step = make_stream(min_micro_batches=7).micro_batches(3, 0, world_size)
+        assert len(step.micro_batches) >= 7
+        assert all(len(b.source.tokens) + len(b.labels) <= 700 for b in step.micro_batches)
+
+
+@pytest.mark.parametrize("overlong", ["truncate", "drop"])
+def test_overlong_and_too_short_sequences_are_counted(overlong: Any):
+    rows = {
+        "source": [np.full(n, 9, np.uint16) for n in (3, 50, 3, 0)],
+        "target": [np.full(n, 9, np.uint16) for n in (3, 3, 60, 2)],
+    }
+    corpus: Any = FakeCorpus("en-de", ("en", "de"), rows)
+    builder = BatchBuilder([Task(corpus, Seq2Seq())], VOCABULARY, Limits(20, 30, overlong), 100)
+    step = evaluation_batches(builder, 0, 1)
+    assert step.num_too_short == 1
+    lengths = sorted((len(source), len(labels)) for _, source, labels in sequences(step.micro_batches).elements())
+    if overlong == "truncate":
+        assert (step.num_truncated, step.num_overlong, step.num_sequences) == (2, 0, 3)
+        assert lengths == [(5, 4), (5, 30), (20, 4)]
+    else:
+        assert (step.num_truncated, step.num_overlong, step.num_sequences) == (0, 2, 1)
+        assert lengths == [(5, 4)]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_evaluation_goes_once_through_every_row(world_size: int):
+    tasks = [Task(PAIR, Seq2Seq()), Task(OTHER_PAIR, Seq2Seq(), reverse=True), Task(MONO, SpanCorruption())]
+    builder = BatchBuilder(tasks, VOCABULARY, Limits(256, 256), 600)
+    ranks = [evaluation_batches(builder, rank, world_size) for rank in range(world_size)]
+    found = sum((sequences(rank.micro_batches) for rank in ranks), Counter())
+    assert len({len(rank.micro_batches) for rank in ranks}) == 1
+    assert found.total() + ranks[0].num_too_short == 700 + 90 + 300
+    assert found == sum((sequences(evaluation_batches(builder, rank, 2).micro_batches) for rank in range(2)), Counter())
+    translations = Counter(source for task, source, _ in found.elements() if task == 0)
+    tag = VOCABULARY.language_id("de")
+    assert translations == Counter((tag, *row.tolist(), 2) for row in PAIR.rows["source"])
+
+
+def test_prefetching_yields_the_same_steps():
+    stream = make_stream()
+    for step, ahead in enumerate(prefetch(stream, 4, 9, 0, 2), start=4):
+        assert sequences(ahead.micro_batches) == sequences(stream.micro_batches(step, 0, 2).micro_batches)
+    assert step == 8
+    assert list(prefetch(stream, 5, 5, 0, 1)) == []
+
+
+class FaultyStream(TrainingStream):
+    """Fails at step 3 and records the steps that were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.step = make_stream().micro_batches(0, 0, 1)
+
+    def micro_batches(self, step: int, rank: int, world_size: int) -> StepBatches:
+        self.asked.append(step)
+        if step == 3:
+            raise InputError("the disk is gone")
+        return replace(self.step, num_sequences=step)
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_an_error_arrives_at_its_step():
+    received = []
+    with pytest.raises(InputError, match="the disk is gone"):
+        for step in prefetch(FaultyStream(), 0, 10, 0, 1):
+            received.append(step.num_sequences)
+    assert received == [0, 1, 2]
+    assert prefetch_threads() == []
+
+
+def test_stopping_early_ends_the_thread():
+    stream = FaultyStream()
+    steps = prefetch(stream, 10, 10**9, 0, 1)
+    assert next(steps).num_sequences == 10
+    assert len(prefetch_threads()) == 1
+    steps.close()  # type: ignore[attr-defined]
+    assert prefetch_threads() == []
+    assert len(stream.asked) <= 5  # one taken, two ready, one or two in hand
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ([Task(MONO, Seq2Seq())], "'de' is monolingual"),
+        ([Task(MONO, SpanCorruption(), reverse=True)], "'de' is monolingual"),
+        ([Task(PAIR, Seq2Seq()), Task(PAIR, Seq2Seq())], "comes twice"),
+        ([Task(random_corpus("en-tr", 5), Seq2Seq())], "no tag for the language 'tr'"),
+        ([Task(FakeCorpus("de", ("de",), {"source": []}), SpanCorruption())], "is empty"),  # type: ignore[arg-type]
+    ],
+)
+def test_tasks_that_do_not_fit_are_refused_before_training(tasks: list[Task], message: str):
+    with pytest.raises(InputError, match=message):
+        TrainingStream(
+            [TaskGroup("all", tuple(tasks))],
+            VOCABULARY,
+            Limits(64, 64),
+            TemperatureSchedule(),
+            seed=0,
+            micro_batch_tokens=500,
+            tokens_per_step=500,
+        )
+
+
+def test_missing_sentinels_are_noticed_before_training():
+    with pytest.raises(InputError, match="0 sentinels"):
+        BatchBuilder([Task(MONO, SpanCorruption())], small_vocabulary(num_sentinels=0), Limits(64, 64), 500)
+
+
+def test_a_step_without_usable_sequences_is_an_error():
+    long_rows = [np.full(50, 9, np.uint16)] * 20
+    corpus: Any = FakeCorpus("en-de", ("en", "de"), {"source": long_rows, "target": long_rows})
+    builder = BatchBuilder([Task(corpus, Seq2Seq())], VOCABULARY, Limits(20, 20, "drop"), 100)
+    with pytest.raises(InputError, match=r"None of the 20 sequences drawn can be used \(20 too long, 0 too short\)"):
+        evaluation_batches(builder, 0, 1)

@@ -1,0 +1,148 @@
+"""Verification finds every fault that a data set can have, and all of them at once."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from deltalm_ds.data import shards as shards_module
+from deltalm_ds.data.manifest import CorpusManifest, Manifest
+from deltalm_ds.data.shards import ragged_batch, write_corpus
+from deltalm_ds.data_tools.verify import verify
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import sha256_of
+
+NUM_IDS = 1_000
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Three shards of ten rows, each in batches of four."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 6, 30)
+    batch = ragged_batch({"source": (random.integers(0, NUM_IDS, lengths.sum()), lengths)}, pa.uint16())
+    manifest = Manifest("v" * 64, NUM_IDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards_module, "ROWS_PER_BATCH", 4)
+        corpus = write_corpus(tmp_path, manifest, CorpusManifest("de", "mono", ("de",)), [batch], rows_per_shard=10)
+    replace(manifest, corpora=(corpus,)).write(tmp_path)
+    return tmp_path
+
+
+def rewrite(directory, index, batches, metadata=None, **changes):
+    """Put other record batches into a shard and sign them, as a program with a bug would."""
+    manifest = Manifest.read(directory)
+    corpus = manifest.corpora[0]
+    shard = replace(corpus.shards[index], **changes)
+    schema = manifest.shard_schema(corpus, shard.rows, shard.tokens)
+    schema = batches[0].schema.with_metadata(metadata or schema.metadata)
+    path = directory / shard.file
+    with pa.ipc.new_file(str(path), schema) as writer:
+        for batch in batches:
+            writer.write(batch)
+    shard = replace(shard, bytes=path.stat().st_size, sha256=sha256_of(path))
+    shards = (*corpus.shards[:index], shard, *corpus.shards[index + 1 :])
+    replace(manifest, corpora=(replace(corpus, shards=shards),)).write(directory)
+
+
+def rows_as_batch(rows, value_type=None):
+    return pa.record_batch([pa.array(rows, pa.list_(value_type or pa.uint16()))], names=["source"])
+
+
+def test_sound_data_set(directory):
+    result = verify(directory)
+    assert (result.num_shards, result.num_rows, result.faults) == (3, 30, ())
+
+
+def test_an_altered_byte_anywhere_in_a_shard_is_found(directory):
+    path = directory / "de.00001.arrow"
+    content = path.read_bytes()
+    for position in range(0, len(content), 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        faults = verify(directory).faults
+        assert len(faults) == 1 and "de.00001.arrow was altered" in faults[0]
+    path.write_bytes(content)
+    assert verify(directory).faults == ()
+
+
+def test_an_altered_byte_anywhere_in_the_manifest_is_found_or_harmless(directory):
+    path = directory / "manifest.json"
+    manifest, content = Manifest.read(directory), path.read_bytes()
+    found = 0
+    for position in range(0, len(content), 3):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        try:
+            assert Manifest.read(directory) == manifest
+        except DataError:
+            found += 1
+    assert found > len(content) / 3 * 0.7
+
+
+def test_every_fault_is_reported(directory):
+    os.truncate(directory / "de.00000.arrow", 100)
+    (directory / "de.00001.arrow").unlink()
+    altered = directory / "de.00002.arrow"
+    shutil.copy(altered, directory / "stray.arrow")
+    altered.write_bytes(altered.read_bytes().replace(b"deltalm", b"deltaLM"))
+    faults = verify(directory).faults
+    expected = (
+        "00000.arrow has 100 bytes",
+        "00001.arrow is missing",
+        "00002.arrow was altered",
+        "stray.arrow is not in",
+    )
+    assert len(faults) == 4
+    assert all(part in fault for part, fault in zip(expected, faults, strict=True))
+
+
+def test_ids_outside_the_vocabulary(directory):
+    rewrite(directory, 1, [rows_as_batch([[1, 999], [1_000, 1_001]])], rows=2, tokens={"source": 4})
+    assert "2 ids of source are outside the vocabulary of 1,000" in verify(directory).faults[0]
+
+
+def test_offsets_that_run_backwards(directory):
+    offsets = pa.py_buffer(np.array([0, 3, 1, 4], np.int32))
+    values = pa.array([1, 2, 3, 4], pa.uint16())
+    column = pa.ListArray.from_buffers(pa.list_(pa.uint16()), 3, [None, offsets], children=[values])
+    rewrite(directory, 0, [pa.record_batch([column], names=["source"])], rows=3, tokens={"source": 4})
+    faults = verify(directory).faults
+    assert len(faults) == 1 and "record batch 0: not valid Arrow data" in faults[0]
+
+
+def test_null_rows(directory):
+    rewrite(directory, 0, [rows_as_batch([[1], None])], rows=2, tokens={"source": 1})
+    assert "1 rows of source are null" in verify(directory).faults[0]
+
+
+@pytest.mark.parametrize("changes", [{"rows": 3, "tokens": {"source": 2}}, {"rows": 2, "tokens": {"source": 3}}])
+def test_wrong_counts(directory, changes):
+    rewrite(directory, 2, [rows_as_batch([[1], [2]])], **changes)
+    assert "holds 2 rows and tokens {'source': 2}, not" in verify(directory).faults[0]
+
+
+@pytest.mark.parametrize("what", ["metadata", "type", "column"])
+def test_shard_that_describes_itself_otherwise(directory, what):
+    batch = rows_as_batch([[1]], pa.uint32() if what == "type" else None)
+    if what == "column":
+        batch = batch.rename_columns(["target"])
+    metadata = {b"deltalm": b'{"vocabulary_hash": "other"}'} if what == "metadata" else None
+    rewrite(directory, 0, [batch], metadata, rows=1, tokens={"source": 1})
+    assert "describes itself" in verify(directory).faults[0]
+
+
+def test_what_is_no_arrow_file(directory):
+    manifest = Manifest.read(directory)
+    path = directory / "de.00000.arrow"
+    path.write_bytes(b"ARROW1\0\0" + bytes(300) + b"ARROW1")
+    corpus = manifest.corpora[0]
+    shard = replace(corpus.shards[0], bytes=path.stat().st_size, sha256=sha256_of(path))
+    replace(manifest, corpora=(replace(corpus, shards=(shard, *corpus.shards[1:])),)).write(directory)
+    assert "is not a readable shard" in verify(directory).faults[0]
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(InputError, match="is not a shard data set"):
+        verify(tmp_path)

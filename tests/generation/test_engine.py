@@ -1,0 +1,51 @@
+"""The PyTorch engine against plain full decoding, and how engines are chosen."""
+
+import pytest
+import torch
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.generation.beam_search import EOS_ID, SearchOptions
+from deltalm_ds.generation.engine import PyTorchEngine, load_engine
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.packing import PackedSequences
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=50, max_positions=20, dropout=0.5)).train()
+
+
+def test_score_is_the_log_probability_of_each_token(model):
+    sources, targets = [[4, 5, 6], [7], [8, 9]], [[10], [], [11, 12, 13]]
+    found = PyTorchEngine(model).score(sources, targets)
+    for source, target, scores in zip(sources, targets, found, strict=True):
+        packed = PackedSequences.from_sequences([[*source, EOS_ID]])
+        decoder_input = PackedSequences.from_sequences([[EOS_ID, *target]])
+        with torch.inference_mode():
+            logits = model.logits(model.decode(decoder_input, model.encode(packed), packed))
+        expected = logits.log_softmax(-1)[range(len(target) + 1), [*target, EOS_ID]]
+        assert scores == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_generate_appends_the_end_and_scores_what_it_gives(model):
+    engine = PyTorchEngine(model)
+    options = SearchOptions(beam=3, n_best=3, max_length=6)
+    (found,) = engine.generate([[4, 5]], options)
+    scores = engine.score([[4, 5]] * 3, [hypothesis.ids for hypothesis in found])
+    for hypothesis, expected in zip(found, scores, strict=True):
+        assert hypothesis.token_scores == pytest.approx(expected, abs=1e-5)
+        assert hypothesis.score == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+
+
+def test_a_wrong_engine_or_directory_is_named(tmp_path):
+    with pytest.raises(InputError, match="engines are pytorch and ctranslate2"):
+        load_engine(tmp_path, "onnx")
+    with pytest.raises(InputError, match="deltalm export"):
+        load_engine(tmp_path, "ctranslate2")
+    with pytest.raises(InputError, match=r"config.json does not exist"):
+        load_engine(tmp_path)
+    (tmp_path / "deltalm.json").write_text("{}")
+    with pytest.raises(InputError, match="--engine ctranslate2"):
+        load_engine(tmp_path, "pytorch")
