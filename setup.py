@@ -1,52 +1,61 @@
-"""Packaging of deltalm_ds: the top-level folders are reached through symbolic links inside the package."""
+"""Packaging of deltalm_ds: the top-level folders are reached through symbolic links inside the package.
 
+Probes no hardware and imports nothing that is installed: building needs setuptools alone.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent
-LINKED = ("kernels", "data_tools", "launch", "ds_configs")
+LINKED = ("kernels", "data_tools", "launch", "ds_configs", "recipes")
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "deltalm_ds/__init__.py").read_text(encoding="utf-8"))
 
 for name in LINKED:
-    link = ROOT / "deltalm_ds" / name
-    if not link.is_dir():
+    if not (ROOT / "deltalm_ds" / name).is_dir():  # a real folder in an sdist, a link in the repository
         raise SystemExit(
-            f"deltalm_ds/{name} must be a symbolic link to ../{name}, and is not: check the repository out with symbolic "
-            "links (git config core.symlinks true), or unpack the sdist with a tool that keeps them."
+            f"deltalm_ds/{name} must be a symbolic link to ../{name}, and is not: check the repository out with "
+            "symbolic links (git config core.symlinks true)."
         )
+if VERSION is None:
+    raise SystemExit('deltalm_ds/__init__.py must have a line __version__ = "…".')
 
 setup(
     name="deltalm-ds",
-    version="0.1.0",
+    version=VERSION[1],
     description="Train and ship DeltaLM-style multilingual sequence-to-sequence models with DeepSpeed",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="MIT",
     python_requires=">=3.10",
-    packages=find_namespace_packages(include=["deltalm_ds", "deltalm_ds.*"]),
-    package_data={"deltalm_ds.ds_configs": ["*.json"]},
+    packages=find_namespace_packages(include=["deltalm_ds", "deltalm_ds.*"], exclude=["*.__pycache__"]),
+    package_data={"deltalm_ds.ds_configs": ["*.json"], "deltalm_ds.recipes": ["*.yaml"]},
+    # All that `deltalm demo` needs. Triton comes with torch's CUDA wheels; apex is used where found, never required.
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19.8",
-        "numpy",
-        "pyarrow",
-        "sentencepiece",
-        "sacrebleu",
+        "numpy>=2",
+        "pyarrow>=20",
+        "sentencepiece>=0.2.1",
+        "sacrebleu>=2.6",
         "safetensors",
+        "ctranslate2>=4.8.5",
         "pydantic>=2",
         "PyYAML",
+        "psutil",
         "typer",
         "rich",
-        "Babel",
+        "Babel>=2.18",
         "zstandard",
         "tensorboard",
         "matplotlib",
     ],
     extras_require={
-        "export": ["ctranslate2>=4.8.5", "transformers>=5.12"],
+        "export": ["transformers>=5.12"],
         "eval": ["sacrebleu[ja,ko]"],
-        "mpi": ["mpi4py"],
-        "gpu": ["triton; platform_system == 'Linux'"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+        "mpi": ["mpi4py>=4.1"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "setuptools>=77"],
     },
     entry_points={"console_scripts": ["deltalm = deltalm_ds.cli:main"]},
 )

@@ -7,6 +7,7 @@ chunks are written in their order. Memory is that of a few chunks and one shard,
 import errno
 import fcntl
 import multiprocessing
+import pickle
 import signal
 import sys
 import zlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress, count, islice
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -221,9 +223,10 @@ class Encoder:
 _worker_encoder: Encoder
 
 
-def _start_worker(encoder: Encoder) -> None:
+def _start_worker(encoder_path: str) -> None:
     global _worker_encoder
-    _worker_encoder = encoder
+    with open(encoder_path, "rb") as file:
+        _worker_encoder = pickle.load(file)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and stops the workers
 
 
@@ -238,12 +241,17 @@ def _parallel_map(encode: Encoder, num_processes: int) -> Iterator[Map]:
         yield partial(map, encode)
         return
     context = multiprocessing.get_context("spawn")  # safe whatever threads the caller has
-    with ProcessPoolExecutor(num_processes, context, _start_worker, (encode,)) as pool:
+    with NamedTemporaryFile(prefix="deltalm-") as file:
+        # As an argument a large vocabulary would fill the pipe to a worker that dies at its start, and block us.
+        pickle.dump(encode, file)
+        file.flush()
+        pool = ProcessPoolExecutor(num_processes, context, _start_worker, (file.name,))
         try:
             yield partial(_map_in_order, pool, CHUNKS_AHEAD * num_processes)
         except BrokenProcessPool:
             raise InputError(
-                "A tokenising process was killed (out of memory?): try again with fewer processes."
+                "A tokenising process died (killed for want of memory, or see its message above): try again with "
+                "fewer processes."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

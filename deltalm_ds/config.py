@@ -7,7 +7,7 @@ the file. Unknown keys and wrong values are reported all at once, each with the 
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,11 +17,13 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.training.schedules import Schedule
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
     """A part of the recipe: no unknown keys, no changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -85,9 +87,9 @@ class BatchSection(Section):
 class OptimizerSection(Section):
     """Adam with decoupled weight decay."""
 
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    eps: float = Field(1e-8, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
     definition: Literal["torch", "fairseq"] = "torch"
 
 
@@ -97,6 +99,7 @@ class ValidationSection(Section):
     shards: Path = Field(description="data set for the validation loss")
     text: Path | None = Field(None, description="directory of `dev.en-de.en` files, for BLEU")
     split: str = "dev"
+    directions: tuple[str, ...] = Field((), description="such as en-de; none: both of every pair")
     max_sentences: int = Field(100, gt=0, description="per direction, for BLEU")
     beam: int = Field(1, gt=0)
     max_length: int = Field(128, gt=0)
@@ -111,6 +114,9 @@ class TrainingSection(Section):
     save_every: int = Field(gt=0, description="steps between checkpoints, each with a validation")
     keep_last: int = Field(5, gt=0, description="checkpoints kept besides the best one")
     log_every: int = Field(50, gt=0)
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest", description="of float32 products: high allows TF32, medium bfloat16 inside, where there is hardware"
+    )
 
 
 class Recipe(Section):
@@ -118,9 +124,11 @@ class Recipe(Section):
 
     name: str
     about: dict[str, str] = Field(default_factory=dict, description="hardware, cost and expected result, in words")
-    seed: int = 1
+    seed: int = Field(1, ge=0, lt=2**63)
     vocabulary: Path
-    initial_model: Path | None = Field(None, description="model directory to start from; none: fresh weights")
+    initial_model: Path | None = Field(
+        None, description="model directory, or run (its newest checkpoint), to start from"
+    )
     engine: str = Field("fp32_zero1", description="a file of ds_configs, by name, or a path")
     model: ModelSection | None = Field(None, description="shape of a fresh model, or changes to the initial one")
     data: DataSection
@@ -133,14 +141,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        faults = []
         longest = self.data.max_source_tokens + self.data.max_target_tokens
         if longest > self.batch.micro_batch_tokens:
-            raise ValueError(
+            faults.append(
                 f"batch.micro_batch_tokens={self.batch.micro_batch_tokens} cannot hold one pair of "
                 f"data.max_source_tokens + data.max_target_tokens = {longest}"
             )
         if self.initial_model is None and self.model is None:
-            raise ValueError("either initial_model or model must be given")
+            faults.append("either initial_model or model must be given")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
@@ -173,14 +184,34 @@ def save_recipe(recipe: Recipe, file: Any) -> None:
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one value; sections that the recipe leaves out are made, items of lists must exist."""
     name, separator, value = override.partition("=")
-    if not separator:
+    if not (separator and name):
         raise InputError(f"The override {override!r} must have the form section.key=value.")
-    *sections, key = name.split(".")
     target: Any = content
-    for section in sections:
-        target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
-    target[int(key) if isinstance(target, list) else key] = yaml.safe_load(value)
+    *sections, last = name.split(".")
+    try:
+        for section in sections:
+            key = _key_in(target, section)
+            if isinstance(target, dict) and target.get(key) is None:
+                target[key] = {}
+            target = target[key]
+        target[_key_in(target, last)] = yaml.safe_load(value)
+    except LookupError as error:
+        raise InputError(f"The override {override!r} names no place in the recipe: {error.args[0]}.") from None
+    except yaml.YAMLError:
+        raise InputError(f"The value of the override {override!r} is not valid YAML.") from None
+
+
+def _key_in(target: Any, part: str) -> str | int:
+    """The key or index that a part of an override's name means in a section or list; LookupError if none."""
+    if isinstance(target, dict):
+        return part
+    if not isinstance(target, list):
+        raise LookupError(f"{part!r} would be inside the value {target!r}")
+    if not (part.isdecimal() and int(part) < len(target)):
+        raise LookupError(f"the list has items 0 to {len(target) - 1}, and no {part!r}")
+    return int(part)
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -8,13 +8,14 @@ language tags, task tokens, and padding rows up to a multiple of 64 [FACTS 7].
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
+from deltalm_ds.data.randomness import uniform
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
 
@@ -22,6 +23,7 @@ FORMAT_VERSION = 1
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 BLOCK_NAMES = ("special", "pieces", "sentinels", "languages", "tasks", "padding")
 ROW_MULTIPLE = 64
+NBEST_SEGMENTATIONS = 64
 
 
 class Vocabulary:
@@ -241,24 +243,32 @@ class Vocabulary:
     def encode_batch(self, texts: Sequence[str], sample_alpha: float | None = None, seed: int = 0) -> list[np.ndarray]:
         """The ids of each text, [tokens] int64, without `</s>` or tags.
 
-        With `sample_alpha` each segmentation is drawn with probability ∝ P^alpha (unigram models; with BPE,
-        merges are left out at that rate): subword regularisation [Kudo18 3.3]. The draw of text i depends on
-        (seed, i) and the text alone.
+        With `sample_alpha` each segmentation is drawn from the 64 best with probability ∝ P^alpha (unigram models
+        only): subword regularisation [Kudo18 §3.2]. The draw of text i depends on (seed, i) and the text alone.
         """
-        encode = partial(self._processor.encode, return_type="numpy", num_threads=1)
         if sample_alpha is None:
-            spm_ids = encode(list(texts))
+            spm_ids = self._processor.encode(list(texts), return_type="numpy", num_threads=1)
         else:
-            spm_ids = []
-            seeds = np.random.SeedSequence(seed).generate_state(len(texts))
-            for text, text_seed in zip(texts, seeds.tolist(), strict=True):
-                sentencepiece.set_random_generator_seed(text_seed)
-                spm_ids.append(encode(text, enable_sampling=True, alpha=sample_alpha, nbest_size=-1))
+            draws = uniform(seed, np.arange(len(texts)))
+            spm_ids = [self._sampled_segmentation(text, sample_alpha, u) for text, u in zip(texts, draws, strict=True)]
         if not spm_ids:
             return []
         ids = self._id_of_spm_id[np.concatenate(spm_ids)]
         ends = list(accumulate(map(len, spm_ids)))
         return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _sampled_segmentation(self, text: str, alpha: float, u: float) -> np.ndarray:
+        """SentencePiece ids of the candidate at u ∈ [0, 1) of the distribution; its own sampling cannot be seeded."""
+        candidates = self._processor.nbest_encode(text, nbest_size=NBEST_SEGMENTATIONS, return_type="numpy")
+        log_p = np.array([self._spm_scores[candidate].sum() for candidate in candidates])
+        weights = np.exp(alpha * (log_p - log_p.max())).cumsum()
+        return candidates[int(np.searchsorted(weights, u * weights[-1], side="right"))]
+
+    @cached_property
+    def _spm_scores(self) -> np.ndarray:
+        """[SentencePiece ids] float64: log p of each piece in the unigram model."""
+        processor = self._processor
+        return np.array([processor.get_score(spm_id) for spm_id in range(processor.get_piece_size())])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; everything but pieces and `<unk>` (shown as ⁇) is left out.

@@ -3,9 +3,12 @@
 Legend: T tokens, B sequences, H heads, D head dim, L padded length.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def attention(
@@ -35,7 +38,7 @@ def attention(
     for members in groups:
         side_q = _Padding(cu_seqlens_q, lengths_q, members)
         side_k = side_q if cu_seqlens_k is cu_seqlens_q else _Padding(cu_seqlens_k, lengths_k, members)
-        padded = F.scaled_dot_product_attention(
+        padded = _scaled_dot_product_attention(
             side_q.pad(q),
             side_k.pad(k),
             side_k.pad(v),
@@ -50,6 +53,14 @@ def attention(
     if len(pieces) == 1 and len(pieces[0]) == len(q):
         return pieces[0]
     return _Place.apply(torch.cat(pieces), torch.cat(rows), len(q))
+
+
+def _scaled_dot_product_attention(q: Tensor, *others: Tensor, **options: Any) -> Tensor:
+    if q.device.type == "cpu" and torch.get_float32_matmul_precision() != "highest":
+        # the CPU's flash kernel would convert every small block to the lower precision by itself: 8 times slower
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.scaled_dot_product_attention(q, *others, **options)
+    return F.scaled_dot_product_attention(q, *others, **options)
 
 
 def _groups_of_similar_length(lengths_q: list[int], lengths_k: list[int]) -> list[list[int]]:
@@ -148,4 +159,4 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = 
     Returns:
         [B, H, Q, D].
     """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
+    return _scaled_dot_product_attention(q, k, v, attn_mask=key_mask)

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltalm_ds.kernels.dropout import dropout
+
 
 def feed_forward(
     x: Tensor,
@@ -17,6 +19,4 @@ def feed_forward(
     x: [T, M]; weight_in: [F, M]; bias_in: [F]; weight_out: [M, F]; bias_out: [M]. Returns [T, M].
     """
     hidden = F.gelu(F.linear(x, weight_in, bias_in))  # [T, F], erf form [FACTS §1]
-    if dropout_p:
-        hidden = F.dropout(hidden, dropout_p)
-    return F.linear(hidden, weight_out, bias_out)
+    return F.linear(dropout(hidden, dropout_p), weight_out, bias_out)

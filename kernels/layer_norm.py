@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltalm_ds.kernels.dropout import dropout
+
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """LayerNorm over the last axis. x: [..., M]; weight, bias: [M]."""
@@ -13,6 +15,4 @@ def dropout_add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout_p: float = 0.0
 ) -> Tensor:
     """LayerNorm(residual + dropout(x)). x, residual: [T, M]; weight, bias: [M]; dropout_p 0 leaves x whole."""
-    if dropout_p:
-        x = F.dropout(x, dropout_p)
-    return layer_norm(residual + x, weight, bias, eps)
+    return layer_norm(residual + dropout(x, dropout_p), weight, bias, eps)

@@ -75,6 +75,8 @@ def _environment(num_ranks: int) -> dict[str, str]:
     environment = os.environ.copy()
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if not torch.cuda.is_available():
+        environment.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed says three times that it guessed so
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     return environment
 

@@ -5,28 +5,31 @@ one matrix, the two unused rows in front of every position table are dropped, an
 """
 
 import argparse
-import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from deltalm_ds.checkpoints.directory import load_weights, save_model
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM, save_model
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 POSITION_OFFSET = 2  # fairseq's first real token reads row 2
 
-# fairseq's names of the sub-layers of an encoder layer and an interleaved block: (ours, attention/FFN, norm)
-_ENCODER_SUBLAYERS = {
+# our sub-layers of an encoder layer and an interleaved block, with fairseq's names of the attention or FFN and norm
+_Sublayers = dict[str, tuple[str | tuple[str, str], str]]
+_ENCODER_SUBLAYERS: _Sublayers = {
     "self_attention": ("self_attn", "self_attn_layer_norm"),
     "ffn": (("fc1", "fc2"), "final_layer_norm"),
 }
-_BLOCK_SUBLAYERS = {
+_BLOCK_SUBLAYERS: _Sublayers = {
     "self_attention": ("self_attn", "self_attn_layer_norm"),
     "ffn_1": (("fc3", "fc4"), "ffn_layer_norm"),
     "cross_attention": ("encoder_attn", "encoder_attn_layer_norm"),
@@ -72,7 +75,7 @@ def load_official(path: str | Path, num_dictionary_tokens: int | None, num_heads
             f"{path} has {rows:,} embedding rows, its dictionary {vocabulary_size:,} tokens: wrong dict.txt?"
         )
     config = _config_of(state, vocabulary_size, num_heads, path)
-    names = _fairseq_names(config)
+    names = fairseq_names(config)
     weights = {
         ours: torch.cat([_tensor(state, name, path) for name in theirs]).float() for ours, theirs in names.items()
     }
@@ -89,16 +92,22 @@ def _fairseq_state(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path} does not exist or is not a file.")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path} needs classes that are not loaded for safety: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+            # files of torch before 1.6 are no zip archives and cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # reading a damaged pickle raises almost anything
+        raise DataError(
+            f"{path} cannot be read as a PyTorch checkpoint of tensors (it is damaged, or holds other classes, which "
+            f"are not loaded for safety): {_first_sentence(error)}"
+        ) from error
     if isinstance(content, Mapping) and isinstance(content.get("weights"), Mapping):
         return {_fairseq_name(name): tensor for name, tensor in content["weights"].items()}
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         return dict(content["model"])
     raise DataError(f"{path} holds neither 'weights' (released DeltaLM) nor 'model' (fairseq fine-tuned).")
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _fairseq_name(released: str) -> str:
@@ -120,16 +129,20 @@ def _config_of(
             )
         num_heads = widths[hidden_size]
     positions = _tensor(state, "encoder.embed_positions.weight", path)
-    return DeltaLMConfig(
-        vocabulary_size=vocabulary_size,
-        hidden_size=hidden_size,
-        ffn_size=len(_tensor(state, "encoder.layers.0.fc1.weight", path)),
-        num_heads=num_heads,
-        num_encoder_layers=_count_layers(state, "encoder"),
-        num_decoder_blocks=_count_layers(state, "decoder"),
-        max_positions=len(positions) - POSITION_OFFSET,
-        embedding_norm="encoder.layernorm_embedding.weight" in state,
-    )
+    try:
+        return DeltaLMConfig(
+            vocabulary_size=vocabulary_size,
+            hidden_size=hidden_size,
+            ffn_size=len(_tensor(state, "encoder.layers.0.fc1.weight", path)),
+            num_heads=num_heads,
+            num_encoder_layers=_count_layers(state, "encoder"),
+            num_decoder_blocks=_count_layers(state, "decoder"),
+            max_positions=len(positions) - POSITION_OFFSET,
+            embedding_norm="encoder.layernorm_embedding.weight" in state,
+        )
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise InputError(f"{path} cannot be a DeltaLM: {faults} (the number of heads is given by --heads).") from None
 
 
 def _count_layers(state: dict[str, Tensor], stack: str) -> int:
@@ -143,7 +156,7 @@ def _tensor(state: dict[str, Tensor], name: str, path: str | Path) -> Tensor:
     return state[name]
 
 
-def _fairseq_names(config: DeltaLMConfig) -> dict[str, list[str]]:
+def fairseq_names(config: DeltaLMConfig) -> dict[str, list[str]]:
     """For each of our parameters the fairseq tensors that make it, to be laid one below the other."""
     names = {"token_embedding.weight": ["decoder.embed_tokens.weight"]}
     stacks = (
@@ -212,10 +225,11 @@ def convert_official(
     else:
         vocabulary = Vocabulary.from_spm(spm_path, dict_path, num_sentinels=0)
     official = load_official(path, vocabulary.num_tokens, num_heads)
-    provenance = {"made_by": "deltalm init", "source": str(path), "remarks": list(official.remarks)}
-    save_model(out, official.config, official.weights, vocabulary, provenance)
     with torch.device("meta"):
         model = DeltaLM(official.config)
+    load_weights(model, official.weights, str(path))  # checks every shape
+    provenance = {"made_by": "deltalm init", "source": str(path), "remarks": list(official.remarks)}
+    save_model(out, official.config, official.weights, vocabulary, provenance)
     return {
         "directory": str(out),
         "model": official.config.model_dump(),

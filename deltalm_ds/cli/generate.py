@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -84,6 +84,7 @@ def score(
     from deltalm_ds.generation.engine import load_engine
     from deltalm_ds.generation.score import score as score_targets
     from deltalm_ds.generation.translate import encoder_for, parse_ids, read_lines
+    from deltalm_ds.progress import progress
     from deltalm_ds.vocabulary import Vocabulary
 
     sources, targets = read_lines(source), read_lines(target)
@@ -97,7 +98,8 @@ def score(
         encode = encoder_for(vocabulary, target_lang)
         source_ids = [list(encode(line)) for line in sources]
         target_ids = [tokens.tolist() for tokens in vocabulary.encode_batch(targets)]
-    found = score_targets(runner, source_ids, target_ids)
+    with progress("score", len(sources)) as advance:
+        found = score_targets(runner, source_ids, target_ids, advance)
     for source_line, target_line, tokens, scores in zip(sources, targets, target_ids, found, strict=True):
         if as_json:
             values = {"source": source_line, "target": target_line, "ids": tokens}
@@ -219,21 +221,19 @@ def _test_sets(
 
 def _write_evaluation(directory: Path, scores: "list[DirectionScore]") -> None:
     """`{direction}.hyp` with the outputs, and `scores.json`."""
+    from deltalm_ds.evaluation.bleu import summarize
     from deltalm_ds.files import write_json
 
     for result in scores:
         text = "".join(f"{line}\n" for line in result.hypotheses)
         (directory / f"{result.direction}.hyp").write_text(text, encoding="utf-8")
-    write_json(directory / "scores.json", _summary(scores))
-
-
-def _summary(scores: "list[DirectionScore]") -> dict[str, Any]:
-    averages = {f"average_{name}": sum(getattr(s, name) for s in scores) / len(scores) for name in ("bleu", "chrf")}
-    return {"directions": [result.as_dict() for result in scores], **averages}
+    write_json(directory / "scores.json", summarize(scores))
 
 
 def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
-    summary = _summary(scores)
+    from deltalm_ds.evaluation.bleu import summarize
+
+    summary = summarize(scores)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
         return

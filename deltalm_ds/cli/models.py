@@ -43,7 +43,7 @@ def inspect(
 
     Example: deltalm inspect runs/multi30k/checkpoints/step_00001000
     """
-    from deltalm_ds.checkpoints.inspect import describe_model
+    from deltalm_ds.checkpoints.description import describe_model
 
     _print(describe_model(directory), as_json)
 

@@ -35,9 +35,7 @@ def ragged_batch(sides: dict[str, tuple[np.ndarray, np.ndarray]], token_type: pa
     columns = []
     for tokens, lengths in sides.values():
         offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int32)
-        columns.append(
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens.astype(token_type.to_pandas_dtype())))
-        )
+        columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens, type=token_type)))
     return pa.record_batch(columns, names=list(sides))
 
 

@@ -18,7 +18,7 @@ from deltalm_ds.data.permutation import permuted_rows
 from deltalm_ds.data.planner import plan
 from deltalm_ds.data.ragged import RaggedRows, stack
 from deltalm_ds.data.randomness import hash_counters, name_key
-from deltalm_ds.data.sampler import Sampler
+from deltalm_ds.data.sampler import FRACTION_BITS, Sampler
 from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import InputError
@@ -212,6 +212,9 @@ class TrainingStream:
                 raise InputError(f"The task {name} comes twice: name each task once and use weights.")
         self._builder = BatchBuilder(tasks, vocabulary, limits, micro_batch_tokens, min_micro_batches)
         self.tasks = self._builder.tasks
+        task_names = [task.name for task in tasks]
+        # how logs call the tasks: with the group's name only where the task's is not unique
+        self.labels = task_names if len(set(task_names)) == len(tasks) else names
         self.temperature = temperature
         self._keys = [int(hash_counters(seed, name_key(name))) for name in names]
         self._sampler = Sampler(
@@ -228,6 +231,10 @@ class TrainingStream:
     def probabilities(self, step: int) -> np.ndarray:
         """[K] float64: each task's share of the sequences of a step."""
         return self._sampler.probabilities(step)
+
+    def sequences_drawn(self, step: int) -> np.ndarray:
+        """[K] float64: the expected number of sequences of each task in all steps before `step`."""
+        return self._sampler.cumulative(step) / 2.0**FRACTION_BITS
 
     def global_batch(self, step: int) -> GlobalBatch:
         """The sequences of a step, before they are dealt to ranks."""

@@ -69,3 +69,9 @@ def score_hypotheses(
         seconds=seconds,
         hypotheses=tuple(hypotheses),
     )
+
+
+def summarize(scores: Sequence[DirectionScore]) -> dict[str, Any]:
+    """The scores of all directions and their plain averages, for JSON."""
+    averages = {f"average_{name}": sum(getattr(s, name) for s in scores) / len(scores) for name in ("bleu", "chrf")}
+    return {"directions": [score.as_dict() for score in scores], **averages}

@@ -82,8 +82,3 @@ def evaluate_directions(
         seconds = time.perf_counter() - start
         scores.append(score_hypotheses(test.direction, hypotheses, test.references, tokenizer, seconds))
     return scores
-
-
-def average_bleu(scores: Sequence[DirectionScore]) -> float:
-    """The mean of the directions' BLEU."""
-    return sum(score.bleu for score in scores) / len(scores)

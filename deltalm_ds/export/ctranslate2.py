@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from ctranslate2.specs import (
 from ctranslate2.specs.attention_spec import MultiHeadAttentionSpec
 from torch import Tensor, nn
 
+from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import InputError
 from deltalm_ds.export.parity import ParityReport, check_parity
 from deltalm_ds.files import atomic_directory, write_json
@@ -59,7 +61,7 @@ def export_ctranslate2(
     """
     if quantization not in QUANTIZATIONS:
         raise InputError(f"There is no quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}.")
-    model = DeltaLM.from_pretrained(model_directory)
+    model = load_model(model_directory)
     has_vocabulary = (Path(model_directory) / "vocabulary.json").exists()
     vocabulary = Vocabulary.load(model_directory) if has_vocabulary else None
     about: dict[str, Any] = {
@@ -70,18 +72,31 @@ def export_ctranslate2(
         "max_positions": model.config.max_positions,
         "versions": {package: version(package) for package in ("ctranslate2", "torch")},
     }
+    ours = PyTorchEngine(model)
     with atomic_directory(out_directory) as directory:
-        spec = build_spec(model, _token_names(vocabulary, model.config.vocabulary_size))
-        spec.validate()
-        spec.optimize(quantization)
-        spec.save(str(directory))
-        if vocabulary is not None:
-            vocabulary.save(directory)
-        write_json(directory / "deltalm.json", about)
-        exported = CTranslate2Engine(directory, torch.get_num_threads())
-        report = check_parity(PyTorchEngine(model), exported, check_sources, is_exact=quantization == "float32")
+        if quantization != "float32":
+            # rounding could hide a wrong tensor: before it, the export must be exact
+            with TemporaryDirectory(dir=directory) as exact:
+                exported = _write(model, vocabulary, "float32", about, Path(exact))
+                check_parity(ours, exported, check_sources, is_exact=True)
+        exported = _write(model, vocabulary, quantization, about, directory)
+        report = check_parity(ours, exported, check_sources, is_exact=quantization == "float32")
         write_json(directory / "deltalm.json", about | {"parity": report.as_dict()})
     return report
+
+
+def _write(
+    model: DeltaLM, vocabulary: Vocabulary | None, quantization: str, about: dict[str, Any], directory: Path
+) -> CTranslate2Engine:
+    """Write all files into an existing directory and open it."""
+    spec = build_spec(model, _token_names(vocabulary, model.config.vocabulary_size))
+    spec.validate()
+    spec.optimize(quantization)
+    spec.save(str(directory))
+    if vocabulary is not None:
+        vocabulary.save(directory)
+    write_json(directory / "deltalm.json", about)
+    return CTranslate2Engine(directory, torch.get_num_threads())
 
 
 def _token_names(vocabulary: Vocabulary | None, num_tokens: int) -> list[str]:

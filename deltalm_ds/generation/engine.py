@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json
 from deltalm_ds.generation.beam_search import EOS_ID, PAD_ID, Hypothesis, SearchOptions, beam_search
@@ -138,7 +139,7 @@ def load_engine(directory: str | Path, name: str | None = None, threads: int = 0
         InputError: the directory holds no model, or not one for this engine.
     """
     is_export = (Path(directory) / "deltalm.json").exists()
-    name = name or ENGINES[is_export]
+    name = name or ("ctranslate2" if is_export else "pytorch")
     if name not in ENGINES:
         raise InputError(f"There is no engine {name!r}: the engines are {' and '.join(ENGINES)}.")
     if name == "ctranslate2":
@@ -150,7 +151,7 @@ def load_engine(directory: str | Path, name: str | None = None, threads: int = 0
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return PyTorchEngine(DeltaLM.from_pretrained(directory).to(device))
+    return PyTorchEngine(load_model(directory).to(device))
 
 
 def _packed(sequences: Sequence[Ids]) -> PackedSequences:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.engine import Engine, Ids
 from deltalm_ds.generation.translate import BATCH_TOKENS, batches_by_cost
-from deltalm_ds.progress import progress
+from deltalm_ds.progress import Advance
 
 
-def score(engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
-    """Log p in nats of each target's tokens and of its `</s>`, in order, with progress on stderr.
+def score(
+    engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids], advance: Advance = lambda count: None
+) -> list[list[float]]:
+    """Log p in nats of each target's tokens and of its `</s>`, in order, in batches of similar length.
 
     Args:
         sources, targets: ids without `</s>`, sources with their language tag.
@@ -24,10 +26,9 @@ def score(engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids]) -> lis
                 raise InputError(f"Line {number}: the {side} has {len(ids)} tokens; the model takes at most {limit}.")
     found: list[list[float]] = [[] for _ in sources]
     costs = [len(source) + len(target) + 2 for source, target in zip(sources, targets, strict=True)]
-    with progress("score", len(sources)) as advance:
-        for batch in batches_by_cost(costs, BATCH_TOKENS):
-            scores = engine.score([sources[i] for i in batch], [targets[i] for i in batch])
-            for index, token_scores in zip(batch, scores, strict=True):
-                found[index] = token_scores
-            advance(len(batch))
+    for batch in batches_by_cost(costs, BATCH_TOKENS):
+        scores = engine.score([sources[i] for i in batch], [targets[i] for i in batch])
+        for index, token_scores in zip(batch, scores, strict=True):
+            found[index] = token_scores
+        advance(len(batch))
     return found

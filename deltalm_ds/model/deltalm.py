@@ -3,22 +3,18 @@
 Legend: T target tokens, S source tokens, B sequences, N = B · beam rows, M model dim, V vocabulary.
 """
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import atomic_directory, read_json, write_json
 from deltalm_ds.kernels.linear_cross_entropy import CrossEntropy, linear_cross_entropy
 from deltalm_ds.model.cache import DecoderCache, SelfAttentionCache
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.layers import Embedding, EncoderLayer, InterleavedBlock, VanillaBlock
 from deltalm_ds.model.packing import PackedSequences
-from deltalm_ds.vocabulary import Vocabulary
 
 
 class Encoder(nn.Module):
@@ -104,6 +100,10 @@ class DeltaLM(nn.Module):
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
 
+    @property
+    def _blocks(self) -> Sequence[InterleavedBlock | VanillaBlock]:
+        return cast(Sequence[InterleavedBlock | VanillaBlock], self.decoder.blocks)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the real vocabulary. hidden: [..., M] -> [..., V]."""
         return hidden @ self.token_embedding.weight[: self.config.vocabulary_size].T
@@ -111,10 +111,9 @@ class DeltaLM(nn.Module):
     def start_decoding(self, source: PackedSequences) -> DecoderCache:
         """Encode the source and prepare step-by-step decoding."""
         memory = self.encode(source)
-        blocks = self.decoder.blocks
         return DecoderCache(
-            [SelfAttentionCache() for _ in blocks],
-            [block.cross_attention.cache(memory, source) for block in blocks],
+            [SelfAttentionCache() for _ in self._blocks],
+            [block.cross_attention.cache(memory, source) for block in self._blocks],
         )
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
@@ -122,79 +121,7 @@ class DeltaLM(nn.Module):
         positions = torch.full_like(tokens, cache.num_decoded)
         x = self.decoder.embedding(tokens, positions, self.token_embedding)
         caches = zip(cache.self_attention, cache.cross_attention, strict=True)
-        for block, (self_cache, cross_cache) in zip(self.decoder.blocks, caches, strict=True):
+        for block, (self_cache, cross_cache) in zip(self._blocks, caches, strict=True):
             x = block.step(x, self_cache, cross_cache)
         cache.num_decoded += 1
         return self.logits(x)
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path, **overrides: Any) -> "DeltaLM":
-        """Read a model directory (`config.json` and `model*.safetensors`), float32; overrides replace config fields.
-
-        Raises:
-            InputError: a file is missing. DataError: tensors are missing, unknown or of another shape.
-        """
-        config = read_config(directory).model_copy(update=overrides)
-        with torch.device("meta"):
-            model = cls(config)
-        load_weights(model, read_weights(directory), str(directory))
-        return model.eval()
-
-
-def read_config(directory: str | Path) -> DeltaLMConfig:
-    """The `model` section of a model directory's config.json."""
-    path = Path(directory) / "config.json"
-    content = read_json(path)
-    if not isinstance(content, dict) or "model" not in content:
-        raise InputError(f"{path} has no 'model' section: is {directory} a DeltaLM model directory?")
-    return DeltaLMConfig.model_validate(content["model"])
-
-
-def read_weights(directory: str | Path) -> dict[str, Tensor]:
-    """All tensors of a model directory, by name; the model may be in one file or several."""
-    files = sorted(Path(directory).glob("model*.safetensors"))
-    if not files:
-        raise InputError(f"{directory} has no model.safetensors.")
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file)
-        except Exception as error:
-            raise DataError(f"{file} cannot be read as safetensors: {error}.") from error
-    return weights
-
-
-def save_model(
-    directory: str | Path,
-    config: DeltaLMConfig,
-    weights: dict[str, Tensor],
-    vocabulary: Vocabulary,
-    provenance: dict[str, Any],
-) -> None:
-    """Write a model directory, complete or not at all."""
-    with atomic_directory(directory) as temporary:
-        contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(contiguous, temporary / "model.safetensors", metadata={"format": "pt"})
-        vocabulary.save(temporary)
-        write_json(temporary / "config.json", {"model": config.model_dump(), "provenance": provenance})
-
-
-def load_weights(model: DeltaLM, weights: dict[str, Tensor], origin: str) -> None:
-    """Put named tensors in place of the model's parameters; every name and shape must agree.
-
-    Raises:
-        DataError: naming the first tensors that are missing, unknown or of another shape.
-    """
-    wanted = dict(model.named_parameters())
-    faults = [f"{name} is missing" for name in wanted if name not in weights]
-    faults += [f"{name} is unknown" for name in weights if name not in wanted]
-    for name in wanted.keys() & weights.keys():
-        if wanted[name].shape != weights[name].shape:
-            shapes = f"{tuple(weights[name].shape)}, the model needs {tuple(wanted[name].shape)}"
-            faults.append(f"{name} has shape {shapes}")
-    if faults:
-        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise DataError(f"{origin} does not fit the model: {'; '.join(faults[:3])}{more}.")
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deltalm_ds.kernels.attention import attention, decode_attention
+from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.feed_forward import feed_forward
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
 from deltalm_ds.model.cache import CrossAttentionCache, SelfAttentionCache
@@ -36,14 +37,14 @@ class Embedding(nn.Module):
         super().__init__()
         self.positions = nn.Parameter(torch.empty(config.max_positions, config.hidden_size))
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.embedding_norm else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, tokens: Tensor, positions: Tensor, token_embedding: nn.Embedding) -> Tensor:
         """tokens, positions: [T] int64 -> [T, M]."""
         x = token_embedding(tokens) + nn.functional.embedding(positions, self.positions)
         if self.norm is not None:
             x = layer_norm(x, self.norm.weight, self.norm.bias, self.norm.eps)
-        return self.dropout(x)
+        return dropout(x, self.dropout if self.training else 0.0)
 
 
 class SelfAttention(nn.Module):
@@ -54,21 +55,22 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = PostNorm(config)
-        self.num_heads, self.causal, self.dropout = config.num_heads, causal, config.attention_dropout
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.causal, self.dropout = causal, config.attention_dropout
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         """x: [T, M] -> [T, M]."""
-        q, k, v = self.query_key_value(x).view(len(x), 3, self.num_heads, -1).unbind(1)  # each [T, H, D]
+        q, k, v = self.query_key_value(x).unflatten(1, (3, self.num_heads, self.head_dim)).unbind(1)  # each [T, H, D]
         dropout_p = self.dropout if self.training else 0.0
         out = attention(q, k, v, sequences.cu_seqlens, sequences.cu_seqlens, self.causal, dropout_p)
-        return self.norm(self.output(out.reshape(len(x), -1)), x)
+        return self.norm(self.output(out.flatten(1)), x)
 
     def step(self, x: Tensor, cache: SelfAttentionCache) -> Tensor:
         """One decoding step. x: [N, M], one new token a row -> [N, M]; the cache grows by one."""
-        q, k, v = self.query_key_value(x).view(len(x), 3, self.num_heads, 1, -1).unbind(1)  # [N, H, 1, D]
+        q, k, v = self.query_key_value(x).unflatten(1, (3, self.num_heads, 1, self.head_dim)).unbind(1)  # [N, H, 1, D]
         keys, values = cache.append(k, v)
         out = decode_attention(q, keys, values)
-        return self.norm(self.output(out.reshape(len(x), -1)), x)
+        return self.norm(self.output(out.flatten(1)), x)
 
 
 class CrossAttention(nn.Module):
@@ -80,19 +82,20 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = PostNorm(config)
-        self.num_heads, self.dropout = config.num_heads, config.attention_dropout
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.dropout = config.attention_dropout
 
     def _keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = self.key_value(memory).view(len(memory), 2, self.num_heads, -1).unbind(1)
+        k, v = self.key_value(memory).unflatten(1, (2, self.num_heads, self.head_dim)).unbind(1)
         return k, v  # each [S, H, D]
 
     def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
         """x: [T, M], memory: [S, M] (the encoder's output) -> [T, M]."""
-        q = self.query(x).view(len(x), self.num_heads, -1)
+        q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
         k, v = self._keys_and_values(memory)
         dropout_p = self.dropout if self.training else 0.0
         out = attention(q, k, v, target.cu_seqlens, source.cu_seqlens, dropout_p=dropout_p)
-        return self.norm(self.output(out.reshape(len(x), -1)), x)
+        return self.norm(self.output(out.flatten(1)), x)
 
     def cache(self, memory: Tensor, source: PackedSequences) -> CrossAttentionCache:
         """Keys and values of every source sentence, computed once. memory: [S, M]."""

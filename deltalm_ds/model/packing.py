@@ -57,5 +57,6 @@ class PackedSequences:
 
     def to(self, device: torch.device | str) -> "PackedSequences":
         """The same on another device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.cu_seqlens))
-        return PackedSequences(*moved, self.max_seqlen)
+        return PackedSequences(
+            self.tokens.to(device, non_blocking=True), self.cu_seqlens.to(device, non_blocking=True), self.max_seqlen
+        )

@@ -28,7 +28,8 @@ _DONE_ELSEWHERE = {
     "torch_autocast": 'the native section "bf16" or "fp16"',
     "amp": 'the native section "bf16" or "fp16"',
 }
-_ALLOWED = {*_FIXED, *_DECIDED_BY_RECIPE, "zero_optimization", "bf16", "fp16", "data_types", "communication_data_type"}
+_SECTIONS = ("zero_optimization", "bf16", "fp16", "data_types")
+_ALLOWED = {*_FIXED, *_DECIDED_BY_RECIPE, *_SECTIONS, "communication_data_type"}
 _ALLOWED |= {"wall_clock_breakdown", "comms_logger", "flops_profiler", "aio"}
 
 
@@ -40,7 +41,10 @@ def engine_config(recipe: Recipe) -> dict[str, Any]:
     """
     path = config_path(recipe.engine)
     config = read_json(path)
-    faults = list(_faults(config, recipe))
+    if not isinstance(config, dict):
+        raise InputError(f"The engine configuration {path} must be a JSON object.")
+    faults = [f"{key}: must be an object" for key in _SECTIONS if not isinstance(config.get(key, {}), dict)]
+    faults = faults or list(_faults(config, recipe))
     if faults:
         raise InputError(f"The engine configuration {path} does not fit the recipe:\n  " + "\n  ".join(faults))
     decided = {key: decide(recipe) for key, decide in _DECIDED_BY_RECIPE.items()}
@@ -60,7 +64,7 @@ def config_path(name: str) -> Path:
 
 
 def _faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
-    for key in config.keys() - _ALLOWED:
+    for key in sorted(config.keys() - _ALLOWED):
         instead = _DONE_ELSEWHERE.get(key)
         nearest = difflib.get_close_matches(key, _ALLOWED, n=1, cutoff=0.0)[0]
         yield f"{key}: belongs to {instead}" if instead else f"{key}: is not known here; the nearest is {nearest!r}"

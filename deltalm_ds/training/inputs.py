@@ -4,15 +4,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltalm_ds.config import Recipe, TrainingGroup
+from pydantic import ValidationError
+
+from deltalm_ds.checkpoints.directory import load_model, read_config
+from deltalm_ds.checkpoints.run import model_directory
+from deltalm_ds.config import Recipe, TrainingGroup, ValidationSection
 from deltalm_ds.data.objectives import Limits, Objective, Seq2Seq, SpanCorruption, TranslationSpanCorruption
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
 from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.evaluation.translation import TestSet, read_test_sets
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM, read_config
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -28,6 +33,7 @@ class Inputs:
     model_config: DeltaLMConfig
     stream: TrainingStream
     validation: BatchBuilder | None
+    validation_tests: list[TestSet]
 
 
 def open_inputs(recipe: Recipe) -> Inputs:
@@ -51,37 +57,48 @@ def open_inputs(recipe: Recipe) -> Inputs:
         tokens_per_step=recipe.batch.tokens_per_step,
         min_micro_batches=recipe.batch.min_micro_batches,
     )
-    return Inputs(vocabulary, _model_config(recipe, vocabulary), stream, _open_validation(recipe, vocabulary, limits))
+    return Inputs(
+        vocabulary,
+        _model_config(recipe, vocabulary),
+        stream,
+        _open_validation(recipe, vocabulary, limits),
+        _read_validation_text(recipe.validation),
+    )
 
 
 def fresh_or_initial_model(recipe: Recipe, config: DeltaLMConfig) -> DeltaLM:
     """The model before the first update: read from `initial_model`, or with fresh weights (by torch's generator)."""
     if recipe.initial_model is None:
         return DeltaLM(config)
-    return DeltaLM.from_pretrained(recipe.initial_model, **config.model_dump())
+    return load_model(model_directory(recipe.initial_model), **config.model_dump())
 
 
 def _model_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMConfig:
-    if recipe.initial_model is None:
-        assert recipe.model is not None
-        config = recipe.model.config(vocabulary.num_tokens)
-    else:
-        config = read_config(recipe.initial_model)
-        if recipe.model is not None:
-            given = recipe.model.model_dump(exclude={"preset"}, exclude_none=True)
-            config = DeltaLMConfig.model_validate(config.model_dump() | given)
-        initial_vocabulary = Vocabulary.load(recipe.initial_model)
-        if initial_vocabulary.hash != vocabulary.hash:
-            raise DataError(
-                f"The model {recipe.initial_model} has another vocabulary than {recipe.vocabulary}: "
-                "train with the model's own vocabulary."
-            )
+    initial = recipe.initial_model and model_directory(recipe.initial_model)
+    if initial is not None and Vocabulary.load(initial).hash != vocabulary.hash:
+        raise DataError(
+            f"The model {recipe.initial_model} has another vocabulary than {recipe.vocabulary}: "
+            "train with the model's own vocabulary."
+        )
+    try:
+        config = _initial_or_fresh_config(recipe, vocabulary)
+    except ValidationError as error:
+        faults = (f"model{''.join(f'.{part}' for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+        raise InputError(f"The recipe's model cannot be made: {'; '.join(faults)}.") from None
     if max(recipe.data.max_source_tokens, recipe.data.max_target_tokens) > config.max_positions:
         raise InputError(
             f"data.max_source_tokens and data.max_target_tokens may be at most the model's {config.max_positions} "
             "positions (model.max_positions)."
         )
     return config
+
+
+def _initial_or_fresh_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMConfig:
+    if recipe.initial_model is None:
+        assert recipe.model is not None  # the recipe is valid
+        return recipe.model.config(vocabulary.num_tokens)
+    given = recipe.model.model_dump(exclude={"preset"}, exclude_none=True) if recipe.model is not None else {}
+    return DeltaLMConfig.model_validate(read_config(model_directory(recipe.initial_model)).model_dump() | given)
 
 
 def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number: int) -> TaskGroup:
@@ -102,6 +119,21 @@ def _directions(group: TrainingGroup, corpus: Corpus, objective: Objective) -> I
         yield False
     if not forward_only and group.directions != "forward":
         yield True
+
+
+def _read_validation_text(validation: ValidationSection | None) -> list[TestSet]:
+    """The first `max_sentences` of every direction; none where no text is given.
+
+    Raises:
+        InputError: there are no such files, or they differ in length.
+    """
+    if validation is None or validation.text is None:
+        return []
+    count = validation.max_sentences
+    return [
+        TestSet(test.direction, test.sources[:count], test.references[:count])
+        for test in read_test_sets(validation.text, validation.split, validation.directions or None)
+    ]
 
 
 def _open_validation(recipe: Recipe, vocabulary: Vocabulary, limits: Limits) -> BatchBuilder | None:

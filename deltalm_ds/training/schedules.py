@@ -12,7 +12,7 @@ class Schedule(BaseModel):
     pre-training [Ma+21 §3.1]. Update number n (from 1) uses the rate after n - 1 updates, as fairseq does.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["inverse_sqrt", "linear"] = "inverse_sqrt"
     peak_lr: float = Field(gt=0)

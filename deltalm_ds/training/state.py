@@ -6,7 +6,7 @@ its part into a hidden directory; rank 0 verifies that all parts are there and r
 """
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +18,17 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deltalm_ds.checkpoints.run import TrainingState, best_checkpoint, checkpoint_directories, damaged
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import fsync_path, publish_directory, read_json, write_json
+from deltalm_ds.files import fsync_path, publish_directory, write_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass
-class TrainingState:
-    """Where a run is; everything else is a pure function of it."""
-
-    step: int = 0  # global batches consumed
-    updates: int = 0  # updates applied: steps less those skipped for an inf or nan gradient
-    loss_scale: float | None = None
-    validation: dict[str, float] = field(default_factory=dict)
-
-
-def checkpoint_directories(run: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted((run / "checkpoints").glob("step_*"))
-
-
-def read_state(checkpoint: Path) -> TrainingState:
-    """The state.json of a checkpoint."""
-    return TrainingState(**read_json(checkpoint / "state.json"))
-
-
-def best_checkpoint(run: Path) -> Path | None:
-    """The checkpoint with the lowest validation loss, if any was validated."""
-    validated = [
-        (state.validation["loss"], directory)
-        for directory in checkpoint_directories(run)
-        if "loss" in (state := read_state(directory)).validation
-    ]
-    return min(validated)[1] if validated else None
 
 
 def save_checkpoint(
@@ -155,14 +126,14 @@ def _try_to_publish(
                 return f"the parts of {kind} in {temporary} are not complete (is the run directory on a shared disk?)"
         shutil.rmtree(path, ignore_errors=True)  # the same step saved again after a resume
         publish_directory(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         return str(error)
     return None
 
 
 def _tensor_files(directory: Path, kind: str) -> dict[str, Path]:
     """The file of each tensor of `model` or `optimizer`."""
-    files = {}
+    files: dict[str, Path] = {}
     for path in sorted(directory.glob(f"{kind}-*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
             files |= dict.fromkeys(tensors.keys(), path)
@@ -183,18 +154,22 @@ def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, updates: int, l
     """Put a checkpoint's exact weights and moments into an engine. The model was loaded with the weights before.
 
     Raises:
-        DataError: a tensor is missing.
+        DataError: a tensor is missing, or a file cannot be read.
     """
-    weights, moments = _tensor_files(checkpoint, "model"), _tensor_files(checkpoint, "optimizer")
+    try:
+        files = _tensor_files(checkpoint, "model") | _tensor_files(checkpoint, "optimizer")
+    except SafetensorError as error:
+        raise damaged(checkpoint, error) from None
+    names = [name for name, _ in engine.module.named_parameters()]
+    for wanted in (*names, *(f"{moment}.{name}" for name in names for moment in MOMENTS)):
+        if wanted not in files:
+            raise DataError(f"The checkpoint {checkpoint} has no tensor {wanted}.")
     create_optimizer_state(engine, updates)
     for name, parameter in engine.module.named_parameters():
-        try:
-            safe_set_full_fp32_param(parameter, _read(weights[name], name))
-            for moment in MOMENTS:
-                key = f"{moment}.{name}"
-                safe_set_full_optimizer_state(parameter, _read(moments[key], key), moment)
-        except KeyError as missing:
-            raise DataError(f"The checkpoint {checkpoint} has no tensor {missing}.") from None
+        safe_set_full_fp32_param(parameter, _read(files[name], name))
+        for moment in MOMENTS:
+            key = f"{moment}.{name}"
+            safe_set_full_optimizer_state(parameter, _read(files[key], key), moment)
     if loss_scale is not None:
         engine.optimizer.loss_scaler.cur_scale = loss_scale
 
@@ -210,14 +185,17 @@ def create_optimizer_state(engine: deepspeed.DeepSpeedEngine, updates: int | Non
     `updates` None leaves the count of states that exist as it is.
     """
     optimizer = engine.optimizer.optimizer
-    for group in optimizer.param_groups:
-        for flat in group["params"]:
-            state = optimizer.state[flat]
-            for moment in MOMENTS:
-                state.setdefault(moment, torch.zeros_like(flat))
-            state.setdefault("step", torch.tensor(0.0))
-            if updates is not None:
-                state["step"] = torch.tensor(float(updates))
+    if engine.zero_optimization_stage() == 3:  # the groups hold these only while a step is made
+        masters = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        masters = [flat for group in optimizer.param_groups for flat in group["params"]]
+    for flat in masters:
+        state = optimizer.state[flat]
+        for moment in MOMENTS:
+            state.setdefault(moment, torch.zeros_like(flat))
+        state.setdefault("step", torch.tensor(0.0))
+        if updates is not None:
+            state["step"] = torch.tensor(float(updates))
     if engine.zero_optimization_stage() < 3:
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()

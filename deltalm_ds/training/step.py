@@ -46,7 +46,7 @@ def train_step(
     dropout_key: tuple[int, int],
     sums: LossSums,
 ) -> bool:
-    """One update from this rank's micro-batches; returns whether it was applied (not so when a gradient was inf or nan).
+    """One update from this rank's micro-batches; returns whether it was applied: not if a gradient was inf or nan.
 
     Args:
         num_target_tokens: of the whole global batch.

@@ -7,6 +7,8 @@ environment.json, metrics.jsonl, tensorboard/, checkpoints/. Started again, a ru
 import signal
 import sys
 import time
+import warnings
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,26 +16,21 @@ from typing import Any
 import torch
 from torch import distributed
 
+from deltalm_ds.checkpoints.directory import load_weights, read_weights
+from deltalm_ds.checkpoints.run import TrainingState, checkpoint_directories, read_state
 from deltalm_ds.config import Recipe, load_recipe
 from deltalm_ds.data.stream import StepBatches, evaluation_batches, prefetch
 from deltalm_ds.environment import environment
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
-from deltalm_ds.model.deltalm import DeltaLM, load_weights, read_weights
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.progress import progress
 from deltalm_ds.training.engine import initialize, start_distributed
 from deltalm_ds.training.inputs import Inputs, fresh_or_initial_model, open_inputs
 from deltalm_ds.training.metrics import MetricsLog
-from deltalm_ds.training.state import (
-    TrainingState,
-    checkpoint_directories,
-    keep_checkpoints,
-    read_state,
-    restore,
-    save_checkpoint,
-)
+from deltalm_ds.training.state import keep_checkpoints, restore, save_checkpoint
 from deltalm_ds.training.step import LossSums, evaluate_loss, train_step
-# from deltalm_ds.training.validation import validation_bleu
+from deltalm_ds.training.validation import validation_bleu
 
 STOPPED_EXIT_CODE = 75  # saved after a signal; run again to go on
 STOP_CHECK_STEPS = 10
@@ -46,10 +43,12 @@ class Trainer:
         self.run = run
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
+        torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
         self.inputs: Inputs = open_inputs(self.recipe)
         self.state, self.engine = self._start_or_resume()
         self.sums = LossSums(len(self.inputs.stream.tasks), self.engine.device)
         self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
+        self.rates, self.note = Rates(), ""
         self.stop_requested = False
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._request_stop)
@@ -75,22 +74,20 @@ class Trainer:
         """Run to the last step or to a signal; returns the exit code."""
         training, state = self.recipe.training, self.state
         steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
-        with progress("training", training.max_steps, "steps", start=state.step) as advance:
-            meter = Meter()
+        with closing(steps), progress("training", training.max_steps, "steps", start=state.step) as advance:
             for batches in steps:
                 self._update(batches)
-                meter.count(batches)
-                note = self._log_training(meter) if state.step % training.log_every == 0 else ""
+                saving = state.step % training.save_every == 0 or state.step == training.max_steps
+                stopping = not saving and state.step % STOP_CHECK_STEPS == 0 and self._anyone_stopped()
+                # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
+                if saving or stopping or state.step % training.log_every == 0:
+                    self._log_training()
                 if self.rank == 0:
-                    advance(1, note)
-                if state.step % training.save_every == 0 or state.step == training.max_steps:
-                    self._validate_and_save()
-                    meter = Meter()
-                elif state.step % STOP_CHECK_STEPS == 0 and self._anyone_stopped():
-                    self._validate_and_save(validate=False)
+                    advance(1, self.note)
+                if saving or stopping:
+                    self._validate_and_save(validate=saving)
+                if stopping:
                     return STOPPED_EXIT_CODE
-        if self.log:
-            self.log.close()
         return 0
 
     def _update(self, batches: StepBatches) -> None:
@@ -106,24 +103,26 @@ class Trainer:
         )
         state.step += 1
         state.updates += applied
+        self.rates.count(batches)
 
-    def _log_training(self, meter: "Meter") -> str:
-        """Write a record of the steps since the last one; a collective. Returns a note for the progress bar."""
+    def _log_training(self) -> None:
+        """Write a record of the steps since the last one; a collective."""
         stream, step = self.inputs.stream, self.state.step
         sums = self.sums.read()
-        record = loss_record(sums, [task.name for task in stream.tasks])
+        record = loss_record(sums, stream.labels)
         probabilities = stream.probabilities(step - 1)
         record |= {
             "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.engine.get_global_grad_norm()),
             "skipped_updates": step - self.state.updates,
             "temperature": float(stream.temperature.at(step - 1)),
-            "probability": {task.name: round(float(p), 6) for task, p in zip(stream.tasks, probabilities, strict=True)},
-            **meter.rates(),
+            "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
+            **self.rates.read(),
         }
         if self.log:
             self.log.write(step, "train", record)
-        return f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
+        self.rates = Rates()
+        self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
 
     def _validate_and_save(self, validate: bool = True) -> None:
         """Measure, save, and remove what is no longer kept. Collectives."""
@@ -134,6 +133,7 @@ class Trainer:
         if self.rank == 0:
             keep_checkpoints(self.run, self.recipe.training.keep_last)
         self._say(f"step {self.state.step}: saved; {_summary(self.state.validation)}")
+        self.rates = Rates()  # validation is not training time
 
     def _validate(self) -> dict[str, float]:
         validation, builder = self.recipe.validation, self.inputs.validation
@@ -143,8 +143,8 @@ class Trainer:
         sums = LossSums(len(builder.tasks), self.engine.device)
         evaluate_loss(self.engine, batches, self.recipe.training.label_smoothing, sums)
         record = loss_record(sums.read(), [task.name for task in builder.tasks])
-        if validation.text is not None:
-            bleu = validation_bleu(self.engine, self.inputs.vocabulary, validation)
+        if self.inputs.validation_tests:
+            bleu = validation_bleu(self.engine, self.inputs.vocabulary, self.inputs.validation_tests, validation)
             record |= {"bleu": sum(bleu.values()) / len(bleu), "bleu_of": bleu}
         if self.log:
             self.log.write(self.state.step, "validation", record)
@@ -166,29 +166,29 @@ class Trainer:
             print(f"{self.recipe.name}: {message}", file=sys.stderr, flush=True)
 
 
-class Meter:
-    """Tokens and time since its last reading."""
+class Rates:
+    """Tokens, steps and time since it was made."""
 
     def __init__(self) -> None:
-        self.began, self.tokens, self.steps, self.dropped = time.monotonic(), 0, 0, 0
+        self.began, self.tokens, self.steps, self.dropped, self.truncated = time.monotonic(), 0, 0, 0, 0
 
     def count(self, batches: StepBatches) -> None:
         """Add a global batch."""
         self.steps += 1
         self.tokens += batches.num_source_tokens + batches.num_target_tokens
         self.dropped += batches.num_overlong + batches.num_too_short
+        self.truncated += batches.num_truncated
 
-    def rates(self) -> dict[str, float]:
-        """Rates since the last call, which starts anew."""
+    def read(self) -> dict[str, float]:
+        """Rates (source and target tokens together) and counts."""
         seconds = max(time.monotonic() - self.began, 1e-9)
-        result = {
+        return {
             "tokens_per_second": self.tokens / seconds,
-            "tokens_per_step": self.tokens / max(self.steps, 1),
-            "seconds_per_step": seconds / max(self.steps, 1),
+            "tokens_per_step": self.tokens / self.steps,
+            "seconds_per_step": seconds / self.steps,
             "dropped_sequences": self.dropped,
+            "truncated_sequences": self.truncated,
         }
-        self.__init__()  # type: ignore[misc]
-        return result
 
 
 def loss_record(sums: torch.Tensor, names: list[str]) -> dict[str, Any]:
@@ -220,6 +220,7 @@ def _summary(validation: dict[str, float]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Entry point of a rank."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls
     run = Path(next(argument for argument in arguments if not argument.startswith("--")))
     start_distributed()
     try:

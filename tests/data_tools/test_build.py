@@ -280,8 +280,22 @@ def test_killed_build_is_started_over(workspace, vocabulary, specs, tmp_path):
 def test_killed_worker_is_one_sentence(vocabulary, specs, tmp_path, small_chunks, monkeypatch):
     monkeypatch.setattr(build_module, "_encode_in_worker", os._exit)
     monkeypatch.setattr(build_module, "_start_worker", os._exit)
-    with pytest.raises(InputError, match="A tokenising process was killed"):
+    with pytest.raises(InputError, match="A tokenising process died"):
         build(specs, vocabulary, tmp_path / "out", num_processes=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_worker_that_cannot_start_does_not_block(workspace, tmp_path):
+    """A program read from stdin cannot be started anew in a worker; the vocabulary is larger than a pipe's buffer."""
+    script = (
+        "import sys; from pathlib import Path; from deltalm_ds.data_tools.build import CorpusSpec, build; "
+        "from deltalm_ds.data_tools.sources import Source; from deltalm_ds.vocabulary import Vocabulary; "
+        "w = Path(sys.argv[1]); spec = CorpusSpec.from_name('en', [Source((w / 'train.en',))]); "
+        "build([spec], Vocabulary.load(w / 'vocab'), sys.argv[2], num_processes=2)"
+    )
+    command = [sys.executable, "-", str(workspace), str(tmp_path / "out")]
+    result = subprocess.run(command, input=script, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode != 0 and "A tokenising process died" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

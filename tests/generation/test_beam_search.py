@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltalm_ds.checkpoints.directory import load_weights
 from deltalm_ds.checkpoints.official import load_official
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.beam_search import EOS_ID, PAD_ID, SearchOptions, beam_search
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM, load_weights
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from deltalm_ds.checkpoints.directory import load_weights, read_config, read_weights
 from deltalm_ds.files import read_json
-from deltalm_ds.model.deltalm import DeltaLM, read_config, read_weights
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 
@@ -20,6 +21,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
     with torch.device("meta"):
         model = DeltaLM(config)
     weights = read_weights(directory)
+    load_weights(model, weights, str(directory))
     return {
         "directory": str(directory),
         "model": config.model_dump(),

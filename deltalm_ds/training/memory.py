@@ -1,0 +1,134 @@
+"""How much memory a rank needs: what ZeRO keeps of weights, gradients and optimizer, and what a micro-batch adds.
+
+Legend: P parameters, N ranks, S source tokens, T target tokens, M model dim, V vocabulary; all sizes in bytes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltalm_ds.kernels.linear_cross_entropy import CHUNK_TOKENS
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.packing import PackedSequences
+
+OPTIMIZER_BYTES = 12  # a parameter: float32 master weight and Adam's two moments, in every precision
+SAMPLE_TOKENS = 64
+
+
+def precision(engine: dict[str, Any]) -> str:
+    """`fp32`, `bf16` or `fp16`, by an engine configuration."""
+    return next((name for name in ("bf16", "fp16") if engine.get(name, {}).get("enabled")), "fp32")
+
+
+def model_states(engine: dict[str, Any], num_parameters: int, num_ranks: int) -> dict[str, int]:
+    """What a rank holds of the model and its training, at its largest, just before an update.
+
+    As [Rajbhandari+20 §5], with what DeepSpeed 0.19.8 was seen to keep (live tensors counted on 2 and 4 ranks, stages
+    1 to 3, float32 and bf16): a float32 master copy also where the weights are float32, gradients summed in float32,
+    beside them at stage 1 those of the weights' 16 bits, and a bucket of `reduce_bucket_size` elements, which is
+    allocated whole. Stage 3 gathers weights as layers need them and may keep `stage3_max_live_parameters` of them.
+
+    Returns:
+        bytes by what they are for; an offloaded optimizer's are in the host's memory and not counted.
+    """
+    zero = engine["zero_optimization"]
+    stage = zero["stage"]
+    weight_bytes = 4 if precision(engine) == "fp32" else 2
+    full_gradient_bytes = 4 if weight_bytes == 4 else 4 + weight_bytes
+    offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    share = -(-num_parameters // num_ranks)
+    gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0
+    buckets = 2 if stage < 3 and zero.get("overlap_comm") else 1
+    communication_bytes = 2 if engine.get("communication_data_type", precision(engine)) in ("fp16", "bf16") else 4
+    return {
+        "weights": weight_bytes * (share if stage == 3 else num_parameters),
+        "gathered_weights": weight_bytes * gathered,
+        "gradients": full_gradient_bytes * num_parameters if stage == 1 else 4 * share,
+        "optimizer": 0 if offloaded else OPTIMIZER_BYTES * share,
+        "reduce_buckets": buckets * communication_bytes * int(zero.get("reduce_bucket_size", 5e8)),
+    }
+
+
+@dataclass(frozen=True)
+class ActivationCost:
+    """What the forward saves for the backward, in bytes a token.
+
+    `block_source` and `block_target` are what one decoder block saves for each source and each target token.
+    """
+
+    config: DeltaLMConfig
+    weight_bytes: int
+    embedding: float
+    encoder_layer: float
+    block_source: float
+    block_target: float
+
+    @classmethod
+    def measure(cls, config: DeltaLMConfig, weight_bytes: int) -> "ActivationCost":
+        """Run one layer of each kind on a short sample on the CPU and count the tensors that autograd saves.
+
+        The CPU keeps dropout masks in the weights' type where GPUs take a byte, so the numbers are upper bounds.
+        """
+        smaller = {"vocabulary_size": 64, "num_encoder_layers": 1, "num_decoder_blocks": 1}
+        model = DeltaLM(config.model_copy(update=smaller)).to(torch.float32 if weight_bytes == 4 else torch.bfloat16)
+        length = SAMPLE_TOKENS
+        tokens, twice = _one_sequence(length), _one_sequence(2 * length)
+        dtype = model.token_embedding.weight.dtype
+        x = torch.zeros(length, config.hidden_size, dtype=dtype, requires_grad=True)
+        memory = torch.zeros(2 * length, config.hidden_size, dtype=dtype, requires_grad=True)
+        layer, block, embedding = model.encoder.layers[0], model.decoder.blocks[0], model.encoder.embedding
+        once = _saved_bytes(block, lambda: block(x, tokens, memory[:length], tokens), memory)
+        more_source = _saved_bytes(block, lambda: block(x, tokens, memory, twice), memory) - once
+        return cls(
+            config,
+            weight_bytes,
+            _saved_bytes(model, lambda: embedding(tokens.tokens, tokens.positions, model.token_embedding)) / length,
+            _saved_bytes(layer, lambda: layer(x, tokens)) / length,
+            more_source / length,
+            (once - more_source) / length,
+        )
+
+    def micro_batch(self, num_source_tokens: int, num_target_tokens: int) -> int:
+        """Bytes of a micro-batch's layers; with activation checkpointing their inputs and one layer's inside."""
+        config = self.config
+        block = num_source_tokens * self.block_source + num_target_tokens * self.block_target
+        outside = (num_source_tokens + num_target_tokens) * self.embedding
+        inputs = config.hidden_size * self.weight_bytes
+        outside += num_source_tokens * inputs  # the encoder's output, which all blocks read
+        if not config.activation_checkpointing:
+            layers = config.num_encoder_layers * num_source_tokens * self.encoder_layer
+            return round(outside + layers + config.num_decoder_blocks * block)
+        kept = config.num_encoder_layers * num_source_tokens + config.num_decoder_blocks * num_target_tokens
+        return round(outside + kept * inputs + max(num_source_tokens * self.encoder_layer, block))
+
+
+def loss_bytes(config: DeltaLMConfig, num_target_tokens: int) -> int:
+    """The most that the fused output projection and loss hold: three float32 matrices as large as a chunk's logits
+    (logits and log-probabilities, beside those of the chunk before), and the gradient of the token embedding."""
+    chunk = min(num_target_tokens, CHUNK_TOKENS) * config.vocabulary_size
+    return 3 * 4 * chunk + 4 * config.num_embedding_rows * config.hidden_size
+
+
+def _one_sequence(length: int) -> PackedSequences:
+    return PackedSequences.from_lengths(torch.zeros(length, dtype=torch.int64), torch.tensor([length]))
+
+
+def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor], *shared: Tensor) -> int:
+    """Bytes of the storages that autograd saves in `forward`, without the module's parameters and `shared`."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *shared)}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()  # held until the counting is over: no storage may be used a second time
+    del output
+    return sum(saved.values())

@@ -1,0 +1,25 @@
+"""Settings and paths of all tests."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# the same examples every time, and no time limits: a slow machine is no failure
+settings.register_profile("deltalm", deadline=None, derandomize=True)
+settings.load_profile("deltalm")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Reduced outputs of other programs, to match."""
+    return Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The whole outputs of Microsoft's code; they are beside a developer's checkout and in no clone."""
+    directory = Path(__file__).parents[2] / "shared" / "reference"
+    if not directory.is_dir():
+        pytest.skip(f"{directory} is not on this machine: only the reduced reference in tests/fixtures is compared")
+    return directory

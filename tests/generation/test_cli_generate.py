@@ -1,0 +1,161 @@
+"""translate, score, evaluate and export as a user runs them, on a tiny model with random weights."""
+
+import json
+
+import pytest
+import sentencepiece
+import torch
+import typer
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from deltalm_ds.cli import generate
+from deltalm_ds.errors import InputError
+from deltalm_ds.files import write_json
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.vocabulary import Vocabulary
+
+LINES = "one two three\n\nfour five six seven\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model directory whose vocabulary has tags for de and en."""
+    directory = tmp_path_factory.mktemp("cli") / "model"
+    text = iter(["one two three four five six seven eight nine ten"] * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text,
+        model_prefix=str(directory.parent / "spm"),
+        vocab_size=45,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    vocabulary = Vocabulary.from_spm(directory.parent / "spm.model", num_sentinels=2, languages=["de", "en"])
+    vocabulary.save(directory)
+    torch.manual_seed(0)
+    tiny = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=vocabulary.num_tokens, max_positions=30))
+    write_json(directory / "config.json", {"model": tiny.config.model_dump()})
+    save_file(tiny.state_dict(), directory / "model.safetensors")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run():
+    app = typer.Typer()
+    for verb in (generate.translate, generate.score, generate.evaluate, generate.export):
+        app.command()(verb)
+
+    def run(*arguments, input=None):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(model, run):
+    out = model.parent / "exported"
+    report = json.loads(run("export", model, "--out", out, "--json"))
+    assert report["max_error"] <= 1e-5
+    return out
+
+
+def test_translate_keeps_lines(model, run):
+    output = run("translate", model, "--target-lang", "de", "--max-length", "8", input=LINES)
+    assert len(output.split("\n")) == 4 and output.split("\n")[1] == ""
+    best = run("translate", model, "--target-lang", "de", "--max-length", "8", "--n-best", "2", input=LINES)
+    rows = [row.split("\t") for row in best.removesuffix("\n").split("\n")]
+    assert [row[0] for row in rows] == ["0", "0", "1", "2", "2"]
+    assert rows[0][2] == output.split("\n")[0]
+    assert float(rows[0][1]) >= float(rows[1][1])
+
+
+def test_both_engines_print_the_same(model, exported, run):
+    arguments = ("--target-lang", "en", "--max-length", "8", "--json")
+    ours = [json.loads(line) for line in run("translate", model, *arguments, input=LINES).splitlines()]
+    theirs = [json.loads(line) for line in run("translate", exported, *arguments, input=LINES).splitlines()]
+    assert [line["source"] for line in ours] == LINES.splitlines()
+    for a, b in zip(ours, theirs, strict=True):
+        (a,), (b,) = a["hypotheses"], b["hypotheses"]
+        assert (a["text"], a["ids"]) == (b["text"], b["ids"])
+        assert len(a["token_scores"]) == len(b["token_scores"])
+        assert a["token_scores"] == pytest.approx(b["token_scores"], abs=1e-5)
+
+
+def test_ids_need_no_vocabulary(model, exported, run, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    output = run("translate", tmp_path, "--ids", "--max-length", "5", "--beam", "1", input="4 5 6\n\n7\n")
+    assert output == run("translate", exported, "--ids", "--max-length", "5", "--beam", "1", input="4 5 6\n\n7\n")
+    (tmp_path / "source").write_text("4 5 6\n7\n")
+    (tmp_path / "target").write_text("8\n9 10\n")
+    arguments = ("--source", tmp_path / "source", "--target", tmp_path / "target", "--ids")
+    rows = [json.loads(line) for line in run("score", tmp_path, *arguments, "--json").splitlines()]
+    assert [row["ids"] for row in rows] == [[8], [9, 10]]
+    assert [len(row["token_scores"]) for row in rows] == [2, 3]
+    plain = [row.split("\t") for row in run("score", exported, *arguments).splitlines()]
+    for row, (total, tokens) in zip(rows, plain, strict=True):
+        assert float(total) == pytest.approx(row["score"], abs=1e-4)
+        assert [float(value) for value in tokens.split()] == pytest.approx(row["token_scores"], abs=1e-4)
+
+
+def test_scores_of_translations_are_those_of_score(model, run, tmp_path):
+    (tmp_path / "source").write_text("one two\n")
+    arguments = ("--target-lang", "de", "--max-length", "6", "--json")
+    (hypothesis,) = json.loads(run("translate", model, "--input", tmp_path / "source", *arguments))["hypotheses"]
+    (tmp_path / "source_ids").write_text(" ".join(map(str, tagged_ids(model, "de", "one two"))) + "\n")
+    (tmp_path / "target_ids").write_text(" ".join(map(str, hypothesis["ids"])) + "\n")
+    files = ("--source", tmp_path / "source_ids", "--target", tmp_path / "target_ids")
+    scored = json.loads(run("score", model, *files, "--ids", "--json"))
+    assert scored["token_scores"] == pytest.approx(hypothesis["token_scores"], abs=1e-5)
+
+
+def tagged_ids(model, language, text):
+    vocabulary = Vocabulary.load(model)
+    return [vocabulary.language_id(language), *vocabulary.encode(text).tolist()]
+
+
+def test_score_names_both_counts(model, run, tmp_path):
+    (tmp_path / "a").write_text("one\ntwo\n")
+    (tmp_path / "b").write_text("one\n")
+    with pytest.raises(InputError, match=r"a has 2 lines and .*b has 1"):
+        run("score", model, "--source", tmp_path / "a", "--target", tmp_path / "b", "--target-lang", "de")
+
+
+def test_evaluate_writes_outputs_and_scores(model, run, tmp_path):
+    for name in ("test.de-en.de", "test.de-en.en"):
+        (tmp_path / name).write_text("one two three\nfour five\n")
+    arguments = ("evaluate", model, "--data", tmp_path, "--beam", "1", "--max-length", "6")
+    summary = json.loads(run(*arguments, "--json", "--out", tmp_path / "out"))
+    assert [score["direction"] for score in summary["directions"]] == ["de-en", "en-de"]
+    assert len((tmp_path / "out/de-en.hyp").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "out/scores.json").read_text()) == summary
+    table = run(*arguments, "--directions", "en-de")
+    assert "en-de" in table and "de-en" not in table and "tok:13a" in table
+    with pytest.raises(InputError, match="exists already"):
+        run(*arguments, "--out", tmp_path / "out")
+
+
+def test_evaluate_given_outputs_without_a_model(run, tmp_path):
+    (tmp_path / "hyp").write_text("the cat sat on the mat\n")
+    arguments = ("evaluate", "--hypotheses", tmp_path / "hyp", "--reference", tmp_path / "hyp", "--json")
+    (score,) = json.loads(run(*arguments))["directions"]
+    assert score["bleu"] == pytest.approx(100)
+    with pytest.raises(InputError, match="--reference alone"):
+        run("evaluate", "--hypotheses", tmp_path / "hyp")
+    with pytest.raises(InputError, match="--data, or --source"):
+        run("evaluate", "--source", tmp_path / "hyp")
+
+
+def test_export_checks_with_the_sentences_given(model, run, tmp_path):
+    (tmp_path / "check").write_text("one two\n\nthree four five\nsix\n")
+    arguments = ("export", model, "--out", tmp_path / "out", "--quantization", "int8", "--check-file")
+    assert json.loads(run(*arguments, tmp_path / "check", "--json"))["num_sentences"] == 3
+    assert Vocabulary.load(tmp_path / "out").hash == Vocabulary.load(model).hash
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(InputError, match="no sentences"):
+        run("export", model, "--out", tmp_path / "out2", "--check-file", tmp_path / "empty")

@@ -1,0 +1,127 @@
+"""Attention over packed sequences against loops over sequences, heads and queries in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltalm_ds.kernels.attention import attention, decode_attention
+
+LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
+
+
+def cu(lengths):
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def random_inputs(lengths_q, lengths_k, heads=2, head_dim=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    total_q, total_k = sum(lengths_q), sum(lengths_k)
+    q, k, v = (
+        torch.randn(n, heads, head_dim, generator=generator, dtype=torch.float64) for n in (total_q, total_k, total_k)
+    )
+    return q, k, v
+
+
+def attention_by_loops(q, k, v, lengths_q, lengths_k, causal):
+    out = torch.zeros_like(q)
+    starts_q, starts_k = cu(lengths_q).tolist(), cu(lengths_k).tolist()
+    rows = []
+    for b, (num_queries, num_keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
+        for i in range(num_queries):
+            seen = min(i + 1, num_keys) if causal else num_keys
+            heads = []
+            for h in range(q.shape[1]):
+                if not seen:
+                    heads.append(torch.zeros_like(out[0, 0]))
+                    continue
+                scores = [q[starts_q[b] + i, h] @ k[starts_k[b] + j, h] / math.sqrt(q.shape[2]) for j in range(seen)]
+                weights = torch.stack(scores).exp()
+                heads.append((weights / weights.sum()) @ v[starts_k[b] : starts_k[b] + seen, h])
+            rows.append(torch.stack(heads))
+    return torch.stack(rows) if rows else out
+
+
+def assert_equal_with_gradients(q, k, v, lengths_q, lengths_k, causal):
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    cu_q = cu(lengths_q)
+    found = attention(*inputs, cu_q, cu_q if causal else cu(lengths_k), causal)
+    reference_inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    expected = attention_by_loops(*reference_inputs, lengths_q, lengths_k, causal)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    if not expected.requires_grad:
+        return
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=expected.dtype)
+    for x, reference in zip(inputs, reference_inputs, strict=True):
+        (found_grad,) = torch.autograd.grad(found, x, grad, retain_graph=True, materialize_grads=True)
+        (expected_grad,) = torch.autograd.grad(expected, reference, grad, retain_graph=True, materialize_grads=True)
+        torch.testing.assert_close(found_grad, expected_grad, rtol=1e-11, atol=1e-12)
+
+
+@settings(max_examples=40)
+@given(LENGTHS, st.booleans())
+def test_self_attention(lengths, causal):
+    q, k, v = random_inputs(lengths, lengths)
+    assert_equal_with_gradients(q, k, v, lengths, lengths, causal)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=6))
+def test_cross_attention_with_empty_sides(pairs):
+    lengths_q, lengths_k = map(list, zip(*pairs, strict=True))
+    q, k, v = random_inputs(lengths_q, lengths_k)
+    assert_equal_with_gradients(q, k, v, lengths_q, lengths_k, causal=False)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_lengths_so_different_that_they_make_groups(causal):
+    lengths = [1, 40, 2, 37, 9, 1, 18]
+    q, k, v = random_inputs(lengths, lengths, heads=1)
+    assert_equal_with_gradients(q, k, v, lengths, lengths, causal)
+
+
+def test_queries_without_keys_get_zeros():
+    q, k, v = random_inputs([3, 2], [0, 4])
+    out = attention(q, k, v, cu([3, 2]), cu([0, 4]))
+    assert not out[:3].any()
+    assert out[3:].any()
+
+
+def test_no_sequence_sees_another():
+    lengths = [4, 7, 2]
+    q, k, v = random_inputs(lengths, lengths)
+    before = attention(q, k, v, cu(lengths), cu(lengths))
+    k[4:11], v[4:11] = 100.0, -100.0
+    after = attention(q, k, v, cu(lengths), cu(lengths))
+    assert torch.equal(before[:4], after[:4])
+    assert torch.equal(before[11:], after[11:])
+
+
+def test_dropout_keeps_the_mean_and_is_drawn_from_torchs_generator():
+    lengths = [5, 3]
+    q, k, v = random_inputs(lengths, lengths)
+    whole = attention(q, k, v, cu(lengths), cu(lengths))
+
+    def dropped(seed):
+        torch.manual_seed(seed)
+        return attention(q, k, v, cu(lengths), cu(lengths), dropout_p=0.3)
+
+    assert torch.equal(dropped(1), dropped(1))
+    assert not torch.equal(dropped(1), dropped(2))
+    mean = torch.stack([dropped(seed) for seed in range(3000)]).mean(0)
+    torch.testing.assert_close(mean, whole, rtol=0, atol=0.08)  # four standard errors of the widest value
+
+
+def test_decode_attention_sees_the_keys_of_its_mask_alone():
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 1, 3, 4, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 1, 5, 4, generator=generator, dtype=torch.float64)
+    lengths = [5, 2]
+    mask = torch.tensor([[True] * n + [False] * (5 - n) for n in lengths])[:, None, None, :]
+    out = decode_attention(q, k, v, mask)
+    for b, length in enumerate(lengths):
+        packed = [x[b, :, :n].transpose(0, 1) for x, n in ((q, 3), (k, length), (v, length))]
+        expected = attention_by_loops(*packed, [3], [length], causal=False)
+        torch.testing.assert_close(out[b].transpose(0, 1), expected, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,112 @@
+"""The fused output projection and loss against torch's cross-entropy on whole logits."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deltalm_ds.kernels import linear_cross_entropy as module
+from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+
+V, ROWS, M = 37, 64, 5  # 27 padding rows
+
+
+def tensors(num_tokens, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(num_tokens)
+    hidden = torch.randn(num_tokens, M, generator=generator, dtype=torch.float64).to(dtype)
+    weight = torch.randn(ROWS, M, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(V, (num_tokens,), generator=generator)
+    return hidden.requires_grad_(), weight.requires_grad_(), labels
+
+
+def reference(hidden, weight, labels, label_smoothing):
+    """torch smooths with eps/V for every token, fairseq with eps/(V - 1): hence the factor."""
+    return torch.nn.functional.cross_entropy(
+        hidden @ weight[:V].T, labels, label_smoothing=label_smoothing * V / (V - 1), reduction="none"
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 6, 7, 8, 14, 20])  # chunks of 7: below, at and above their ends
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_loss_and_gradients(num_tokens, label_smoothing, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_TOKENS", 7)
+    hidden, weight, labels = tensors(num_tokens)
+    loss, token_loss, token_nll = linear_cross_entropy(hidden, weight, labels, V, label_smoothing)
+    expected = reference(hidden, weight, labels, label_smoothing)
+    torch.testing.assert_close(token_loss, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(token_nll, reference(hidden, weight, labels, 0.0).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss, expected.sum(), rtol=1e-12, atol=1e-12)
+    found = torch.autograd.grad(0.3 * loss, (hidden, weight))
+    wanted = torch.autograd.grad(0.3 * expected.sum(), (hidden, weight))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+    assert not found[1][V:].any()
+
+
+def test_gradcheck():
+    hidden, weight, labels = tensors(4)
+    assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, labels, V, 0.1).loss, (hidden, weight))
+
+
+def test_padding_rows_have_no_part_in_it():
+    hidden, weight, labels = tensors(6)
+    before = linear_cross_entropy(hidden, weight, labels, V, 0.1)
+    with torch.no_grad():
+        weight[V:] = 1e6
+    after = linear_cross_entropy(hidden, weight, labels, V, 0.1)
+    assert torch.equal(before.token_loss, after.token_loss)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_only_one_of_the_two_needs_a_gradient(frozen):
+    inputs = list(tensors(6)[:2])
+    labels = tensors(6)[2]
+    expected = torch.autograd.grad(reference(*inputs, labels, 0.1).sum(), inputs)
+    inputs[frozen] = inputs[frozen].detach()
+    linear_cross_entropy(*inputs, labels, V, 0.1).loss.backward()
+    torch.testing.assert_close(inputs[1 - frozen].grad, expected[1 - frozen], rtol=1e-11, atol=1e-12)
+
+
+def test_nothing_is_kept_without_gradients():
+    hidden, weight, labels = tensors(6)
+    with torch.no_grad():
+        loss = linear_cross_entropy(hidden, weight, labels, V, 0.1).loss
+    assert loss.grad_fn is None
+
+
+def test_sixteen_bits_are_summed_in_float32(monkeypatch):
+    """The gradient of the weight of 4,000 tokens in 500 chunks: a sum in bfloat16 would stop growing at 256 terms."""
+    monkeypatch.setattr(module, "CHUNK_TOKENS", 8)
+    hidden, weight, labels = torch.ones(4000, M), torch.zeros(ROWS, M), torch.zeros(4000, dtype=torch.int64)
+    inputs = [x.bfloat16().requires_grad_() for x in (hidden, weight)]
+    loss, token_loss, _ = linear_cross_entropy(*inputs, labels, V)
+    assert token_loss.dtype == loss.dtype == torch.float32
+    loss.backward()
+    assert inputs[1].grad.dtype == torch.bfloat16
+    torch.testing.assert_close(inputs[1].grad[0].float(), torch.full((M,), -4000 * (1 - 1 / V)), rtol=0.01, atol=0)
+
+
+def test_random_sixteen_bits_are_close_to_float32():
+    hidden, weight, labels = tensors(20, torch.bfloat16)
+    loss = linear_cross_entropy(hidden, weight, labels, V, 0.1).loss
+    exact = reference(hidden.float(), weight.float(), labels, 0.1).sum()
+    torch.testing.assert_close(loss, exact, rtol=5e-3, atol=0)  # logits are rounded to 8 bits
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of elements of the largest result of any operation."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.num_elements = max(self.num_elements, result.numel())
+        return result
+
+
+def test_the_logits_of_all_tokens_never_exist(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_TOKENS", 10)
+    hidden, weight, labels = tensors(200)
+    with LargestTensor() as largest:
+        linear_cross_entropy(hidden, weight, labels, V, 0.1).loss.backward()
+    assert 10 * V <= largest.num_elements <= max(10 * V, hidden.numel(), weight.numel()) < 200 * V

@@ -1,0 +1,178 @@
+"""Who may import whom, read from the source of every module without running it."""
+
+import ast
+import runpy
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).parent.parent
+LINKED = ("kernels", "data_tools", "launch")
+FOLDERS = ("deltalm_ds", *LINKED, "tests", "benchmarks")
+
+# Packages that few folders may import: the folder names are those below deltalm_ds.
+CONFINED = {
+    "deepspeed": {"training", "launch"},
+    "triton": {"kernels"},
+    "transformers": {"checkpoints", "export"},
+}
+# All that these folders may import besides the standard library and themselves.
+ALLOWED = {
+    "kernels": {"torch", "triton"},
+    "model": {"torch", "pydantic", "deltalm_ds.kernels", "deltalm_ds.errors"},
+}
+# Folders of deltalm_ds that only these others may import.
+PRIVATE = {"data_tools": {"cli", "data_tools", "launch"}, "launch": {"cli", "launch"}, "cli": {"cli"}}
+# Import name -> distribution, where they differ; pydantic pins and re-exports its own core.
+DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its dotted name, the line, and whether importing the file imports it."""
+
+    module: str
+    line: int
+    eager: bool
+
+
+def imports_of(source: str) -> list[Import]:
+    """Every import of a module's source; `from p import m` counts as `p.m` too, as m may be a module."""
+    return list(_walk(ast.parse(source), eager=True))
+
+
+def _walk(node: ast.AST, eager: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, eager) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            package = "." * child.level + (child.module or "")
+            yield from (Import(f"{package}.{alias.name}", child.lineno, eager) for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _walk(child, eager=False)
+        else:
+            is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from _walk(child, eager and not is_function)
+
+
+def violations(folder: str, source: str) -> list[str]:
+    """What a module of `folder` (`model`, `kernels`, …; `tests` for code outside the package) imports and may not."""
+    found = []
+    for entry in imports_of(source):
+        parts = entry.module.split(".")
+        inside = parts[1] if parts[0] == "deltalm_ds" and len(parts) > 1 else None
+        reasons = {
+            "imports must be absolute": parts[0] == "",
+            f"import deltalm_ds.{parts[0]}, not the bare name": parts[0] in (*LINKED, "ds_configs", "recipes"),
+        }
+        if folder != "tests":
+            reasons[f"{parts[0]} belongs to {CONFINED.get(parts[0])}"] = folder not in CONFINED.get(parts[0], {folder})
+            reasons["transformers must be imported inside a function"] = parts[0] == "transformers" and entry.eager
+            reasons[f"deltalm_ds.{inside} is not for {folder}"] = folder not in PRIVATE.get(inside or "", {folder})
+            reasons[f"{folder} may not import it"] = not _is_allowed(folder, parts)
+        found += [f"line {entry.line}: {entry.module}: {reason}" for reason, holds in reasons.items() if holds]
+    return found
+
+
+def _is_allowed(folder: str, parts: list[str]) -> bool:
+    if folder not in ALLOWED or parts[0] in sys.stdlib_module_names:
+        return True
+    own = parts[:2] == ["deltalm_ds", folder]
+    return own or parts[0] in ALLOWED[folder] or ".".join(parts[:2]) in ALLOWED[folder]
+
+
+def modules() -> list[Path]:
+    """Every Python file of the repository, by its real place, relative to the root."""
+    paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    links = {ROOT / "deltalm_ds" / name for name in LINKED}
+    return sorted(path.relative_to(ROOT) for path in paths if not links & set(path.parents))
+
+
+def folder_of(path: Path) -> str:
+    """`deltalm_ds/model/layers.py` -> `model`, `kernels/x.py` -> `kernels`, `deltalm_ds/files.py` -> `files`."""
+    if path.parts[0] == "deltalm_ds":
+        return path.parts[1].removesuffix(".py")
+    return path.parts[0] if path.parts[0] in LINKED else "tests"
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_module_keeps_the_layers(path: Path) -> None:
+    assert violations(folder_of(path), (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_every_folder_is_seen() -> None:
+    seen = {folder_of(path) for path in modules()}
+    assert {"model", "training", "cli", "tests", *LINKED} <= seen
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("kernels", "import numpy"),
+        ("kernels", "from deltalm_ds.errors import InputError"),
+        ("model", "import deepspeed"),
+        ("model", "from deltalm_ds.files import atomic_file"),
+        ("model", "from deltalm_ds import files"),
+        ("model", "from deltalm_ds.data.shards import ShardDataset"),
+        ("data", "def f():\n    import deepspeed.comm"),
+        ("training", "import triton.language as tl"),
+        ("training", "from deltalm_ds.launch import local"),
+        ("training", "import deltalm_ds.data_tools.build"),
+        ("data_tools", "from deltalm_ds.launch.local import default_ranks"),
+        ("training", "from deltalm_ds.cli import app"),
+        ("export", "from transformers import BartConfig"),
+        ("export", "class A:\n    import transformers"),
+        ("generation", "def f():\n    import transformers"),
+        ("model", "from . import layers"),
+        ("model", "from .layers import Encoder"),
+        ("tests", "from kernels.attention import attention"),
+        ("tests", "import launch"),
+    ],
+)
+def test_a_breach_is_found(folder: str, source: str) -> None:
+    assert len(violations(folder, source)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("kernels", "import math, torch\nimport triton.language as tl\nfrom deltalm_ds.kernels import attention"),
+        ("model", "from deltalm_ds.kernels.attention import attention\nfrom deltalm_ds.model import cache"),
+        ("cli", "def f():\n    from deltalm_ds.data_tools.build import build"),
+        ("training", "import deepspeed"),
+        ("export", "def f():\n    import transformers"),
+        ("export", "if TYPE_CHECKING:\n    import transformers"),
+        ("launch", "from deltalm_ds.data_tools.cldr import phrases"),
+        ("tests", "import deepspeed, transformers\nfrom deltalm_ds.kernels import attention"),
+    ],
+)
+def test_what_is_allowed_passes(folder: str, source: str) -> None:
+    assert violations(folder, source) == []
+
+
+def test_every_imported_package_is_declared_in_setup_py(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package imports must be installed with it, or by the extra whose name is the folder's."""
+    described: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", described.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    extras = {name: _names(listed) for name, listed in described["extras_require"].items()}
+    required = _names(described["install_requires"])
+    optional = {"data_tools": extras["mpi"], "export": extras["export"], "checkpoints": extras["export"]}
+    optional["kernels"] = {"triton"}  # comes with torch's CUDA wheels
+    for path in modules():
+        folder = folder_of(path)
+        declared = required | optional.get(folder, set())
+        for entry in imports_of((ROOT / path).read_text(encoding="utf-8")):
+            package = entry.module.split(".")[0]
+            if folder == "tests" or package == "deltalm_ds" or package in sys.stdlib_module_names:
+                continue
+            assert DISTRIBUTIONS.get(package, package) in declared, f"{path}: line {entry.line}: {package}"
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {requirement.split("[")[0].split(">")[0].split("=")[0].strip().lower() for requirement in requirements}

@@ -1,0 +1,138 @@
+"""Tiny shards of a task that can be learned, recipes for them, and processes that train."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltalm_ds.config import Recipe
+from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
+from deltalm_ds.data.shards import ragged_batch, write_corpus
+from deltalm_ds.training.prepare import prepare_run
+from deltalm_ds.vocabulary import Vocabulary
+
+NUM_PIECES, NUM_PAIRS = 60, 400
+RANKS_TIMEOUT_S = 300
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory):
+    """A directory with `vocab`, `train` and `dev`: the target is the source, reversed and shifted by one id."""
+    directory = tmp_path_factory.mktemp("data")
+    (directory / "dict.txt").write_text("".join(f"piece{i} 1\n" for i in range(NUM_PIECES)))
+    vocabulary = Vocabulary.from_dict(directory / "dict.txt", num_sentinels=10, languages=("de", "en"))
+    vocabulary.save(directory / "vocab")
+    for number, (split, num_pairs) in enumerate((("train", NUM_PAIRS), ("dev", 30))):
+        generator = np.random.default_rng(number)
+        lengths = generator.integers(1, 12, num_pairs)
+        sources = [generator.integers(4, 3 + NUM_PIECES, length) for length in lengths]
+        sides = {
+            "source": (np.concatenate(sources), lengths),
+            "target": (np.concatenate([source[::-1] + 1 for source in sources]), lengths),
+        }
+        manifest = Manifest(vocabulary.hash, vocabulary.num_tokens)
+        corpus = CorpusManifest("en-de", "parallel", ("en", "de"))
+        (directory / split).mkdir()
+        batch = ragged_batch(sides, token_type(vocabulary.num_tokens))
+        written = write_corpus(directory / split, manifest, corpus, [batch])
+        Manifest(vocabulary.hash, vocabulary.num_tokens, (written,)).write(directory / split)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make_recipe(training_data):
+    """A recipe of twenty steps; changes are sections to merge in."""
+
+    def make(**changes):
+        content = {
+            "name": "test",
+            "vocabulary": str(training_data / "vocab"),
+            "model": {
+                "preset": "tiny",
+                "hidden_size": 32,
+                "ffn_size": 64,
+                "max_positions": 32,
+                "dropout": 0.0,
+            },
+            "data": {
+                "train": [{"path": str(training_data / "train")}],
+                "max_source_tokens": 32,
+                "max_target_tokens": 32,
+            },
+            "batch": {"tokens_per_step": 300, "micro_batch_tokens": 400},
+            "optimizer": {"weight_decay": 0.01},
+            "schedule": {"peak_lr": 3e-3, "warmup_steps": 5},
+            "validation": {"shards": str(training_data / "dev")},
+            "training": {"max_steps": 20, "save_every": 10, "log_every": 1, "clip_norm": 0.5},
+        }
+        for section, values in changes.items():
+            content[section] = {**content[section], **values} if isinstance(values, dict) else values
+        return Recipe.model_validate(content)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run(make_recipe):
+    """A prepared run directory."""
+
+    def make(run: Path, **changes):
+        prepare_run(make_recipe(**changes), run)
+        return run
+
+    return make
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training: in directory `run`, from the first checkpoint of `resumes`, with a fault that ranks.py knows."""
+
+    run: Path
+    resumes: Path | None = None
+    fault: str | None = None
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks():
+    """Run jobs on `num_ranks` processes; returns what became of each, on which all ranks must agree."""
+
+    def run(directory: Path, jobs: list[Job], num_ranks: int) -> list[int | str]:
+        jobs_file = directory / f"jobs_on_{num_ranks}.json"
+        jobs_file.write_text(json.dumps([asdict(job) for job in jobs], default=str))
+        environment = os.environ | {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "WORLD_SIZE": str(num_ranks),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(jobs_file)]
+        logs = [Path(f"{jobs_file}.log{rank}") for rank in range(num_ranks)]
+        ranks = []
+        try:
+            for rank, log in enumerate(logs):
+                of_rank = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                with open(log, "w") as file:
+                    ranks.append(subprocess.Popen(command, env=of_rank, stdout=file, stderr=file))
+            codes = [rank.wait(timeout=RANKS_TIMEOUT_S) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        assert not any(codes), "\n".join(log.read_text()[-3000:] for log in logs)
+        outcomes = [json.loads(Path(f"{jobs_file}.{rank}").read_text()) for rank in range(num_ranks)]
+        assert all(outcome == outcomes[0] for outcome in outcomes)
+        return outcomes[0]
+
+    return run
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

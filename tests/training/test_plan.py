@@ -1,0 +1,310 @@
+"""`deltalm plan`: numbers computed by hand, counted in real forwards, and (slow) in DeepSpeed's live tensors."""
+
+import gc
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing, nn
+
+from deltalm_ds.config import Recipe
+from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
+from deltalm_ds.data.shards import ragged_batch, write_corpus
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.training.engine_config import config_path
+from deltalm_ds.training.inputs import open_inputs
+from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states
+from deltalm_ds.training.plan import make_plan, plan_lines
+from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
+
+MIB = 2**20
+
+
+def write_inputs(directory: Path) -> dict[str, Any]:
+    """A recipe over pairs en-de (300 rows) and en-fr (100 rows), every sentence of 10 tokens."""
+    blocks: dict[str, tuple[str, ...]] = dict.fromkeys(BLOCK_NAMES, ())
+    blocks["special"] = ("<s>", "<pad>", "</s>", "<unk>")
+    blocks["pieces"] = tuple(f"p{i}" for i in range(993))
+    blocks["languages"] = ("__de__", "__en__", "__fr__")  # 1,000 tokens; 1,024 rows
+    vocabulary = Vocabulary(blocks)
+    (directory / "vocabulary").mkdir(parents=True)
+    vocabulary.save(directory / "vocabulary")
+    (directory / "train").mkdir()
+    corpora = []
+    for name, rows in (("en-de", 300), ("en-fr", 100)):
+        side = np.full(rows * 10, 7), np.full(rows, 10)
+        batch = ragged_batch({"source": side, "target": side}, token_type(1000))
+        corpus = CorpusManifest(name, "parallel", tuple(name.split("-")))
+        manifest = Manifest(vocabulary.hash, 1000)
+        corpora.append(write_corpus(directory / "train", manifest, corpus, [batch], 1000))
+    Manifest(vocabulary.hash, 1000, tuple(corpora)).write(directory / "train")
+    return {
+        "name": "plan",
+        "vocabulary": str(directory / "vocabulary"),
+        "model": {"preset": "tiny"},
+        "data": {"train": [{"path": str(directory / "train")}], "max_source_tokens": 20, "max_target_tokens": 20},
+        "sampling": {"temperature_end": 1.0},
+        "batch": {"tokens_per_step": 230, "micro_batch_tokens": 60},
+        "schedule": {"peak_lr": 1e-3, "warmup_steps": 20},
+        "training": {"max_steps": 80, "save_every": 40, "keep_last": 3},
+    }
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_inputs(tmp_path_factory.mktemp("plan"))
+
+
+def recipe_of(content: dict[str, Any], **changes: Any) -> Recipe:
+    return Recipe.model_validate(content | changes)
+
+
+def test_sampling_and_passes(content: dict[str, Any]) -> None:
+    # a pair gives 12 + 11 tokens (tag and </s>, </s>), so a step has 10 sequences; at T = 1, p = rows / 800
+    tasks = {task["task"]: task for task in make_plan(recipe_of(content), 1)["tasks"]}
+    assert list(tasks) == [f"seq2seq:{n}" for n in ("en-de:en-de", "en-de:de-en", "en-fr:en-fr", "en-fr:fr-en")]
+    german, french = tasks["seq2seq:en-de:de-en"], tasks["seq2seq:en-fr:en-fr"]
+    assert german["probability"] == pytest.approx({"first": 0.375, "middle": 0.375, "last": 0.375})
+    assert (german["rows"], french["rows"]) == (300, 100)
+    # 80 steps of 10 sequences are 800: each of the four tasks has passed over its rows once
+    assert german["sequences"] == pytest.approx(300) and french["sequences"] == pytest.approx(100)
+    assert german["passes"] == pytest.approx(1) and french["passes"] == pytest.approx(1)
+    assert german["steps_per_pass_at_end"] == pytest.approx(80) == french["steps_per_pass_at_end"]
+
+
+def test_sequences_are_those_that_are_drawn_under_a_rising_temperature(content: dict[str, Any]) -> None:
+    recipe = recipe_of(content, sampling={"temperature_start": 1.0, "temperature_end": 5.0, "rise_steps": 60})
+    tasks = make_plan(recipe, 1)["tasks"]
+    stream = open_inputs(recipe).stream
+    drawn = np.sum([np.bincount(stream.global_batch(step).task_index, minlength=4) for step in range(80)], axis=0)
+    assert all(abs(task["sequences"] - count) <= 1 for task, count in zip(tasks, drawn, strict=True))
+    share = 3 ** (1 / 5) / (3 ** (1 / 5) + 1) / 2
+    assert tasks[0]["probability"] == pytest.approx(
+        {"first": 0.375, "middle": tasks[0]["probability"]["middle"], "last": share}
+    )
+    assert share < tasks[0]["probability"]["middle"] < 0.375
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_steps_are_those_that_training_makes(content: dict[str, Any], num_ranks: int) -> None:
+    recipe = recipe_of(content)
+    steps = make_plan(recipe, num_ranks)["steps"]
+    assert [step["step"] for step in steps] == [0, 20, 40, 60, 79]
+    # linear over 20 steps, then 1e-3 · sqrt(20 / n)
+    expected = [0.0, 1e-3, 1e-3 * 0.5**0.5, 1e-3 * 3**-0.5, 1e-3 * (20 / 79) ** 0.5]
+    assert [step["learning_rate"] for step in steps] == pytest.approx(expected)
+    stream = open_inputs(recipe).stream
+    for step in steps:
+        made = [stream.micro_batches(step["step"], rank, num_ranks) for rank in range(num_ranks)]
+        assert {len(one.micro_batches) for one in made} == {step["micro_batches_per_rank"]}
+        assert step["sequences"] == made[0].num_sequences and step["temperature"] == 1.0
+        assert (step["source_tokens"], step["target_tokens"]) == (12 * step["sequences"], 11 * step["sequences"])
+        assert step["target_tokens"] == made[0].num_target_tokens
+        sizes = [len(b.source.tokens) + len(b.labels) for one in made for b in one.micro_batches if b.weight]
+        assert step["largest_micro_batch_tokens"] == max(sizes) <= 60
+        assert (step["truncated"], step["dropped"]) == (0, 0)
+
+
+def test_truncated_and_dropped_sequences_are_counted(content: dict[str, Any]) -> None:
+    data = content["data"] | {"max_source_tokens": 11}
+    step = make_plan(recipe_of(content, data=data), 1)["steps"][0]
+    assert step["truncated"] == step["sequences"] > 0
+    with pytest.raises(InputError, match="None of the"):
+        make_plan(recipe_of(content, data=data | {"overlong": "drop"}), 1)
+
+
+def test_parameters_and_checkpoints(content: dict[str, Any]) -> None:
+    result = make_plan(recipe_of(content), 2)
+    m, f = 128, 512
+    attention, feed_forward = 4 * (m * m + m) + 2 * m, 2 * m * f + f + m + 2 * m
+    encoder, decoder = 2 * (attention + feed_forward), 2 * attention + 2 * feed_forward
+    positions = 2 * (256 * m + 2 * m)
+    assert result["num_parameters"] == 1000 * m + positions + encoder + decoder
+    assert result["num_parameters_with_padding_rows"] == result["num_parameters"] + 24 * m
+    assert result["checkpoint_bytes"] == 12 * result["num_parameters_with_padding_rows"]
+    assert result["checkpoints_bytes"] == 5 * result["checkpoint_bytes"]  # 3 kept, the best, the one being written
+    memory = result["memory_bytes_per_rank"]
+    assert memory["weights"] == memory["gradients"] == 4 * result["num_parameters_with_padding_rows"]
+    assert memory["optimizer"] == 6 * result["num_parameters_with_padding_rows"]
+    assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
+
+
+def test_lines_and_json_agree(content: dict[str, Any]) -> None:
+    result = make_plan(recipe_of(content), 2)
+    assert json.loads(json.dumps(result)) == result
+    lines = plan_lines(result)
+    assert lines[0] == "plan: 2 rank(s), fp32_zero1 (fp32, ZeRO stage 1)"
+    assert f"parameters: {result['num_parameters']:,} " in lines[2]
+    weights = next(line for line in lines if line.startswith("  weights"))
+    assert weights.split()[1:] == [f"{result['memory_bytes_per_rank']['weights'] / MIB:.1f}", "MiB"]
+    assert not any("gathered" in line for line in lines)
+    task = next(line for line in lines if line.startswith("seq2seq:en-fr:fr-en"))
+    assert task.split()[1:] == ["100", "0.1250", "0.1250", "0.1250", "100", "1.00", "80"]
+    step = next(line for line in lines if line.startswith("20 "))
+    assert step.split()[1] == "0.001"
+
+
+def test_what_does_not_hold_is_refused_and_nothing_is_written(content: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nearest is 'fp32_zero"):
+        make_plan(recipe_of(content, engine="fp32_zero4"), 1)
+    other = write_inputs(tmp_path)
+    spoiled = tmp_path / "vocabulary" / "vocabulary.json"
+    spoiled.write_text(spoiled.read_text().replace("__fr__", "__it__"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError):
+        make_plan(recipe_of(other), 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def engine_of(stage: int, precision: str, **zero: Any) -> dict[str, Any]:
+    engine: dict[str, Any] = {"zero_optimization": {"stage": stage, "reduce_bucket_size": 10, **zero}}
+    if precision != "fp32":
+        engine[precision] = {"enabled": True}
+    if precision == "bf16":
+        engine["communication_data_type"] = "fp32"
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "expected"),
+    [  # 1,000 parameters on 4 ranks: weights, gathered weights, gradients, optimizer, buckets
+        (1, "fp32", (4000, 0, 4000, 3000, 40)),
+        (2, "fp32", (4000, 0, 1000, 3000, 40)),
+        (3, "fp32", (1000, 4000, 1000, 3000, 40)),
+        (1, "bf16", (2000, 0, 6000, 3000, 40)),
+        (2, "bf16", (2000, 0, 1000, 3000, 40)),
+        (3, "bf16", (500, 2000, 1000, 3000, 40)),
+        (2, "fp16", (2000, 0, 1000, 3000, 20)),
+    ],
+)
+def test_model_states_by_hand(stage: int, precision: str, expected: tuple[int, ...]) -> None:
+    assert tuple(model_states(engine_of(stage, precision), 1000, 4).values()) == expected
+
+
+def test_options_of_the_engine_that_change_memory() -> None:
+    assert model_states(engine_of(2, "fp32", overlap_comm=True), 1000, 4)["reduce_buckets"] == 80
+    assert model_states(engine_of(3, "bf16", stage3_max_live_parameters=100), 1000, 4)["gathered_weights"] == 200
+    assert model_states(engine_of(2, "fp32", offload_optimizer={"device": "cpu"}), 1000, 4)["optimizer"] == 0
+
+
+def test_activations_of_a_layer_by_hand() -> None:
+    config = DeltaLMConfig.preset("tiny", vocabulary_size=1000, dropout=0.0)
+    m, f, heads = 128, 512, 4
+    cost = ActivationCost.measure(config, 4)
+    # a sub-layer: its input, what its norm takes, mean and deviation; queries, keys, values, output, log-sum-exp;
+    # the FFN before and after GELU
+    attention, feed_forward = 4 * (m + 3 * m + m + m + 2 + heads), 4 * (m + 2 * f + m + 2)
+    cross_attention = 4 * (m + m + m + m + 2 + heads)
+    assert cost.encoder_layer == attention + feed_forward
+    assert cost.block_source == 4 * 2 * m
+    assert cost.block_target == attention + cross_attention + 2 * feed_forward
+    plain = cost.micro_batch(30, 20)
+    assert plain == 30 * (cost.embedding + 2 * cost.encoder_layer + 4 * m + cost.block_source) + 20 * (
+        cost.embedding + cost.block_target
+    )
+    saving = ActivationCost.measure(config.model_copy(update={"activation_checkpointing": True}), 4)
+    inside = max(30 * cost.encoder_layer, 30 * cost.block_source + 20 * cost.block_target)
+    assert saving.micro_batch(30, 20) == 50 * cost.embedding + (30 + 2 * 30 + 20) * 4 * m + inside
+
+
+@pytest.mark.parametrize("decoder", ["interleaved", "vanilla"])
+def test_activations_are_those_of_a_whole_forward(decoder: str) -> None:
+    config = DeltaLMConfig.preset("tiny", vocabulary_size=200, decoder=decoder, num_encoder_layers=5)
+    model = DeltaLM(config)
+    source, target = (PackedSequences.from_lengths(torch.zeros(n, dtype=torch.int64), [n]) for n in (96, 40))
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model.decode(target, model.encode(source), source)
+    counted = sum(size for pointer, size in saved.items() if pointer not in known)
+    assert output.requires_grad
+    assert ActivationCost.measure(config, 4).micro_batch(96, 40) == pytest.approx(counted, rel=0.01)
+
+
+def test_loss_holds_one_chunk_of_logits() -> None:
+    config = DeltaLMConfig.preset("base", vocabulary_size=250_001)
+    gradient = 4 * 250_048 * 768
+    assert loss_bytes(config, 100) == 12 * 100 * 250_001 + gradient
+    assert loss_bytes(config, 9000) == 12 * 2048 * 250_001 + gradient
+
+
+class Square(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(500, 500, bias=False) for _ in range(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x.float().sum()
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors that Python can reach, small ones left out."""
+    storages: dict[int, int] = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor):
+            others = (
+                thing.grad if thing.is_leaf else None,
+                getattr(thing, "ds_tensor", None),
+                thing.__dict__.get("grad_accum"),
+            )
+            for tensor in (thing, *others):
+                if tensor is not None and tensor.numel() > 1000:
+                    storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def count_before_the_update(rank: int, name: str, port: int, result: str) -> None:
+    import deepspeed
+
+    from deltalm_ds.training.engine import start_distributed
+
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in place.items()})
+    start_distributed()
+    config = json.loads(config_path(name).read_text())
+    config["gradient_clipping"] = 1.0
+    config["zero_optimization"] |= {"reduce_bucket_size": 300_000}
+    model = Square()
+    optimizer = torch.optim.AdamW(model.parameters())
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    x = torch.zeros(4, 500, dtype=torch.bfloat16 if "bf16" in name else torch.float32)
+    for _ in range(2):  # Adam's moments exist from the first update on
+        for _ in range(2):
+            engine.backward(engine(x), scale_wrt_gas=False)
+        gc.collect()
+        size = live_bytes()
+        engine.step()
+    if rank == 0:
+        Path(result).write_text(f"{size}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{precision}_zero{stage}" for precision in ("fp32", "bf16") for stage in (1, 2, 3)])
+def test_model_states_are_those_deepspeed_holds(name: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(count_before_the_update, (name, port, str(tmp_path / "size")), nprocs=2)
+    config = json.loads(config_path(name).read_text())
+    config["zero_optimization"]["reduce_bucket_size"] = 300_000
+    expected = model_states(config, 2_000_000, 2)
+    # between micro-batches no weights are gathered; a bucket is there or not, by stage
+    low = sum(expected.values()) - expected["gathered_weights"] - expected["reduce_buckets"]
+    counted = int((tmp_path / "size").read_text())
+    assert 0.99 * low <= counted <= low + expected["reduce_buckets"] + 2 * MIB
