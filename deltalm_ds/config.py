@@ -178,6 +178,11 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise InputError(f"The recipe {path} has {error.error_count()} fault(s):\n{faults}") from None
 
 
+def recipe_path(name: str) -> Path:
+    """The file of a recipe that comes with the package."""
+    return Path(__file__).parent / "recipes" / f"{name}.yaml"
+
+
 def save_recipe(recipe: Recipe, file: Any) -> None:
     """Write a resolved recipe as YAML to an open file."""
     yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), file, sort_keys=False, allow_unicode=True)

@@ -55,12 +55,12 @@ def attention(
     return _Place.apply(torch.cat(pieces), torch.cat(rows), len(q))
 
 
-def _scaled_dot_product_attention(q: Tensor, *others: Tensor, **options: Any) -> Tensor:
+def _scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     if q.device.type == "cpu" and torch.get_float32_matmul_precision() != "highest":
         # the CPU's flash kernel would convert every small block to the lower precision by itself: 8 times slower
         with sdpa_kernel(SDPBackend.MATH):
-            return F.scaled_dot_product_attention(q, *others, **options)
-    return F.scaled_dot_product_attention(q, *others, **options)
+            return F.scaled_dot_product_attention(q, k, v, **options)
+    return F.scaled_dot_product_attention(q, k, v, **options)
 
 
 def _groups_of_similar_length(lengths_q: list[int], lengths_k: list[int]) -> list[list[int]]:
@@ -81,22 +81,28 @@ def _groups_of_similar_length(lengths_q: list[int], lengths_k: list[int]) -> lis
     return [sorted(group) for group in groups]
 
 
+def _round_up(count: int) -> int:
+    """To a multiple of 8: the CPU's library compiles every new shape, so shapes should repeat."""
+    return -(-count // 8) * 8
+
+
 class _Padding:
-    """Moves one group of sequences between its packed rows and a padded [B, H, L, D] tensor."""
+    """Moves one group of sequences between its packed rows and a padded [B, H, L, D] tensor, both sizes rounded up."""
 
     def __init__(self, cu_seqlens: Tensor, lengths: list[int], members: list[int]) -> None:
         device = cu_seqlens.device
         self.sizes = [lengths[b] for b in members]
-        self.num, self.longest = len(members), max(self.sizes)
+        self.num = _round_up(len(members))
+        self.longest = _round_up(max(self.sizes))
         self.is_whole = len(members) == len(lengths)
         sizes = torch.tensor(self.sizes, device=device)
-        sequence = torch.repeat_interleave(torch.arange(self.num, device=device), sizes)
+        sequence = torch.repeat_interleave(torch.arange(len(members), device=device), sizes)
         starts = sizes.cumsum(0) - sizes
         offset = torch.arange(len(sequence), device=device) - starts[sequence]
         packed_starts = cu_seqlens[:-1].long() if self.is_whole else cu_seqlens[torch.tensor(members)].long()
         self.packed_rows = packed_starts[sequence] + offset  # [tokens of the group]
         self.padded_rows = sequence * self.longest + offset
-        self.is_dense = min(self.sizes) == self.longest
+        self.is_dense = len(self.sizes) == self.num and min(self.sizes) == self.longest
         self.device = device
 
     def pad(self, x: Tensor) -> Tensor:
@@ -116,7 +122,8 @@ class _Padding:
         """[B, 1, 1, L] bool, True at keys; None where nothing is padding."""
         if self.is_dense:
             return None
-        sizes = torch.tensor(self.sizes, device=self.device)
+        # a row that only rounds the number up has one key: without any, its softmax would be nan
+        sizes = torch.tensor(self.sizes + [1] * (self.num - len(self.sizes)), device=self.device)
         return (torch.arange(self.longest, device=self.device) < sizes[:, None])[:, None, None, :]
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+IGNORED_LABEL = -100  # torch's own: such a token has no loss and no gradient
 CHUNK_TOKENS = 2048  # large enough for full GEMM speed, small beside the weight [FACTS §7]
 
 
@@ -28,7 +29,7 @@ def linear_cross_entropy(
 
     Args:
         hidden: [T, M]. weight: [rows ≥ V, M]; rows from V on are padding and take no part.
-        labels: [T] int64 in [0, V).
+        labels: [T] int64 in [0, V), or IGNORED_LABEL.
     """
     return CrossEntropy(
         *_LinearCrossEntropy.apply(hidden, weight, labels, vocabulary_size, label_smoothing, torch.is_grad_enabled())
@@ -85,6 +86,8 @@ def _losses_and_grad_(
     vocabulary_size = logits.shape[1]
     smoothing_each = label_smoothing / (vocabulary_size - 1)
     target_weight = 1.0 - label_smoothing - smoothing_each
+    counted = (labels != IGNORED_LABEL).to(logits.dtype)  # [C, 1]
+    labels = labels.clamp(min=0)
     logits -= logits.amax(dim=1, keepdim=True)
     label_logit = logits.gather(1, labels)
     logit_sum = logits.sum(dim=1, keepdim=True) if label_smoothing else 0.0
@@ -92,9 +95,9 @@ def _losses_and_grad_(
     log_total = total.log()
     nll = log_total - label_logit
     loss = target_weight * nll + smoothing_each * (vocabulary_size * log_total - logit_sum)
-    token_nll.copy_(nll.squeeze(1))
-    token_loss.copy_(loss.squeeze(1))
-    grad = logits.div_(total)
+    token_nll.copy_((nll * counted).squeeze(1))
+    token_loss.copy_((loss * counted).squeeze(1))
+    grad = logits.mul_(counted / total)
     if label_smoothing:
-        grad -= smoothing_each
-    return grad.scatter_add_(1, labels, torch.full_like(nll, -target_weight))
+        grad -= smoothing_each * counted
+    return grad.scatter_add_(1, labels, -target_weight * counted)

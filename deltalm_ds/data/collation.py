@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.data.ragged import RaggedRows
+from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.packing import PackedSequences
 
 
@@ -40,6 +41,26 @@ class Batch:
             self.task_index.to(device, non_blocking=True),
             self.weight,
         )
+
+    def rounded_up(self, multiple: int) -> "Batch":
+        """The same with one more sequence of `</s>` that makes source and target tokens multiples of a number.
+
+        Libraries that compile a matrix product for its shape then meet the same few shapes again and again. The
+        labels of the added tokens are IGNORED_LABEL.
+        """
+        return Batch(
+            _with_tail(self.source, -len(self.source.tokens) % multiple),
+            _with_tail(self.target_input, -len(self.labels) % multiple),
+            torch.cat([self.labels, self.labels.new_full((-len(self.labels) % multiple,), IGNORED_LABEL)]),
+            torch.cat([self.task_index, self.task_index.new_zeros(1)]),
+            self.weight,
+        )
+
+
+def _with_tail(sequences: PackedSequences, length: int) -> PackedSequences:
+    tokens = torch.cat([sequences.tokens, sequences.tokens[-1:].expand(length)])
+    cu_seqlens = torch.cat([sequences.cu_seqlens, sequences.cu_seqlens[-1:] + length])
+    return PackedSequences(tokens, cu_seqlens, max(sequences.max_seqlen, length))
 
 
 def collate(source: RaggedRows, target: RaggedRows, task_index: np.ndarray, eos_id: int) -> Batch:

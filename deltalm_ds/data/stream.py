@@ -7,7 +7,7 @@ state: any step can be made at any time, on any number of ranks, and is the same
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -262,7 +262,7 @@ def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int, seed: 
 
 def prefetch(
     stream: TrainingStream, first_step: int, last_step: int, rank: int, world_size: int
-) -> Iterator[StepBatches]:
+) -> Generator[StepBatches, None, None]:
     """The steps [first_step, last_step), made up to two ahead by a thread that ends with the generator.
 
     An error in the thread is raised here, at the step where it happened.

@@ -26,8 +26,9 @@ def prepare_run(recipe: Recipe, run: Path) -> None:
     if path.exists():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
         now = recipe.model_dump(mode="json", exclude_none=True)
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if set(changed) - _MAY_CHANGE:
+        keys = (before.keys() | now.keys()) - _MAY_CHANGE
+        changed = sorted(key for key in keys if before.get(key) != now.get(key))
+        if changed:
             raise InputError(
                 f"{run} holds a run of another recipe (sections {', '.join(changed)} differ): "
                 "name another run directory, or give the recipe it was started with."

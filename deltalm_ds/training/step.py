@@ -12,7 +12,10 @@ from torch import Tensor
 
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.randomness import hash_counters
+from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.deltalm import DeltaLM
+
+SHAPE_MULTIPLE = 32  # tokens of a micro-batch, source and target each
 
 
 class LossSums:
@@ -25,7 +28,7 @@ class LossSums:
         """Count a micro-batch's token losses [T]."""
         if batch.weight:
             task_of_token = batch.task_index[batch.target_input.sequence_of_token]
-            values = torch.stack([token_loss, token_nll, torch.ones_like(token_nll)]).double()
+            values = torch.stack([token_loss, token_nll, batch.labels != IGNORED_LABEL]).double()
             self.sums.index_add_(1, task_of_token, values)
 
     def read(self) -> Tensor:
@@ -57,7 +60,7 @@ def train_step(
         group["lr"] = learning_rate
     engine.train()
     for index, batch in enumerate(batches):
-        batch = batch.to(engine.device)
+        batch = batch.rounded_up(SHAPE_MULTIPLE).to(engine.device)
         torch.manual_seed(int(hash_counters(*dropout_key, rank, index)) >> 1)
         loss, token_loss, token_nll = engine(batch.source, batch.target_input, batch.labels, label_smoothing)
         sums.add(batch, token_loss, token_nll)
@@ -74,7 +77,7 @@ def evaluate_loss(
     model.eval()
     device = next(model.parameters()).device
     for batch in batches:
-        batch = batch.to(device)
+        batch = batch.rounded_up(SHAPE_MULTIPLE).to(device)
         _, token_loss, token_nll = model(batch.source, batch.target_input, batch.labels, label_smoothing)
         sums.add(batch, token_loss, token_nll)
     model.train()

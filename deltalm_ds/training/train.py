@@ -4,6 +4,7 @@ RUN is a run directory with the resolved recipe.yaml (`deltalm train` makes it).
 environment.json, metrics.jsonl, tensorboard/, checkpoints/. Started again, a run goes on from its last checkpoint.
 """
 
+import math
 import signal
 import sys
 import time
@@ -78,7 +79,7 @@ class Trainer:
             for batches in steps:
                 self._update(batches)
                 saving = state.step % training.save_every == 0 or state.step == training.max_steps
-                stopping = not saving and state.step % STOP_CHECK_STEPS == 0 and self._anyone_stopped()
+                stopping = (saving or state.step % STOP_CHECK_STEPS == 0) and self._anyone_stopped()
                 # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
                 if saving or stopping or state.step % training.log_every == 0:
                     self._log_training()
@@ -86,7 +87,7 @@ class Trainer:
                     advance(1, self.note)
                 if saving or stopping:
                     self._validate_and_save(validate=saving)
-                if stopping:
+                if stopping and state.step < training.max_steps:
                     return STOPPED_EXIT_CODE
         return 0
 
@@ -113,7 +114,7 @@ class Trainer:
         probabilities = stream.probabilities(step - 1)
         record |= {
             "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
-            "gradient_norm": float(self.engine.get_global_grad_norm()),
+            "gradient_norm": finite_or_none(float(self.engine.get_global_grad_norm())),
             "skipped_updates": step - self.state.updates,
             "temperature": float(stream.temperature.at(step - 1)),
             "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
@@ -127,8 +128,8 @@ class Trainer:
     def _validate_and_save(self, validate: bool = True) -> None:
         """Measure, save, and remove what is no longer kept. Collectives."""
         self.state.validation = self._validate() if validate else {}
-        scaler = getattr(self.engine.optimizer, "loss_scaler", None)
-        self.state.loss_scale = float(scaler.cur_scale) if self.engine.fp16_enabled() else None
+        fp16 = self.engine.fp16_enabled()
+        self.state.loss_scale = float(self.engine.optimizer.loss_scaler.cur_scale) if fp16 else None
         save_checkpoint(self.engine, self.inputs.vocabulary, self.run, self.state, self._provenance())
         if self.rank == 0:
             keep_checkpoints(self.run, self.recipe.training.keep_last)
@@ -189,6 +190,11 @@ class Rates:
             "dropped_sequences": self.dropped,
             "truncated_sequences": self.truncated,
         }
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no infinity, which is the gradient norm of a skipped update."""
+    return value if math.isfinite(value) else None
 
 
 def loss_record(sums: torch.Tensor, names: list[str]) -> dict[str, Any]:

@@ -125,3 +125,15 @@ def test_decode_attention_sees_the_keys_of_its_mask_alone():
         packed = [x[b, :, :n].transpose(0, 1) for x, n in ((q, 3), (k, length), (v, length))]
         expected = attention_by_loops(*packed, [3], [length], causal=False)
         torch.testing.assert_close(out[b].transpose(0, 1), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_lower_float32_precision_takes_another_way_to_the_same_result():
+    lengths = [5, 2, 9]
+    q, k, v = random_inputs(lengths, lengths)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for causal in (False, True):
+            assert_equal_with_gradients(q, k, v, lengths, lengths, causal)
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,57 @@
+"""Which checkpoints a run has, and which is meant."""
+
+import pytest
+
+from deltalm_ds.checkpoints.run import (
+    TrainingState,
+    best_checkpoint,
+    checkpoint_directories,
+    model_directory,
+    read_state,
+)
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import write_json
+
+
+def write(run, step, **validation):
+    directory = run / "checkpoints" / f"step_{step:08d}"
+    directory.mkdir(parents=True)
+    write_json(directory / "state.json", {"step": step, "updates": step - 1, "validation": validation})
+    return directory
+
+
+def test_in_order_of_steps_without_unfinished_ones(tmp_path):
+    directories = [write(tmp_path, step) for step in (1000, 5, 200)]
+    (tmp_path / "checkpoints" / ".step_00002000.tmp").mkdir()
+    assert checkpoint_directories(tmp_path) == [directories[1], directories[2], directories[0]]
+    assert read_state(directories[0]) == TrainingState(step=1000, updates=999)
+    assert checkpoint_directories(tmp_path / "none") == []
+
+
+def test_best_is_that_of_the_lowest_validation_loss(tmp_path):
+    assert best_checkpoint(tmp_path) is None
+    write(tmp_path, 1)
+    assert best_checkpoint(tmp_path) is None
+    write(tmp_path, 2, loss=3.0, bleu=1.0)
+    best = write(tmp_path, 3, loss=2.0, bleu=0.5)
+    write(tmp_path, 4, loss=2.5, bleu=2.0)
+    write(tmp_path, 5)  # stopped by a signal: not validated
+    assert best_checkpoint(tmp_path) == best
+
+
+@pytest.mark.parametrize("content", ["", "[1", '{"stepp": 3}', "[]"])
+def test_a_damaged_state_is_named(content, tmp_path):
+    directory = write(tmp_path, 7)
+    (directory / "state.json").write_text(content)
+    with pytest.raises(DataError, match="step_00000007 is damaged"):
+        read_state(directory)
+
+
+def test_a_run_means_its_newest_checkpoint(tmp_path):
+    assert model_directory(tmp_path) == tmp_path
+    write(tmp_path, 1)
+    newest = write(tmp_path, 2)
+    assert model_directory(tmp_path) == newest
+    (tmp_path / "fresh" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        model_directory(tmp_path / "fresh")

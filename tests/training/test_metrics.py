@@ -1,0 +1,47 @@
+"""The log of a run: what is written is read, and a resume leaves no trace in it."""
+
+from deltalm_ds.training.metrics import MetricsLog, read_metrics
+
+
+def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in range(1, 6):
+        log.write(step, "train", {"loss": 1 / step, "of": {"en-de": 0.1 * step}})
+    log.write(3, "validation", {"loss": 0.5})
+    log.close()
+    before = read_metrics(tmp_path)
+    assert before[1] == {"step": 2, "kind": "train", "loss": 0.5, "of": {"en-de": 0.2}}
+
+    log = MetricsLog(tmp_path, 3)
+    assert read_metrics(tmp_path) == [record for record in before if record["step"] <= 3]
+    for step in (4, 5):
+        log.write(step, "train", {"loss": 1 / step, "of": {"en-de": 0.1 * step}})
+    log.close()
+    assert sorted(map(str, read_metrics(tmp_path))) == sorted(map(str, before))
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, "train", {"loss": 2.0})
+    log.write(2, "train", {"loss": 1.0})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-5])
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1]
+    MetricsLog(tmp_path, 5).close()
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1]
+
+
+def test_a_run_without_a_log(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_tensorboard_gets_every_number_under_its_path(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path, 0)
+    log.write(1, "train", {"loss": 2.0, "of": {"en-de": 0.5}, "norm": float("inf"), "name": "x"})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/of/en-de"}
+    assert events.Scalars("train/of/en-de")[0].value == 0.5
