@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+SHORT_LENGTH = 32  # up to it, padding costs less than a second call
+
 
 def attention(
     q: Tensor,
@@ -64,7 +66,7 @@ def _scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, **options: An
 
 
 def _groups_of_similar_length(lengths_q: list[int], lengths_k: list[int]) -> list[list[int]]:
-    """Sequence numbers in groups whose padded area is at most about four times the true one.
+    """Sequence numbers in groups whose padded area is at most about four times the true one, or is small anyway.
 
     Each group keeps the order of the batch; sequences without queries or keys are in none.
     """
@@ -73,7 +75,8 @@ def _groups_of_similar_length(lengths_q: list[int], lengths_k: list[int]) -> lis
     groups: list[list[int]] = []
     longest_q, longest_k = 0, 0
     for b in by_length:
-        if not groups or 2 * lengths_q[b] < longest_q or 2 * lengths_k[b] < longest_k:
+        too_short = 2 * lengths_q[b] < longest_q or 2 * lengths_k[b] < longest_k
+        if not groups or (too_short and max(longest_q, longest_k) > SHORT_LENGTH):
             groups.append([])
             longest_q, longest_k = lengths_q[b], 0
         longest_k = max(longest_k, lengths_k[b])

@@ -166,7 +166,7 @@ def _charts(train: Sequence[Record], validation: Sequence[Record]) -> Iterable[s
 
 
 def _series(name: str, records: Sequence[Record], key: str) -> Series:
-    having = [record for record in records if key in record]
+    having = [record for record in records if record.get(key) is not None]
     return Series(name, [record["step"] for record in having], [record[key] for record in having])
 
 

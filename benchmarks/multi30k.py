@@ -1,0 +1,111 @@
+"""Multi30k English→German from scratch, the whole way, on this machine: `make bench-multi30k` or with --record.
+
+Reads ../shared/data/multi30k, works in runs/multi30k (stopped, it goes on), and prints BLEU on test 2016 (raw, cased,
+sacreBLEU 13a, beam 5), the time of every part, and the curve. --record appends them to benchmarks/RESULTS.md.
+"""
+
+import argparse
+import gzip
+import os
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from deltalm_ds.config import recipe_path
+from deltalm_ds.environment import environment
+from deltalm_ds.files import read_json, write_json
+from deltalm_ds.training.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data" / "multi30k"
+WORK = ROOT / "runs" / "multi30k"
+TEST = "test_2016_flickr"
+
+
+def main() -> None:
+    """Run every part that is not done, print the record, and append it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
+    arguments = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"{DATA} is not there: this benchmark needs the Multi30k files.")
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.chdir(WORK)
+    seconds = _run_parts()
+    record = _record(seconds)
+    print(record)
+    if arguments.record:
+        with open(ROOT / "benchmarks" / "RESULTS.md", "a", encoding="utf-8") as file:
+            file.write(record)
+
+
+def _run_parts() -> dict[str, float]:
+    """The commands of the recipe's header; the seconds each took, also those of an earlier start."""
+    texts = ["--input", "text/train.en", "--input", "text/train.de"]
+    sampling = ["--subword-samples", "8", "--sample-alpha", "0.3", "--processes", "2"]
+    pairs = {split: ["--parallel", f"en-de=text/{split}.en,text/{split}.de"] for split in ("train", "val")}
+    vocabulary = ["--size", "6000", "--character-coverage", "1.0", "--languages", "en,de"]
+    test = ["--source", f"text/{TEST}.en", "--reference", f"text/{TEST}.de", "--target-lang", "de"]
+    parts = [
+        ("vocabulary", ["vocab", "train", *texts, *vocabulary]),
+        ("shards/train", ["data", "build", "--vocab", "vocabulary", *pairs["train"], *sampling]),
+        ("shards/val", ["data", "build", "--vocab", "vocabulary", *pairs["val"]]),
+        ("run", ["train", str(recipe_path("multi30k_en_de")), "--ranks", "2"]),
+        ("model", ["average", "run", "--last", "5"]),
+        ("evaluation", ["evaluate", "model", *test]),
+    ]
+    _extract_text()
+    done = read_json("seconds.json") if Path("seconds.json").exists() else {}
+    for out, command in parts:
+        if out in done:
+            continue
+        start = time.monotonic()
+        subprocess.run([Path(sys.executable).with_name("deltalm"), *command, "--out", out], check=True)
+        done[out] = round(time.monotonic() - start, 1)
+        write_json("seconds.json", done)
+    return done
+
+
+def _extract_text() -> None:
+    """The raw files without the spaces at some line ends."""
+    Path("text").mkdir(exist_ok=True)
+    for split in ("train", "val", TEST):
+        for language in ("en", "de"):
+            with gzip.open(DATA / f"{split}.{language}.gz", "rt", encoding="utf-8") as file:
+                text = "".join(f"{line.strip()}\n" for line in file)
+            Path("text", f"{split}.{language}").write_text(text, encoding="utf-8")
+
+
+def _record(seconds: dict[str, float]) -> str:
+    """The section of RESULTS.md."""
+    (score,) = read_json("evaluation/scores.json")["directions"]
+    machine = environment()
+    metrics = read_metrics(Path("run"))
+    curve = [record for record in metrics if record["kind"] == "validation"]
+    rates = sorted(record["tokens_per_second"] for record in metrics if record["kind"] == "train")
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    packages = machine["packages"]
+    title = f"Multi30k English→German, test 2016: BLEU {score['bleu']:.2f}"
+    lines = [
+        f"\n## {title} ({date.today()}, commit {commit.strip()})\n",
+        f"Command: `make bench-multi30k`, recipe `recipes/multi30k_en_de.yaml`. {machine['cpu_cores']} cores of",
+        f"{machine['processor']}, Python {machine['python']}, torch {packages['torch']},",
+        f"DeepSpeed {packages['deepspeed']}. From scratch, raw and cased, beam 5, mean of the last 5",
+        f"checkpoints; chrF2 {score['chrf']:.2f}; {score['bleu_signature']}.",
+        "Peers (not run here): plain PyTorch 36.1 in 40 minutes [FACTS §10]; published at this size 36.99 ± 0.24,",
+        f"ratio {score['bleu'] / 36.99:.3f}.\n",
+        "| part | seconds |\n|---|---|",
+        *(f"| {name} | {value:,.0f} |" for name, value in seconds.items()),
+        f"| **all** | **{sum(seconds.values()):,.0f}** |\n",
+        f"Training: median {rates[len(rates) // 2]:,.0f} tokens/s (both sides). Validation loss a token, smoothed:\n",
+        "| step | " + " | ".join(f"{record['step']:,}" for record in curve[4::5]) + " |",
+        "|---" * (len(curve[4::5]) + 1) + "|",
+        "| loss | " + " | ".join(f"{record['loss']:.3f}" for record in curve[4::5]) + " |\n",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
