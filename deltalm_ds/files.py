@@ -1,5 +1,6 @@
 """Writing so that a file or directory is either complete or absent."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,12 +23,23 @@ def fsync_path(path: Path) -> None:
 
 
 @contextmanager
+def _naming_full_disk(path: Path) -> Iterator[None]:
+    """A full disk's error does not say where: give it the name of what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open `path` for writing; it appears under its name only when the block ends without an error."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with _naming_full_disk(path), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,11 +62,12 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir()
-        yield temporary
-        for entry in temporary.rglob("*"):
-            if entry.is_file():
-                fsync_path(entry)
+        with _naming_full_disk(path):
+            temporary.mkdir()
+            yield temporary
+            for entry in temporary.rglob("*"):
+                if entry.is_file():
+                    fsync_path(entry)
         publish_directory(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

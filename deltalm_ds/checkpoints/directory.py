@@ -42,11 +42,14 @@ def save_model(
     """Write a model directory, complete or not at all.
 
     Raises:
-        InputError: the directory exists and is not empty.
+        InputError: the directory exists and is not empty, or the weights cannot be written (a full disk, say).
     """
     with atomic_directory(directory) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(contiguous, temporary / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(contiguous, temporary / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise InputError(f"{directory} cannot be written: {error}.") from None
         vocabulary.save(temporary)
         write_json(temporary / "config.json", {"model": config.model_dump(), "provenance": provenance})
 
@@ -58,6 +61,8 @@ def read_config(directory: str | Path) -> DeltaLMConfig:
         InputError: there is none. DataError: it does not describe a DeltaLM.
     """
     path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give a model directory or a checkpoint of a run.")
     content = read_json(path)
     if not isinstance(content, dict) or "model" not in content:
         raise InputError(f"{path} has no 'model' section: is {directory} a DeltaLM model directory?")

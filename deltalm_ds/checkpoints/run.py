@@ -13,7 +13,7 @@ class TrainingState:
 
     step: int = 0  # global batches consumed
     updates: int = 0  # updates applied: steps less those skipped for an inf or nan gradient
-    loss_scale: float | None = None
+    loss_scaler: dict[str, float] | None = None  # fp16 only
     validation: dict[str, float] = field(default_factory=dict)
 
 

@@ -3,6 +3,7 @@
 Exit codes: see `deltalm_ds.errors`.
 """
 
+import os
 import sys
 
 import typer
@@ -38,7 +39,10 @@ for verb in (
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush_stdout()
     except InputError as error:
         print(f"deltalm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -48,3 +52,17 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"deltalm: {where}{error.strerror or error}.", file=sys.stderr)
         sys.exit(InputError.exit_code)
+
+
+def _flush_stdout() -> None:
+    """Write what is buffered while a failure can still be told: the interpreter's own flush comes too late for that.
+
+    Raises:
+        OSError: nobody reads any more, or the disk is full; the error names standard output.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        error.filename = "standard output"
+        raise

@@ -29,6 +29,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+LOSS_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def save_checkpoint(
@@ -150,7 +151,15 @@ def keep_checkpoints(run: Path, keep_last: int) -> None:
         shutil.rmtree(leftover)
 
 
-def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, updates: int, loss_scale: float | None) -> None:
+def loss_scaler_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, float] | None:
+    """What the dynamic loss scale depends on; None but in fp16."""
+    if not engine.fp16_enabled():
+        return None
+    scaler = vars(engine.optimizer.loss_scaler)  # a static scale has not all of them
+    return {name: scaler[name] for name in LOSS_SCALER_FIELDS if name in scaler}
+
+
+def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
     """Put a checkpoint's exact weights and moments into an engine. The model was loaded with the weights before.
 
     Raises:
@@ -164,14 +173,14 @@ def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, updates: int, l
     for wanted in (*names, *(f"{moment}.{name}" for name in names for moment in MOMENTS)):
         if wanted not in files:
             raise DataError(f"The checkpoint {checkpoint} has no tensor {wanted}.")
-    create_optimizer_state(engine, updates)
+    create_optimizer_state(engine, state.updates)
     for name, parameter in engine.module.named_parameters():
         safe_set_full_fp32_param(parameter, _read(files[name], name))
         for moment in MOMENTS:
             key = f"{moment}.{name}"
             safe_set_full_optimizer_state(parameter, _read(files[key], key), moment)
-    if loss_scale is not None:
-        engine.optimizer.loss_scaler.cur_scale = loss_scale
+    for field, value in (state.loss_scaler or {}).items():
+        setattr(engine.optimizer.loss_scaler, field, value)
 
 
 def _read(path: Path, name: str) -> Tensor:

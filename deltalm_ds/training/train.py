@@ -29,7 +29,7 @@ from deltalm_ds.progress import progress
 from deltalm_ds.training.engine import initialize, start_distributed
 from deltalm_ds.training.inputs import Inputs, fresh_or_initial_model, open_inputs
 from deltalm_ds.training.metrics import MetricsLog
-from deltalm_ds.training.state import keep_checkpoints, restore, save_checkpoint
+from deltalm_ds.training.state import keep_checkpoints, loss_scaler_state, restore, save_checkpoint
 from deltalm_ds.training.step import LossSums, evaluate_loss, train_step
 from deltalm_ds.training.validation import validation_bleu
 
@@ -67,7 +67,7 @@ class Trainer:
         model = DeltaLM(self.inputs.model_config)
         load_weights(model, read_weights(checkpoints[-1]), str(checkpoints[-1]))
         engine = initialize(model, self.recipe)
-        restore(engine, checkpoints[-1], state.updates, state.loss_scale)
+        restore(engine, checkpoints[-1], state)
         self._say(f"going on from step {state.step} ({checkpoints[-1]})")
         return state, engine
 
@@ -128,8 +128,7 @@ class Trainer:
     def _validate_and_save(self, validate: bool = True) -> None:
         """Measure, save, and remove what is no longer kept. Collectives."""
         self.state.validation = self._validate() if validate else {}
-        fp16 = self.engine.fp16_enabled()
-        self.state.loss_scale = float(self.engine.optimizer.loss_scaler.cur_scale) if fp16 else None
+        self.state.loss_scaler = loss_scaler_state(self.engine)
         save_checkpoint(self.engine, self.inputs.vocabulary, self.run, self.state, self._provenance())
         if self.rank == 0:
             keep_checkpoints(self.run, self.recipe.training.keep_last)

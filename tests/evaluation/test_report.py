@@ -102,7 +102,7 @@ def fabricate_run(run: Path) -> None:
     for step, loss in ((3000, 2.19), (3500, 2.21), (4000, 2.2)):
         directory = run / "checkpoints" / f"step_{step:08d}"
         directory.mkdir(parents=True)
-        state = {"step": step, "updates": step - 1, "loss_scale": None, "validation": {"loss": loss, "bleu": 65.0}}
+        state = {"step": step, "updates": step - 1, "loss_scaler": None, "validation": {"loss": loss, "bleu": 65.0}}
         (directory / "state.json").write_text(json.dumps(state))
 
 
