@@ -4,16 +4,20 @@ A signal to the plain launcher leaves its ranks running [FACTS §8]; here the ra
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
+
+from deltalm_ds.errors import InputError
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 
@@ -22,7 +26,26 @@ def train_on_this_machine(run: Path, num_ranks: int) -> int:
     """Start `num_ranks` ranks of training on a prepared run directory and wait; returns the exit code.
 
     0 done, 75 stopped by a signal after saving, else a rank failed (its messages are on stderr).
+
+    Raises:
+        InputError: another process trains in this directory.
     """
+    with _lock(run):
+        return _wait_for_launcher(run, num_ranks)
+
+
+@contextlib.contextmanager
+def _lock(run: Path) -> Iterator[None]:
+    """Hold the run directory; the system lets go of it when this process ends, however it ends."""
+    with open(run / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"Another process trains in {run}: wait for it, or name another directory.") from None
+        yield
+
+
+def _wait_for_launcher(run: Path, num_ranks: int) -> int:
     launcher = subprocess.Popen(
         _command(run, num_ranks), env=_environment(num_ranks), start_new_session=True, stdin=subprocess.DEVNULL
     )

@@ -40,7 +40,7 @@ def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
     try:
         try:
-            app()
+            app(prog_name="deltalm")
         finally:
             _flush_stdout()
     except InputError as error:

@@ -135,15 +135,6 @@ class TestRecipes:
         shard.unlink()
         assert f"{shard} is missing" in refused(world, *verb, code=DAMAGED)
 
-    @pytest.mark.parametrize("part", ["head", "foot"])
-    def test_shard_with_altered_structure(self, world, verb, part):
-        shard = next((world / "shards").glob("*.arrow"))
-        content = bytearray(shard.read_bytes())
-        place = slice(0, 64) if part == "head" else slice(len(content) - 64, len(content))
-        content[place] = b"\xff" * 64
-        shard.write_bytes(content)
-        assert str(shard) in refused(world, *verb, code=DAMAGED)
-
     def test_altered_manifest(self, world, verb):
         path = world / "shards" / MANIFEST
         path.write_text(path.read_text().replace(f'"rows": {NUM_LINES}', f'"rows": {NUM_LINES + 1}'))
@@ -220,7 +211,7 @@ def test_data_set_that_is_there_already(world):
 
 @pytest.mark.parametrize("policy", ["truncate", "drop"])
 def test_overlong_sides_are_cut_or_left_out_and_counted(world, policy):
-    longest = 12  # tokens; the lines have 1 to 7 words of several tokens each
+    longest = sorted(token_counts(world))[NUM_LINES // 2]
     arguments = "--mono", "en=text.en", "--max-tokens", longest, "--overlong", policy
     manifest = json.loads(must(*build(*arguments), "--json"))
     (corpus,) = manifest["corpora"]
@@ -258,6 +249,14 @@ def test_verify_finds_one_altered_bit(world):
     assert outcome.code == DAMAGED
     assert f"{shard.relative_to(world)} was altered" in outcome.stdout  # the faults are the verb's result
     assert outcome.messages == ["deltalm: shards has 1 faults: build the data set again."]
+
+
+def test_shard_with_altered_structure(world):
+    shard = next((world / "shards").glob("*.arrow"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-64] + b"\xff" * 64)
+    for arguments in (("plan", "recipe.yaml"), ("data", "stats", "shards")):
+        assert f"{shard.name} is not a readable shard" in refused(world, *arguments, code=DAMAGED)
 
 
 @pytest.mark.parametrize("verb", ["inspect", "verify", "stats"])
@@ -328,7 +327,7 @@ def test_init_with_a_wrong_dictionary(world, fixtures):
 
 
 def test_export_that_does_not_hold_its_check(world, monkeypatch):
-    monkeypatch.setattr("deltalm_ds.export.ctranslate2.SPLIT_GAIN", 1.0)  # one LayerNorm is then not undone
+    monkeypatch.setattr("deltalm_ds.export.ctranslate2._copy", lambda weight: weight.detach() * 1.5)
     refused(world, "export", "model", "--out", "new", code=CHECK)
 
 
@@ -395,7 +394,7 @@ def test_wrong_usage(world, arguments):
     before = snapshot(world)
     outcome = deltalm(*arguments)
     assert outcome.code == USAGE
-    assert "Usage: deltalm" in outcome.stderr + outcome.stdout
+    assert "Usage: deltalm " in outcome.stderr + outcome.stdout
     assert snapshot(world) == before
 
 

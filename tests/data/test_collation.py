@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from deltalm_ds.data.collation import collate
 from deltalm_ds.data.ragged import RaggedRows, join, stack
+from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 
 EOS = 2
 
@@ -32,6 +33,18 @@ def test_a_batch_by_hand():
     types = [tensor.dtype for tensor in (batch.source.tokens, batch.target_input.tokens, batch.labels)]
     assert {str(dtype) for dtype in types} == {"torch.int64"}
     assert str(batch.source.cu_seqlens.dtype) == "torch.int32"
+
+
+def test_rounding_up_adds_one_sequence_without_labels():
+    batch = collate(ragged([[10, 11, EOS], [12, EOS]]), ragged([[20, EOS], [21, 22, 23, EOS]]), np.array([4, 3]), EOS)
+    rounded = batch.rounded_up(8)
+    assert rounded.source.tokens.tolist() == [10, 11, 2, 12, 2, 2, 2, 2]
+    assert rounded.source.cu_seqlens.tolist() == [0, 3, 5, 8]
+    assert (rounded.source.max_seqlen, rounded.target_input.max_seqlen) == (3, 4)
+    assert rounded.target_input.cu_seqlens.tolist() == [0, 2, 6, 8]
+    assert rounded.labels.tolist() == [20, 2, 21, 22, 23, 2, IGNORED_LABEL, IGNORED_LABEL]
+    assert rounded.task_index.tolist() == [4, 3, 0]
+    assert rounded.weight == batch.weight
 
 
 def test_a_padding_micro_batch_is_one_end_of_sentence_of_weight_zero():

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deltalm_ds.kernels import linear_cross_entropy as module
-from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL, linear_cross_entropy
 
 V, ROWS, M = 37, 64, 5  # 27 padding rows
 
@@ -40,6 +40,21 @@ def test_loss_and_gradients(num_tokens, label_smoothing, monkeypatch):
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
     assert not found[1][V:].any()
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_ignored_labels_are_torchs(label_smoothing, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_TOKENS", 4)
+    hidden, weight, labels = tensors(10)
+    labels[[0, 5, 8, 9]] = IGNORED_LABEL
+    loss, token_loss, token_nll = linear_cross_entropy(hidden, weight, labels, V, label_smoothing)
+    expected = reference(hidden, weight, labels, label_smoothing)  # torch's ignore_index is -100
+    torch.testing.assert_close(token_loss, expected.detach(), rtol=1e-12, atol=1e-12)
+    assert not token_nll[labels == IGNORED_LABEL].any()
+    found = torch.autograd.grad(loss, (hidden, weight))
+    wanted = torch.autograd.grad(expected.sum(), (hidden, weight))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
 def test_gradcheck():
