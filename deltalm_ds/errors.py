@@ -4,6 +4,8 @@ Exit codes of every command: 0 done, 1 unexpected error (a traceback is printed)
 3 damaged or mismatched data, 4 a check did not hold, 75 stopped by a signal after saving (run it again to go on).
 """
 
+STOPPED_EXIT_CODE = 75
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message says what, where and what to do."""

@@ -36,10 +36,11 @@ def attention(
     lengths_q = cu_seqlens_q.diff().tolist()
     lengths_k = lengths_q if cu_seqlens_k is cu_seqlens_q else cu_seqlens_k.diff().tolist()
     groups = _groups_of_similar_length(lengths_q, lengths_k)
+    round_up = _shapes_are_compiled(q)
     pieces, rows = [], []
     for members in groups:
-        side_q = _Padding(cu_seqlens_q, lengths_q, members)
-        side_k = side_q if cu_seqlens_k is cu_seqlens_q else _Padding(cu_seqlens_k, lengths_k, members)
+        side_q = _Padding(cu_seqlens_q, lengths_q, members, round_up)
+        side_k = side_q if cu_seqlens_k is cu_seqlens_q else _Padding(cu_seqlens_k, lengths_k, members, round_up)
         padded = _scaled_dot_product_attention(
             side_q.pad(q),
             side_k.pad(k),
@@ -58,7 +59,7 @@ def attention(
 
 
 def _scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-    if q.device.type == "cpu" and torch.get_float32_matmul_precision() != "highest":
+    if _shapes_are_compiled(q):
         # the CPU's flash kernel would convert every small block to the lower precision by itself: 8 times slower
         with sdpa_kernel(SDPBackend.MATH):
             return F.scaled_dot_product_attention(q, k, v, **options)
@@ -84,19 +85,26 @@ def _groups_of_similar_length(lengths_q: list[int], lengths_k: list[int]) -> lis
     return [sorted(group) for group in groups]
 
 
-def _round_up(count: int) -> int:
-    """To a multiple of 8: the CPU's library compiles every new shape, so shapes should repeat."""
-    return -(-count // 8) * 8
+def _shapes_are_compiled(x: Tensor) -> bool:
+    """Whether products of such tensors go to oneDNN, which compiles code for every new shape."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 class _Padding:
-    """Moves one group of sequences between its packed rows and a padded [B, H, L, D] tensor, both sizes rounded up."""
+    """Moves one group of sequences between its packed rows and a padded [B, H, L, D] tensor.
 
-    def __init__(self, cu_seqlens: Tensor, lengths: list[int], members: list[int]) -> None:
+    With `round_up` the shape is one of few: L a multiple of 8, and B too where the sequences are short.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, lengths: list[int], members: list[int], round_up: bool) -> None:
         device = cu_seqlens.device
         self.sizes = [lengths[b] for b in members]
-        self.num = _round_up(len(members))
-        self.longest = _round_up(max(self.sizes))
+        self.longest = _round_up(max(self.sizes), 8 if round_up else 1)
+        self.num = _round_up(len(members), 8 if round_up and self.longest <= SHORT_LENGTH else 1)
         self.is_whole = len(members) == len(lengths)
         sizes = torch.tensor(self.sizes, device=device)
         sequence = torch.repeat_interleave(torch.arange(len(members), device=device), sizes)

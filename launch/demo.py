@@ -67,7 +67,7 @@ def run_demo(out: Path, num_ranks: int) -> None:
         print("The demo is done already; remove its directory to run it anew.", file=sys.stderr)
     else:
         _run_stages(_stages(num_ranks))
-    _print_result(out)
+    _print_result(out, num_ranks)
 
 
 def _stages(num_ranks: int) -> list[Stage]:
@@ -185,7 +185,7 @@ def _translate() -> None:
     write_json(TRANSLATIONS, translations)
 
 
-def _print_result(out: Path) -> None:
+def _print_result(out: Path, num_ranks: int) -> None:
     summary = read_json(SUMMARY)
     bleu = summary["bleu"]
     print("BLEU on 200 unseen phrases a direction (sacreBLEU 13a, beam 5)")
@@ -205,4 +205,4 @@ Done in {summary["seconds"]["total"]:.0f} s. In {out}:
   summary.json    all numbers above        finetuning/    the run: recipe, metrics, checkpoints
 Try next:
   echo "12 minutes ago" | deltalm translate {out}/ctranslate2 --target-lang fr
-  deltalm plan recipes/multi30k_en_de.yaml""")
+  (cd {out} && deltalm plan finetuning/recipe.yaml --ranks {num_ranks})""")

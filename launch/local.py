@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 
@@ -50,17 +50,18 @@ def _wait_for_launcher(run: Path, num_ranks: int) -> int:
         _command(run, num_ranks), env=_environment(num_ranks), start_new_session=True, stdin=subprocess.DEVNULL
     )
     stopping_since: float | None = None
+    asked: set[psutil.Process] = set()
 
     def stop(_number: int, _frame: object) -> None:
         nonlocal stopping_since
         stopping_since = stopping_since or time.monotonic()
-        for rank in _rank_processes(launcher.pid):
-            rank.send_signal(signal.SIGTERM)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
         while launcher.poll() is None:
             time.sleep(0.2)
+            if stopping_since:
+                _ask_ranks_to_stop(launcher.pid, asked)  # again, as some may have started only after the signal
             if stopping_since and time.monotonic() - stopping_since > GRACE_S:
                 print(f"deltalm: ranks did not stop within {GRACE_S:.0f} s and are killed.", file=sys.stderr)
                 break
@@ -68,16 +69,23 @@ def _wait_for_launcher(run: Path, num_ranks: int) -> int:
         _kill_group(launcher.pid)
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return launcher.wait()
+    code = launcher.wait()
+    if stopping_since and code % 256 == -signal.SIGTERM % 256:
+        return STOPPED_EXIT_CODE  # stopped before the first step: there was nothing to save
+    return code
 
 
-def _rank_processes(launcher_pid: int) -> list[psutil.Process]:
-    """The ranks alone: launchers that get the signal would kill the ranks before they have saved."""
-    try:
-        descendants = psutil.Process(launcher_pid).children(recursive=True)
-        return [process for process in descendants if "deepspeed.launcher.launch" not in process.cmdline()]
-    except psutil.NoSuchProcess:
-        return []
+def _ask_ranks_to_stop(launcher_pid: int, asked: set[psutil.Process]) -> None:
+    """Signal the ranks that were not `asked` yet; a second signal could meet one that has saved and is ending.
+
+    The ranks alone: launchers that get the signal would kill the ranks before they have saved.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in set(psutil.Process(launcher_pid).children(recursive=True)) - asked:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended; the others have not
+                if "deepspeed.launcher.launch" not in process.cmdline():
+                    process.send_signal(signal.SIGTERM)
+                    asked.add(process)
 
 
 def _kill_group(group: int) -> None:

@@ -40,11 +40,15 @@ def train(
     Example: deltalm train recipes/multi30k_en_de.yaml --out runs/multi30k --ranks 2 batch.tokens_per_step=4000
     """
     from deltalm_ds.config import load_recipe
+    from deltalm_ds.errors import STOPPED_EXIT_CODE
     from deltalm_ds.launch.local import default_ranks, train_on_this_machine
     from deltalm_ds.training.prepare import prepare_run
 
     prepare_run(load_recipe(recipe, overrides or ()), out)
-    sys.exit(train_on_this_machine(out, ranks or default_ranks()))
+    code = train_on_this_machine(out, ranks or default_ranks())
+    if code == STOPPED_EXIT_CODE:
+        typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
+    sys.exit(code)
 
 
 def report(

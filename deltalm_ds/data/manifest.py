@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import read_json, write_json
+from deltalm_ds.files import read_json, sha256_of, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -142,4 +142,13 @@ def size_fault(path: Path, shard: Shard) -> str | None:
         return f"{path} is missing"
     if num_bytes != shard.bytes:
         return f"{path} has {num_bytes:,} bytes where {MANIFEST} says {shard.bytes:,}"
+    return None
+
+
+def content_fault(path: Path, shard: Shard) -> str | None:
+    """What is wrong with a shard's file, if anything; reads all of it."""
+    if fault := size_fault(path, shard):
+        return fault
+    if sha256_of(path) != shard.sha256:
+        return f"{path} was altered: its content does not have the checksum that {MANIFEST} states"
     return None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from deltalm_ds.data.manifest import MANIFEST, CorpusManifest, Manifest, Shard, size_fault
+from deltalm_ds.data.manifest import MANIFEST, CorpusManifest, Manifest, Shard, content_fault, size_fault
 from deltalm_ds.errors import DataError
 from deltalm_ds.files import atomic_file, sha256_of
 
@@ -236,3 +236,14 @@ class ShardDataset:
                 "use the vocabulary it was built with, or build it again."
             )
         return cls(directory, manifest)
+
+    def check_content(self) -> None:
+        """Read every shard and compare its checksum.
+
+        Raises:
+            DataError: naming the first shard that is not as it was written.
+        """
+        for corpus in self.manifest.corpora:
+            for shard in corpus.shards:
+                if fault := content_fault(self.directory / shard.file, shard):
+                    raise DataError(f"{fault}: build the data set again.")

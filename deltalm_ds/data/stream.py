@@ -21,7 +21,7 @@ from deltalm_ds.data.randomness import hash_counters, name_key
 from deltalm_ds.data.sampler import FRACTION_BITS, Sampler
 from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
 PREFETCH_STEPS = 2
@@ -171,6 +171,11 @@ class BatchBuilder:
                 for side, lengths in zip(task.sides, batch.raw_lengths[:, indices], strict=False)
             ]
             source, target = task.objective.build(columns, batch.keys[indices], self._vocabulary, task.languages[-1])
+            for rows in (source, target):
+                if len(rows.values) and rows.values.max() >= self._vocabulary.num_tokens:
+                    raise DataError(
+                        f"The corpus {task.corpus.name!r} has ids outside the vocabulary: verify its shards."
+                    )
             sources.append(source)
             targets.append(target)
         return stack(sources), stack(targets)

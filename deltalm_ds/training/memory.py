@@ -73,7 +73,8 @@ class ActivationCost:
 
         The CPU keeps dropout masks in the weights' type where GPUs take a byte, so the numbers are upper bounds.
         """
-        sample = {"vocabulary_size": 64, "num_encoder_layers": 1, "num_decoder_blocks": 1, "max_positions": SAMPLE_TOKENS}
+        layers = {"num_encoder_layers": 1, "num_decoder_blocks": 1}
+        sample = {"vocabulary_size": 64, "max_positions": SAMPLE_TOKENS, **layers}
         model = DeltaLM(config.model_copy(update=sample)).to(torch.float32 if weight_bytes == 4 else torch.bfloat16)
         length = SAMPLE_TOKENS
         tokens, twice = _one_sequence(length), _one_sequence(2 * length)

@@ -12,6 +12,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.training.engine_config import engine_config
 from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, precision
+from deltalm_ds.training.prepare import check_shards
 
 CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
 
@@ -27,6 +28,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     """
     engine = engine_config(recipe)
     inputs = open_inputs(recipe)
+    check_shards(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     steps, largest = _planned_steps(recipe, inputs.stream, num_ranks)

@@ -22,7 +22,7 @@ from deltalm_ds.checkpoints.run import TrainingState, checkpoint_directories, re
 from deltalm_ds.config import Recipe, load_recipe
 from deltalm_ds.data.stream import StepBatches, evaluation_batches, prefetch
 from deltalm_ds.environment import environment
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 from deltalm_ds.files import write_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.progress import progress
@@ -33,7 +33,6 @@ from deltalm_ds.training.state import keep_checkpoints, loss_scaler_state, resto
 from deltalm_ds.training.step import LossSums, evaluate_loss, train_step
 from deltalm_ds.training.validation import validation_bleu
 
-STOPPED_EXIT_CODE = 75  # saved after a signal; run again to go on
 STOP_CHECK_STEPS = 10
 
 

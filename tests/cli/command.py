@@ -65,14 +65,18 @@ def make_world(directory: Path) -> None:
     for language in ("en", "de"):
         (directory / f"text.{language}").write_text("".join(f"{line}\n" for line in lines))
     texts = directory / "text.en", directory / "text.de"
-    settings = "--size", NUM_PIECES, "--languages", "en,de"
+    settings = "--size", NUM_PIECES, "--sentinels", 2, "--languages", "en,de"
     must("vocab", "train", "--input", texts[0], *settings, "--out", directory / "vocabulary")
     pair = f"en-de={texts[0]},{texts[1]}"
     must("data", "build", "--vocab", directory / "vocabulary", "--out", directory / "shards", "--parallel", pair)
     vocabulary = Vocabulary.load(directory / "vocabulary")
     config = DeltaLMConfig.preset("tiny", vocabulary_size=vocabulary.num_tokens, max_positions=40)
     torch.manual_seed(0)
-    save_model(directory / "model", config, DeltaLM(config).state_dict(), vocabulary, {})
+    # weights as large as these make outputs that differ from line to line
+    weights = {
+        name: 4 * tensor if tensor.ndim == 2 else tensor for name, tensor in DeltaLM(config).state_dict().items()
+    }
+    save_model(directory / "model", config, weights, vocabulary, {})
     recipe = {
         "name": "world",
         "vocabulary": str(directory / "vocabulary"),

@@ -1,0 +1,119 @@
+"""The process group that training runs in, with processes that only act like DeepSpeed's launcher and ranks."""
+
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.launch import local
+
+FAKE = Path(__file__).with_name("fake_launcher.py")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Run the fake launcher with a behaviour; afterwards none of its processes may be alive."""
+    # a signal before `train_on_this_machine` listens, or after, is not for pytest
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+
+    def train(behaviour):
+        def command(run, num_ranks):
+            assert (run, num_ranks) == (tmp_path, 2)
+            return [sys.executable, str(FAKE), "runner", str(tmp_path), behaviour, str(os.getpid())]
+
+        monkeypatch.setattr(local, "_command", command)
+        return local.train_on_this_machine(tmp_path, 2)
+
+    yield train
+    pids = [int(file.read_text()) for file in tmp_path.glob("*.pid")]
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    psutil.wait_procs(processes, timeout=5)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert len(pids) >= 2  # runner and launcher; a rank may have ended before it could leave its pid
+    assert [process for process in processes if is_alive(process)] == []
+
+
+def is_alive(process):
+    """An orphan that nobody waits for stays as a zombie."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left(directory, pattern):
+    return sorted(file.name for file in directory.glob(pattern))
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 75])
+def test_the_exit_code_is_that_of_the_ranks(train, code):
+    assert train(str(code)) == code
+
+
+def test_a_signal_reaches_the_ranks_alone_and_they_save(train, tmp_path):
+    assert train("stop") == 75
+    assert left(tmp_path, "*.SIGTERM") == ["rank0.SIGTERM", "rank1.SIGTERM"]
+    assert left(tmp_path, "*.saved") == ["rank0.saved", "rank1.saved"]
+
+
+def test_a_signal_before_the_ranks_have_started(train, monkeypatch, capsys):
+    """They get it as soon as they are there; one that has no handler yet ends at once, with nothing to save."""
+    monkeypatch.setattr(local, "GRACE_S", 20)
+    assert train("late") != 0
+    assert "did not stop within" not in capsys.readouterr().err
+
+
+def test_a_rank_that_has_ended_does_not_keep_the_signal_from_the_others(train, tmp_path):
+    assert train("one_has_ended") == 75
+    assert left(tmp_path, "*.saved") == ["rank1.saved"]
+
+
+def test_ranks_that_do_not_stop_are_killed(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(local, "GRACE_S", 0.3)
+    assert train("deaf") == -signal.SIGKILL
+    assert left(tmp_path, "*.SIGTERM") == ["rank0.SIGTERM", "rank1.SIGTERM"]
+    assert "did not stop within" in capsys.readouterr().err
+
+
+def test_ranks_do_not_outlive_their_launcher(train, tmp_path):
+    assert train("launcher_dies") == 9
+    assert left(tmp_path, "*.SIGTERM") == []
+
+
+def test_the_handlers_of_signals_are_given_back(train):
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    train("0")
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_one_training_at_a_time_in_a_directory(train, tmp_path):
+    with open(tmp_path / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="Another process trains in"):
+            train("0")
+    assert train("0") == 0
+
+
+def test_the_command_is_deepspeeds_on_this_machine_alone(tmp_path):
+    command = local._command(tmp_path, 3)
+    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert command[command.index("--num_gpus") + 1] == "3"
+    assert command[command.index("--master_addr") + 1] == "127.0.0.1"
+    assert command[-3:] == ["--module", "deltalm_ds.training.train", str(tmp_path)]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 10_000])
+def test_ranks_share_the_cores(num_ranks, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environment = local._environment(num_ranks)
+    assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert local._environment(num_ranks)["OMP_NUM_THREADS"] == "7"
