@@ -36,11 +36,14 @@ def attention(
     lengths_q = cu_seqlens_q.diff().tolist()
     lengths_k = lengths_q if cu_seqlens_k is cu_seqlens_q else cu_seqlens_k.diff().tolist()
     groups = _groups_of_similar_length(lengths_q, lengths_k)
-    round_up = _shapes_are_compiled(q)
+    multiple = 8 if _shapes_are_compiled(q) else 1
     pieces, rows = [], []
     for members in groups:
-        side_q = _Padding(cu_seqlens_q, lengths_q, members, round_up)
-        side_k = side_q if cu_seqlens_k is cu_seqlens_q else _Padding(cu_seqlens_k, lengths_k, members, round_up)
+        are_short = max(max(lengths_q[b], lengths_k[b]) for b in members) <= SHORT_LENGTH
+        num_rows = _round_up(len(members), multiple if are_short else 1)
+        side_q = _Padding(cu_seqlens_q, lengths_q, members, num_rows, multiple)
+        same = cu_seqlens_k is cu_seqlens_q
+        side_k = side_q if same else _Padding(cu_seqlens_k, lengths_k, members, num_rows, multiple)
         padded = _scaled_dot_product_attention(
             side_q.pad(q),
             side_k.pad(k),
@@ -97,14 +100,16 @@ def _round_up(count: int, multiple: int) -> int:
 class _Padding:
     """Moves one group of sequences between its packed rows and a padded [B, H, L, D] tensor.
 
-    With `round_up` the shape is one of few: L a multiple of 8, and B too where the sequences are short.
+    B is `num_rows`, which may be more than there are sequences, and L a multiple of `multiple`: where code is compiled
+    for every shape, shapes are then few.
     """
 
-    def __init__(self, cu_seqlens: Tensor, lengths: list[int], members: list[int], round_up: bool) -> None:
+    def __init__(
+        self, cu_seqlens: Tensor, lengths: list[int], members: list[int], num_rows: int, multiple: int
+    ) -> None:
         device = cu_seqlens.device
         self.sizes = [lengths[b] for b in members]
-        self.longest = _round_up(max(self.sizes), 8 if round_up else 1)
-        self.num = _round_up(len(members), 8 if round_up and self.longest <= SHORT_LENGTH else 1)
+        self.num, self.longest = num_rows, _round_up(max(self.sizes), multiple)
         self.is_whole = len(members) == len(lengths)
         sizes = torch.tensor(self.sizes, device=device)
         sequence = torch.repeat_interleave(torch.arange(len(members), device=device), sizes)

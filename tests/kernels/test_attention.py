@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltalm_ds.kernels import attention as module
 from deltalm_ds.kernels.attention import attention, decode_attention
 
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
@@ -58,6 +59,24 @@ def assert_equal_with_gradients(q, k, v, lengths_q, lengths_k, causal):
         (found_grad,) = torch.autograd.grad(found, x, grad, retain_graph=True, materialize_grads=True)
         (expected_grad,) = torch.autograd.grad(expected, reference, grad, retain_graph=True, materialize_grads=True)
         torch.testing.assert_close(found_grad, expected_grad, rtol=1e-11, atol=1e-12)
+
+
+@pytest.fixture(params=["exact shapes", "rounded shapes"], scope="module", autouse=True)
+def shapes(request):
+    """Everything twice: also with the shapes that float32 below the highest precision has on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "rounded shapes":
+            patch.setattr(module, "_shapes_are_compiled", lambda x: True)
+        yield
+
+
+@pytest.mark.parametrize(
+    "pairs", [[(3, 40), (5, 2), (7, 7)], [(40, 3)], [(1, 33)] * 9, [(32, 32), (31, 33), (0, 5)], [(2, 3)] * 11]
+)
+def test_short_sequences_beside_long_ones(pairs):
+    lengths_q, lengths_k = map(list, zip(*pairs, strict=True))
+    q, k, v = random_inputs(lengths_q, lengths_k, heads=1)
+    assert_equal_with_gradients(q, k, v, lengths_q, lengths_k, causal=False)
 
 
 @settings(max_examples=40)
