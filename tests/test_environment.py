@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -51,8 +52,8 @@ def test_apex_is_known_by_its_kernels(monkeypatch: pytest.MonkeyPatch, built: bo
 
 
 def test_processor_is_the_kernels_name_for_it() -> None:
-    if platform.system() != "Linux":
-        pytest.skip("reads /proc/cpuinfo")
+    if shutil.which("lscpu") is None:
+        pytest.skip("there is no lscpu to compare with")
     lscpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     name = re.search(r"^Model name:\s*(.+)$", lscpu.stdout, re.MULTILINE)
     if name is None:

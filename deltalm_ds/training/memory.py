@@ -107,11 +107,13 @@ class ActivationCost:
         return round(outside + kept * inputs + max(num_source_tokens * self.encoder_layer, block))
 
 
-def loss_bytes(config: DeltaLMConfig, num_target_tokens: int) -> int:
-    """The most that the fused output projection and loss hold: three float32 matrices as large as a chunk's logits
-    (logits and log-probabilities, beside those of the chunk before), and the gradient of the token embedding."""
+def loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int) -> int:
+    """The most that the fused output projection and loss hold: one chunk of logits in float32, which becomes their
+    gradient in place (and once more in 16 bits, where the weights have them), and the gradient of the token embedding
+    in float32 beside the part of one chunk."""
     chunk = min(num_target_tokens, CHUNK_TOKENS) * config.vocabulary_size
-    return 3 * 4 * chunk + 4 * config.num_embedding_rows * config.hidden_size
+    table = config.num_embedding_rows * config.hidden_size
+    return chunk * (4 if weight_bytes == 4 else 4 + weight_bytes) + table * (4 + weight_bytes)
 
 
 def _one_sequence(length: int) -> PackedSequences:

@@ -91,7 +91,10 @@ def _micro_batch_memory(
 ) -> dict[str, int]:
     """Activations and loss of the micro-batch that needs most."""
     cost = ActivationCost.measure(config, weight_bytes)
-    needs = [(cost.micro_batch(source, target), loss_bytes(config, target)) for source, target in micro_batches]
+    needs = [
+        (cost.micro_batch(source, target), loss_bytes(config, cost.weight_bytes, target))
+        for source, target in micro_batches
+    ]
     activations, loss = max(needs, key=sum)
     return {"activations": activations, "loss": loss}
 

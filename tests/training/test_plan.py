@@ -236,9 +236,9 @@ def test_activations_are_those_of_a_whole_forward(decoder: str) -> None:
 
 def test_loss_holds_one_chunk_of_logits() -> None:
     config = DeltaLMConfig.preset("base", vocabulary_size=250_001)
-    gradient = 4 * 250_048 * 768
-    assert loss_bytes(config, 100) == 12 * 100 * 250_001 + gradient
-    assert loss_bytes(config, 9000) == 12 * 2048 * 250_001 + gradient
+    table = 250_048 * 768
+    assert loss_bytes(config, 4, 100) == 4 * 100 * 250_001 + 8 * table
+    assert loss_bytes(config, 2, 9000) == 6 * 2048 * 250_001 + 6 * table
 
 
 class Square(nn.Module):
