@@ -49,7 +49,6 @@ setup(
         "Babel>=2.18",
         "zstandard",
         "tensorboard",
-        "matplotlib",
     ],
     extras_require={
         "export": ["transformers>=5.12"],

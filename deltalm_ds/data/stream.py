@@ -63,7 +63,6 @@ class StepBatches:
     num_sequences: int
     num_source_tokens: int
     num_target_tokens: int
-    sequences_of_task: np.ndarray
     num_truncated: int
     num_overlong: int
     num_too_short: int
@@ -155,7 +154,6 @@ class BatchBuilder:
             num_sequences=len(batch.rows),
             num_source_tokens=int(batch.source_lengths.sum()),
             num_target_tokens=int(batch.target_lengths.sum()),
-            sequences_of_task=np.bincount(batch.task_index, minlength=len(self.tasks)),
             num_truncated=batch.num_truncated,
             num_overlong=batch.num_overlong,
             num_too_short=batch.num_too_short,

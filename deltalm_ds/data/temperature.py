@@ -35,18 +35,6 @@ class TemperatureSchedule:
         if self.rise_steps < 0 or self.interval_steps < 1:
             raise InputError("The temperature's rise must have >= 0 steps and its interval >= 1.")
 
-    @classmethod
-    def constant(cls, temperature: float) -> "TemperatureSchedule":
-        """The same temperature at every step."""
-        return cls(start=temperature, end=temperature)
-
-    @classmethod
-    def virtual_epochs(
-        cls, steps_per_epoch: int, num_epochs: int = 5, start: float = 1.0, end: float = 5.0
-    ) -> "TemperatureSchedule":
-        """The authors' form: a higher temperature each virtual epoch, `end` after `num_epochs` of them."""
-        return cls(start, end, rise_steps=num_epochs * steps_per_epoch, interval_steps=steps_per_epoch)
-
     @property
     def settled_step(self) -> int:
         """The first step from which the temperature no longer changes."""

@@ -43,9 +43,9 @@ def test_draws_follow_the_formula_to_one_sequence():
 @pytest.mark.parametrize(
     "schedule",
     [
-        TemperatureSchedule.constant(2.0),
+        TemperatureSchedule(end=2.0),
         TemperatureSchedule(1.0, 5.0, rise_steps=300),
-        TemperatureSchedule.virtual_epochs(steps_per_epoch=100),
+        TemperatureSchedule(rise_steps=500, interval_steps=100),
     ],
 )
 def test_positions_are_contiguous_and_seeking_changes_nothing(schedule: TemperatureSchedule):
@@ -89,23 +89,23 @@ def test_a_far_step_is_reached_at_once():
 
 
 def test_budgets():
-    by_sequences = make_sampler(TemperatureSchedule.constant(1.0), tokens=None, sequences=512)
+    by_sequences = make_sampler(TemperatureSchedule(end=1.0), tokens=None, sequences=512)
     sizes = [len(by_sequences.draw(step)[0]) for step in range(200)]
     assert max(abs(size - 512) for size in sizes) <= 4
     assert math.isclose(np.mean(sizes), 512, abs_tol=0.1)
-    by_tokens = make_sampler(TemperatureSchedule.constant(1.0))
+    by_tokens = make_sampler(TemperatureSchedule(end=1.0))
     tokens = [np.array(MEAN_TOKENS)[by_tokens.draw(step)[0]].sum() for step in range(200)]
     assert math.isclose(np.mean(tokens), 4000, rel_tol=1e-3)
 
 
 def test_equal_tasks_do_not_take_their_turns_all_at_once():
-    schedule = TemperatureSchedule.constant(1.0)
+    schedule = TemperatureSchedule(end=1.0)
     sampler = Sampler([10] * 200, [0] * 200, [1.0], schedule, [1.0] * 200, range(200), sequences_per_step=100)
     assert all(70 < len(sampler.draw(step)[0]) < 130 for step in range(20))  # in step, they would be 0 and 200
 
 
 def test_bad_input():
-    schedule = TemperatureSchedule.constant(1.0)
+    schedule = TemperatureSchedule(end=1.0)
     for tokens, sequences in ((None, None), (10.0, 10.0), (0.0, None)):
         with pytest.raises(InputError, match="exactly one"):
             make_sampler(schedule, tokens, sequences)

@@ -12,7 +12,7 @@ WMT10_MILLIONS = [10, 10, 4.6, 4.8, 1.4, 0.7, 0.5, 0.26, 0.18, 0.08]
 
 
 def test_the_authors_table():
-    schedule = TemperatureSchedule.virtual_epochs(steps_per_epoch=100)
+    schedule = TemperatureSchedule(rise_steps=500, interval_steps=100)
     first_steps = np.arange(8) * 100
     expected = [1.0, 1.8, 2.6, 3.4, 4.2, 5.0, 5.0, 5.0]
     assert schedule.at(first_steps) == pytest.approx(expected, abs=1e-12)
@@ -26,8 +26,8 @@ def test_a_line_in_steps():
 
 
 def test_constant():
-    assert TemperatureSchedule.constant(2.5).at(np.arange(3)).tolist() == [2.5] * 3
-    assert TemperatureSchedule.constant(2.5).settled_step == 0
+    assert TemperatureSchedule(end=2.5).at(np.arange(3)).tolist() == [2.5] * 3
+    assert TemperatureSchedule(end=2.5).settled_step == 0
 
 
 @given(rise=st.integers(0, 1000), interval=st.integers(1, 300), step=st.integers(0, 2000))
