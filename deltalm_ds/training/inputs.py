@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from deltalm_ds.checkpoints.directory import load_model, read_config
 from deltalm_ds.checkpoints.run import model_directory
 from deltalm_ds.config import Recipe, TrainingGroup, ValidationSection
-from deltalm_ds.data.objectives import Limits, Objective, Seq2Seq, SpanCorruption, TranslationSpanCorruption
+from deltalm_ds.data.objectives import OBJECTIVES, Limits, Objective, TranslationSpanCorruption
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
 from deltalm_ds.data.tasks import Task, TaskGroup
@@ -19,10 +19,6 @@ from deltalm_ds.evaluation.translation import TestSet, read_test_sets
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (Seq2Seq, SpanCorruption, TranslationSpanCorruption)
-}
 
 
 @dataclass(frozen=True)
