@@ -80,7 +80,7 @@ class BatchSection(Section):
     """Sizes in tokens, source and target together."""
 
     tokens_per_step: int = Field(gt=0, description="expected tokens of a global batch")
-    micro_batch_tokens: int = Field(gt=0, description="never exceeded by one forward")
+    micro_batch_tokens: int = Field(gt=0, description="never exceeded by one forward, before rounding up")
     min_micro_batches: int = Field(1, gt=0, description="accumulate over at least so many micro-batches a rank")
 
 

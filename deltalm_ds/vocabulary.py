@@ -18,11 +18,11 @@ import sentencepiece
 from deltalm_ds.data.randomness import uniform
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
+from deltalm_ds.model.config import VOCABULARY_MULTIPLE
 
 FORMAT_VERSION = 1
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 BLOCK_NAMES = ("special", "pieces", "sentinels", "languages", "tasks", "padding")
-ROW_MULTIPLE = 64
 NBEST_SEGMENTATIONS = 64
 
 
@@ -310,7 +310,7 @@ def _make_blocks(
         "sentinels": tuple(f"<extra_id_{index}>" for index in range(num_sentinels)),
         "languages": tuple(f"__{language}__" for language in languages),
         "tasks": tuple(tasks),
-        "padding": tuple(f"<padding_{index}>" for index in range(-num_tokens % ROW_MULTIPLE)),
+        "padding": tuple(f"<padding_{index}>" for index in range(-num_tokens % VOCABULARY_MULTIPLE)),
     }
 
 

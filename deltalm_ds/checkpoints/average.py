@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from deltalm_ds.checkpoints.directory import load_model, read_config, save_model
+from deltalm_ds.checkpoints.run import checkpoint_directories
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -15,7 +16,7 @@ def average_checkpoints(run: Path, last: int, out: Path) -> list[Path]:
     Raises:
         InputError: the run has fewer checkpoints. DataError: they are of different shapes or vocabularies.
     """
-    checkpoints = sorted((run / "checkpoints").glob("step_*"))[-last:]
+    checkpoints = checkpoint_directories(run)[-last:]
     if not checkpoints:
         raise InputError(f"{run} has no checkpoints: is it the directory of a run?")
     if len(checkpoints) < last:

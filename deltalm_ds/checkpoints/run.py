@@ -31,6 +31,7 @@ def read_state(checkpoint: Path) -> TrainingState:
 
 
 def damaged(checkpoint: Path, error: Exception) -> DataError:
+    """The error to raise for a checkpoint that cannot be read."""
     return DataError(f"The checkpoint {checkpoint} is damaged ({error}): remove it to go on from another.")
 
 

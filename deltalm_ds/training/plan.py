@@ -107,14 +107,14 @@ def _tasks(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:
     at_end = drawn - stream.sequences_drawn(max_steps - 1)
     return [
         {
-            "task": task.name,
+            "task": label,
             "rows": task.corpus.num_rows,
             "probability": {name: float(values[number]) for name, values in probability.items()},
             "sequences": float(drawn[number]),
             "passes": float(drawn[number] / task.corpus.num_rows),
             "steps_per_pass_at_end": float(task.corpus.num_rows / at_end[number]) if at_end[number] else None,
         }
-        for number, task in enumerate(stream.tasks)
+        for number, (label, task) in enumerate(zip(stream.labels, stream.tasks, strict=True))
     ]
 
 

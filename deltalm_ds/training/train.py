@@ -9,22 +9,22 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from deepspeed.utils import safe_set_full_fp32_param
 from torch import distributed
 
-from deltalm_ds.checkpoints.directory import load_weights, read_weights
+from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.checkpoints.run import TrainingState, checkpoint_directories, read_state
 from deltalm_ds.config import Recipe, load_recipe
 from deltalm_ds.data.stream import StepBatches, evaluation_batches, prefetch
 from deltalm_ds.environment import environment
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 from deltalm_ds.files import write_json
-from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.progress import progress
 from deltalm_ds.training.engine import initialize, start_distributed
 from deltalm_ds.training.inputs import Inputs, fresh_or_initial_model, open_inputs
@@ -63,9 +63,7 @@ class Trainer:
             _set_exact_masters(engine, initial)
             return TrainingState(), engine
         state = read_state(checkpoints[-1])
-        model = DeltaLM(self.inputs.model_config)
-        load_weights(model, read_weights(checkpoints[-1]), str(checkpoints[-1]))
-        engine = initialize(model, self.recipe)
+        engine = initialize(load_model(checkpoints[-1], **self.inputs.model_config.model_dump()), self.recipe)
         restore(engine, checkpoints[-1], state)
         self._say(f"going on from step {state.step} ({checkpoints[-1]})")
         return state, engine
@@ -74,7 +72,8 @@ class Trainer:
         """Run to the last step or to a signal; returns the exit code."""
         training, state = self.recipe.training, self.state
         steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
-        with closing(steps), progress("training", training.max_steps, "steps", start=state.step) as advance:
+        log = closing(self.log) if self.log else nullcontext()
+        with log, closing(steps), progress("training", training.max_steps, "steps", start=state.step) as advance:
             for batches in steps:
                 self._update(batches)
                 saving = state.step % training.save_every == 0 or state.step == training.max_steps
@@ -212,8 +211,6 @@ def loss_record(sums: torch.Tensor, names: list[str]) -> dict[str, Any]:
 def _set_exact_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
     """16-bit engines round the weights they are given: set the float32 masters to the exact ones [FACTS §8]."""
     if engine.bfloat16_enabled() or engine.fp16_enabled():
-        from deepspeed.utils import safe_set_full_fp32_param
-
         for name, parameter in engine.module.named_parameters():
             safe_set_full_fp32_param(parameter, weights[name])
 
@@ -233,8 +230,8 @@ def main(arguments: list[str]) -> int:
             write_json(run / "environment.json", environment())
         return trainer.train()
     except InputError as error:
-        if distributed.get_rank() == 0:
-            print(f"deltalm: {error}", file=sys.stderr, flush=True)
+        rank = distributed.get_rank()  # an error of one rank alone must not be lost
+        print(f"deltalm: {error}" if rank == 0 else f"deltalm, rank {rank}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     finally:
         distributed.destroy_process_group()
