@@ -17,6 +17,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.training.engine_config import engine_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def start_distributed() -> None:
@@ -24,16 +25,25 @@ def start_distributed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
-        keep_freed_memory()
         compatible_ops["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, verbose=False)
 
 
-def initialize(model: DeltaLM, recipe: Recipe) -> deepspeed.DeepSpeedEngine:
-    """Wrap a float32 model with its optimizer into an engine; `start_distributed` comes first."""
+def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.DeepSpeedEngine:
+    """Wrap a float32 model with its optimizer into an engine; `start_distributed` comes first.
+
+    All that lives as long as the engine is there afterwards, so that too little memory shows now. Only then does a CPU
+    start to keep the memory that steps free: what lives long would break it into pieces too small for the next step.
+
+    Args:
+        updates: how many the optimizer has made, for a run that goes on.
+    """
     config = engine_config(recipe)
     optimizer = make_optimizer(model, recipe.optimizer, config["zero_optimization"])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    create_moments(engine, updates)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     return engine
 
 
@@ -71,3 +81,24 @@ def _deepspeed_adam(model: torch.nn.Module, options: OptimizerSection, on_cpu: b
     except Exception as error:  # whatever a missing or unfit compiler leads to
         reason = f"{error.__cause__ or error}".strip().split("\n")[0]
         raise InputError(f"DeepSpeed's {make.__name__} cannot be compiled here: {reason}") from error
+
+
+def create_moments(engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
+    """Make the moments, zero, that Adam itself would only make in its first step, and set its count of updates."""
+    optimizer = engine.optimizer.optimizer
+    if engine.zero_optimization_stage() == 3:  # the groups hold these only while a step is made
+        masters = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        masters = [flat for group in optimizer.param_groups for flat in group["params"]]
+    # torch's Adam counts in a tensor beside the weights; DeepSpeed's in a number, and apex's in one of the group
+    counts_in_tensor = isinstance(optimizer, torch.optim.AdamW)
+    for flat in masters:
+        state = optimizer.state[flat]
+        state |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
+        state["step"] = torch.tensor(float(updates), device=flat.device) if counts_in_tensor else updates
+    if not counts_in_tensor:
+        for group in optimizer.param_groups:
+            group["step"] = updates
+    if engine.zero_optimization_stage() < 3:
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()

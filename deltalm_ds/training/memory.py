@@ -29,8 +29,9 @@ def model_states(engine: dict[str, Any], num_parameters: int, num_ranks: int) ->
 
     As [Rajbhandari+20 §5], with what DeepSpeed 0.19.8 was seen to keep (live tensors counted on 2 and 4 ranks, stages
     1 to 3, float32 and bf16): a float32 master copy also where the weights are float32, gradients summed in float32,
-    beside them at stage 1 those of the weights' 16 bits, and a bucket of `reduce_bucket_size` elements, which is
-    allocated whole. Stage 3 gathers weights as layers need them and may keep `stage3_max_live_parameters` of them.
+    beside them at stage 1 those of 16-bit weights (bf16's `immediate_grad_update` frees them), and a bucket of
+    `reduce_bucket_size` elements, which is allocated whole. Stage 3 gathers weights as layers need them and may keep
+    `stage3_max_live_parameters` of them.
 
     Returns:
         bytes by what they are for; an offloaded optimizer's are in the host's memory and not counted.
@@ -38,7 +39,8 @@ def model_states(engine: dict[str, Any], num_parameters: int, num_ranks: int) ->
     zero = engine["zero_optimization"]
     stage = zero["stage"]
     weight_bytes = 4 if precision(engine) == "fp32" else 2
-    full_gradient_bytes = 4 if weight_bytes == 4 else 4 + weight_bytes
+    keeps_narrow = weight_bytes == 2 and not engine.get("bf16", {}).get("immediate_grad_update", False)
+    full_gradient_bytes = 4 + 2 * keeps_narrow
     offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
     share = -(-num_parameters // num_ranks)
     gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0

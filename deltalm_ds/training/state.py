@@ -27,9 +27,9 @@ from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import fsync_path, publish_directory, write_json
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.training.engine import MOMENTS
 from deltalm_ds.vocabulary import Vocabulary
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 LOSS_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -72,7 +72,6 @@ def _gather_own_share(engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, Tens
     """Full weights and moments of the parameters dealt to this rank. Collectives: all ranks walk all parameters."""
     owner = _deal(engine.module)
     weights, moments = {}, {}
-    create_optimizer_state(engine, updates=None)
     for name, parameter in engine.module.named_parameters():
         weight = safe_get_full_fp32_param(parameter)
         both = [safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS]
@@ -154,7 +153,9 @@ def loss_scaler_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, float] | N
 
 
 def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
-    """Put a checkpoint's exact weights and moments into an engine. The model was loaded with the weights before.
+    """Put a checkpoint's exact weights and moments into an engine.
+
+    The model was loaded with the weights before, and the engine initialized with the count of updates.
 
     Raises:
         DataError: a tensor is missing, or a file cannot be read.
@@ -167,7 +168,6 @@ def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Training
     for wanted in (*names, *(f"{moment}.{name}" for name in names for moment in MOMENTS)):
         if wanted not in tensors:
             raise DataError(f"The checkpoint {checkpoint} has no tensor {wanted}.")
-    create_optimizer_state(engine, state.updates)
     for name, parameter in engine.module.named_parameters():
         safe_set_full_fp32_param(parameter, tensors[name])
         for moment in MOMENTS:
@@ -175,30 +175,3 @@ def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Training
             safe_set_full_optimizer_state(parameter, tensors[key], moment)
     for field, value in (state.loss_scaler or {}).items():
         setattr(engine.optimizer.loss_scaler, field, value)
-
-
-def create_optimizer_state(engine: deepspeed.DeepSpeedEngine, updates: int | None) -> None:
-    """Make the moments that Adam itself would only make in its first step, and set its count of updates.
-
-    `updates` None leaves the count of states that exist as it is.
-    """
-    optimizer = engine.optimizer.optimizer
-    if engine.zero_optimization_stage() == 3:  # the groups hold these only while a step is made
-        masters = engine.optimizer.fp32_partitioned_groups_flat
-    else:
-        masters = [flat for group in optimizer.param_groups for flat in group["params"]]
-    # torch's Adam counts in a tensor beside the weights; DeepSpeed's in a number, and apex's in one of the group
-    counts_in_tensor = isinstance(optimizer, torch.optim.AdamW)
-    for flat in masters:
-        state = optimizer.state[flat]
-        for moment in MOMENTS:
-            state.setdefault(moment, torch.zeros_like(flat))
-        if updates is not None or "step" not in state:
-            count = updates or 0
-            state["step"] = torch.tensor(float(count), device=flat.device) if counts_in_tensor else count
-    if updates is not None and not counts_in_tensor:
-        for group in optimizer.param_groups:
-            group["step"] = updates
-    if engine.zero_optimization_stage() < 3:
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()

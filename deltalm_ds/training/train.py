@@ -64,7 +64,8 @@ class Trainer:
             _set_exact_masters(engine, initial)
             return TrainingState(), engine
         state = read_state(checkpoints[-1])
-        engine = initialize(load_model(checkpoints[-1], **self.inputs.model_config.model_dump()), self.recipe)
+        model = load_model(checkpoints[-1], **self.inputs.model_config.model_dump())
+        engine = initialize(model, self.recipe, state.updates)
         restore(engine, checkpoints[-1], state)
         self._say(f"going on from step {state.step} ({checkpoints[-1]})")
         return state, engine

@@ -10,8 +10,7 @@ import torch
 from deltalm_ds.config import OptimizerSection
 from deltalm_ds.errors import InputError
 from deltalm_ds.training import engine
-from deltalm_ds.training.engine import make_optimizer
-from deltalm_ds.training.state import create_optimizer_state
+from deltalm_ds.training.engine import create_moments, make_optimizer
 
 PLAIN = {"stage": 2}
 OFFLOADED = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
@@ -93,7 +92,7 @@ def test_the_count_of_updates_is_of_the_kind_that_the_optimizer_reads(counts_in_
     make = torch.optim.AdamW if counts_in_tensor else torch.optim.SGD
     optimizer = make([weight], lr=0.0)
     zero = SimpleNamespace(optimizer=optimizer, _lazy_init_hp_params_optimizer_state=lambda: None)
-    create_optimizer_state(SimpleNamespace(optimizer=zero, zero_optimization_stage=lambda: 2), 7)
+    create_moments(SimpleNamespace(optimizer=zero, zero_optimization_stage=lambda: 2), 7)
     state = optimizer.state[weight]
     assert torch.equal(state["exp_avg"], torch.zeros(3))
     assert type(state["step"]) is (torch.Tensor if counts_in_tensor else int)
