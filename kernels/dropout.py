@@ -26,6 +26,13 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return reference.dropout(x, p, draw_seed(p, x.device))
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    return x * keep_scale(x, p)
+
+
+def keep_scale(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+    """What dropout multiplies x by, 0 or the scale, in the shape and dtype of x: eight random bits an element."""
+    words = torch.randint(  # `random_` would stop torch.compile
+        -(2**63), 2**63 - 1, (-(-x.numel() // 8),), generator=generator, dtype=torch.int64, device=x.device
+    )
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold(p)
-    return x * (kept * scale(p)).to(x.dtype)
+    return (kept * scale(p)).to(x.dtype)

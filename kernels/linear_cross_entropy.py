@@ -15,7 +15,8 @@ from deltalm_ds.kernels.reference import IGNORED_LABEL
 
 CHUNK_TOKENS = 2048  # large enough for full GEMM speed, small beside the weight [FACTS §7]
 CPU_CHUNK_TOKENS = 768  # a CPU's GEMMs are as fast with fewer rows, and its weights are often float32
-BLOCK_ELEMENTS = 1 << 21  # of the logits on a CPU: 8 MB in float32, which the last level of cache holds
+CPU_BLOCK_LOGITS = 1 << 20  # that the element-wise part has at a time: 4 MB in float32, which stay in the cache
+CPU_BLOCK_ROWS = 8192  # of the weight's gradient that one product makes, so that its temporary stays in the cache
 
 
 class CrossEntropy(NamedTuple):
@@ -113,23 +114,33 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
     """total += a b, or = a b if it is the first; without a temporary of that size where the dtypes agree."""
     if total.dtype == a.dtype:
         total.addmm_(a, b, beta=0 if is_first else 1)  # beta 0 does not read total
-    elif is_first:
-        total.copy_(a @ b)
-    else:
-        total += a @ b
+        return
+    num_rows = CPU_BLOCK_ROWS if total.device.type == "cpu" else len(total)
+    for rows in (slice(start, start + num_rows) for start in range(0, len(total), num_rows)):
+        if is_first:
+            total[rows] = a[rows] @ b
+        else:
+            total[rows] += a[rows] @ b
 
 
 def _setup_context(ctx, inputs, output):
     *_, grad_hidden, grad_weight = output
     _, weight, *_, ctx.needs_hidden, ctx.needs_weight = inputs
     ctx.save_for_backward(grad_hidden, grad_weight)
+    ctx.set_materialize_grads(False)  # zeros for outputs without a gradient: a second tensor of the weight's size
     ctx.weight_dtype = weight.dtype
 
 
 def _gradients(ctx, grad_loss, *_):
+    if grad_loss is None:
+        return (None,) * 8
     grad_hidden, grad_weight = ctx.saved_tensors
-    grad_hidden = grad_hidden * grad_loss.to(grad_hidden.dtype) if ctx.needs_hidden else None
-    grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype) if ctx.needs_weight else None
+    # In place, as the weight is often the largest tensor there is; but not if the graph is to be used once more, nor
+    # under a tracer, whose tensors are of other classes.
+    is_kept = torch._C._autograd._get_current_graph_task_keep_graph() or type(grad_weight) is not Tensor
+    times = Tensor.mul if is_kept else Tensor.mul_
+    grad_hidden = times(grad_hidden, grad_loss.to(grad_hidden.dtype)) if ctx.needs_hidden else None
+    grad_weight = times(grad_weight, grad_loss).to(ctx.weight_dtype) if ctx.needs_weight else None
     return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
@@ -162,24 +173,23 @@ def _losses_and_grad(
     the processor's cache through all passes, which is four times as fast as one pass after the other over all.
     """
     target_weight, each = _smoothing(label_smoothing, vocabulary_size)
-    counted = (labels != IGNORED_LABEL).to(token_loss.dtype)[:, None]  # [C, 1]
-    labels = labels.clamp(min=0)[:, None]
-    num_rows = max(1, BLOCK_ELEMENTS // vocabulary_size)
+    label_of_row = labels.clamp(min=0)[:, None]
+    num_rows = max(1, CPU_BLOCK_LOGITS // vocabulary_size)
     for rows in (slice(start, start + num_rows) for start in range(0, len(logits), num_rows)):
-        x, label = logits[rows].to(token_loss.dtype), labels[rows]  # in place where the dtype is that already
-        x -= x.amax(dim=1, keepdim=True)
+        part, label = logits[rows], label_of_row[rows]
+        x = part.to(token_loss.dtype)
         label_logit = x.gather(1, label)
         logit_sum = x.sum(dim=1, keepdim=True) if label_smoothing else 0.0
-        total = x.exp_().sum(dim=1, keepdim=True)
-        log_total = total.log()
+        highest = x.amax(dim=1, keepdim=True)
+        x = x.softmax(dim=1)
+        log_total = highest - x.amax(dim=1, keepdim=True).log()  # the largest probability is exp(0) / total
         nll = log_total - label_logit
         loss = target_weight * nll + each * (vocabulary_size * log_total - logit_sum)
-        token_nll[rows] = (nll * counted[rows]).squeeze(1)
-        token_loss[rows] = (loss * counted[rows]).squeeze(1)
-        x *= counted[rows] / total
-        if label_smoothing:
-            x -= each * counted[rows]
-        x.scatter_add_(1, label, -target_weight * counted[rows])
-        if x.dtype != logits.dtype:
-            logits[rows] = x
+        token_nll[rows] = nll.squeeze(1)
+        token_loss[rows] = loss.squeeze(1)
+        x -= each
+        part.copy_(x.scatter_add_(1, label, torch.full_like(nll, -target_weight)))
+    ignored = (labels == IGNORED_LABEL).nonzero().squeeze(1)
+    for result in (logits, token_loss, token_nll):
+        result.index_fill_(0, ignored, 0.0)
     return logits

@@ -1,47 +1,63 @@
-"""Attention over packed sequences: `make bench-kernels/attention`, with `ARGS=--record` to keep it."""
+"""Attention over packed sequences: `make bench-kernels/attention`, with `ARGS=--record` to keep it.
+
+The peer gets its tensors padded, as models without packing have them: packing costs it nothing here.
+"""
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.harness import DEVICE, Work, leaf, main
+from benchmarks.kernels.harness import DEVICE, DTYPES, Work, leaf, main
 from deltalm_ds.kernels.attention import attention
 
 HEADS, HEAD_DIM = 12, 64
-NUM_SEQUENCES, LONGEST = (64, 512) if DEVICE.type == "cuda" else (8, 128)
+LONGEST = 512 if DEVICE.type == "cuda" else 128
 
 
-def padded(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, causal: bool, p: float) -> Tensor:
-    """Everything padded to the longest, as models without packing have it. inside: [B, L] bool."""
-    sides = []
-    for x in (q, k, v):
-        side = x.new_zeros(*inside.shape, HEADS, HEAD_DIM)
-        side[inside] = x
-        sides.append(side.transpose(1, 2))
-    mask = None if causal else inside[:, None, None, :]
-    return F.scaled_dot_product_attention(*sides, attn_mask=mask, dropout_p=p, is_causal=causal).transpose(1, 2)[inside]
+def mixed(num: int, mean: float, longest: int) -> Tensor:
+    """Lengths as those of sentences: gamma-distributed, of the given mean."""
+    torch.manual_seed(0)
+    return torch.distributions.Gamma(4.0, 4.0 / mean).sample((num,)).round().clamp(1, longest).long()
 
 
-works = []
-mixed = torch.linspace(4, LONGEST, NUM_SEQUENCES).long()
-for name, lengths in [("equal lengths", torch.full((NUM_SEQUENCES,), LONGEST)), ("mixed lengths", mixed)]:
+LENGTHS = {
+    f"8 x {LONGEST}": torch.full((8,), LONGEST),
+    "64 x 32": torch.full((64,), 32),
+    "64 mixed, mean 28 (news)": mixed(64, 28, LONGEST),
+    "128 mixed, mean 14 (captions)": mixed(128, 14, LONGEST),
+}
+
+
+def work(name: str, lengths: Tensor, causal: bool, p: float, dtype: torch.dtype) -> Work:
+    """Self-attention of sequences of these lengths."""
     cu = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(DEVICE, torch.int32)
+    packed = [leaf(int(lengths.sum()), HEADS, HEAD_DIM, dtype=dtype) for _ in range(3)]
+    padded = [leaf(len(lengths), HEADS, int(lengths.max()), HEAD_DIM, dtype=dtype) for _ in range(3)]
     inside = (torch.arange(int(lengths.max())) < lengths[:, None]).to(DEVICE)
-    for causal in (False, True):
-        for p in (0.0, 0.1):
-            q, k, v = (leaf(int(lengths.sum()), HEADS, HEAD_DIM) for _ in range(3))
-            works.append(
-                Work(
-                    f"{NUM_SEQUENCES} x {LONGEST}, {name}, {'causal' if causal else 'full'}, dropout {p}",
-                    "GFLOP/s",
-                    14 * int(lengths.square().sum()) * HEADS * HEAD_DIM / (2 if causal else 1),
-                    [q, k, v],
-                    {
-                        "ours": lambda x=(q, k, v), cu=cu, causal=causal, p=p: attention(*x, cu, cu, causal, p),
-                        "padded SDPA": lambda x=(q, k, v), i=inside, causal=causal, p=p: padded(*x, i, causal, p),
-                    },
-                )
-            )
+    mask = None if causal or inside.all() else inside[:, None, None, :]
+    return Work(
+        f"{name}, {'causal' if causal else 'full'}, dropout {p}, {dtype}",
+        "GFLOP/s",
+        12 * int(lengths.square().sum()) * HEADS * HEAD_DIM / (2 if causal else 1),
+        {
+            "ours": (lambda: attention(*packed, cu, cu, causal, p), packed),
+            "padded SDPA": (
+                lambda: F.scaled_dot_product_attention(*padded, attn_mask=mask, dropout_p=p, is_causal=causal),
+                padded,
+            ),
+        },
+    )
+
+
+def works() -> Iterator[Work]:
+    """Equal and mixed lengths, full and causal, without and with dropout."""
+    for dtype in DTYPES:
+        for name, lengths in LENGTHS.items():
+            for causal, p in ((False, 0.0), (True, 0.0), (False, 0.1)):
+                yield work(name, lengths, causal, p, dtype)
+
 
 if __name__ == "__main__":
-    main("attention", works)
+    main("attention", works())

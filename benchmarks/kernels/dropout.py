@@ -1,16 +1,24 @@
 """Dropout: `make bench-kernels/dropout`, with `ARGS=--record` to keep it."""
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 
-from benchmarks.kernels.harness import DTYPE, Work, leaf, main
+from benchmarks.kernels.harness import DTYPES, Work, leaf, main
 from deltalm_ds.kernels.dropout import dropout
 
-works = []
-for num_tokens in (512, 4096):
-    x = leaf(num_tokens, 768)
-    amount = 4 * x.numel() * DTYPE.itemsize
-    contenders = {"ours": lambda x=x: dropout(x, 0.1), "eager": lambda x=x: F.dropout(x, 0.1)}
-    works.append(Work(f"{num_tokens} tokens x 768, rate 0.1", "GB/s", amount, [x], contenders))
+
+def works() -> Iterator[Work]:
+    """Rows of the model's width."""
+    for dtype in DTYPES:
+        for num_tokens in (512, 4096):
+            x = leaf(num_tokens, 768, dtype=dtype)
+            contenders = {
+                "ours": (lambda x=x: dropout(x, 0.1), [x]),
+                "eager": (lambda x=x: F.dropout(x, 0.1), [x]),
+            }
+            yield Work(f"{num_tokens} tokens x 768, rate 0.1, {dtype}", "GB/s", 4 * x.nbytes, contenders)
+
 
 if __name__ == "__main__":
-    main("dropout", works)
+    main("dropout", works())

@@ -1,9 +1,11 @@
 """The feed-forward sub-layer: `make bench-kernels/feed_forward`, with `ARGS=--record` to keep it."""
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.harness import Work, leaf, main
+from benchmarks.kernels.harness import DTYPES, Work, leaf, main
 from deltalm_ds.kernels.feed_forward import feed_forward
 
 WIDTH, INNER = 768, 3072
@@ -14,22 +16,20 @@ def eager(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bia
     return F.linear(F.dropout(F.gelu(F.linear(x, weight_in, bias_in)), p), weight_out, bias_out)
 
 
-works = []
-for num_tokens in (512, 2048):
-    for p in (0.0, 0.1):
-        inputs = [leaf(num_tokens, WIDTH), leaf(INNER, WIDTH), leaf(INNER), leaf(WIDTH, INNER), leaf(WIDTH)]
-        works.append(
-            Work(
-                f"{num_tokens} tokens x {WIDTH} x {INNER}, dropout {p}",
-                "GFLOP/s",
-                12 * num_tokens * WIDTH * INNER,
-                inputs,
-                {
-                    "ours": lambda x=inputs, p=p: feed_forward(*x, p),
-                    "eager": lambda x=inputs, p=p: eager(*x, p),
-                },
-            )
-        )
+def works() -> Iterator[Work]:
+    """Few and many tokens, without and with dropout."""
+    for dtype in DTYPES:
+        for num_tokens in (512, 2048):
+            shapes = [(num_tokens, WIDTH), (INNER, WIDTH), (INNER,), (WIDTH, INNER), (WIDTH,)]
+            inputs = [leaf(*shape, dtype=dtype) for shape in shapes]
+            for p in (0.0, 0.1):
+                contenders = {
+                    "ours": (lambda inputs=inputs, p=p: feed_forward(*inputs, p), inputs),
+                    "eager": (lambda inputs=inputs, p=p: eager(*inputs, p), inputs),
+                }
+                name = f"{num_tokens} tokens x {WIDTH} x {INNER}, dropout {p}, {dtype}"
+                yield Work(name, "GFLOP/s", 12 * num_tokens * WIDTH * INNER, contenders)
+
 
 if __name__ == "__main__":
-    main("feed_forward", works)
+    main("feed_forward", works())

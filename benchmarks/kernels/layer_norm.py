@@ -1,29 +1,34 @@
 """dropout + residual + LayerNorm: `make bench-kernels/layer_norm`, with `ARGS=--record` to keep it."""
 
-import torch.nn.functional as F
+from collections.abc import Iterator
 
-from benchmarks.kernels.harness import DTYPE, Work, leaf, main
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.kernels.harness import DTYPES, Work, leaf, main
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm
 
 WIDTH = 768
-works = []
-for num_tokens in (512, 4096):
-    x, residual, weight, bias = leaf(num_tokens, WIDTH), leaf(num_tokens, WIDTH), leaf(WIDTH), leaf(WIDTH)
-    for p in (0.0, 0.1):
-        works.append(
-            Work(
-                f"{num_tokens} tokens x {WIDTH}, dropout {p}",
-                "GB/s",
-                8 * num_tokens * WIDTH * DTYPE.itemsize,  # reads x, residual, and both again with grad; writes 3
-                [x, residual, weight, bias],
-                {
-                    "ours": lambda x=x, r=residual, w=weight, b=bias, p=p: dropout_add_layer_norm(x, r, w, b, 1e-5, p),
-                    "eager": lambda x=x, r=residual, w=weight, b=bias, p=p: F.layer_norm(
-                        r + F.dropout(x, p), (WIDTH,), w, b
-                    ),
-                },
-            )
-        )
+
+
+def eager(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, p: float) -> Tensor:
+    """As usually written."""
+    return F.layer_norm(residual + F.dropout(x, p), (WIDTH,), weight, bias)
+
+
+def works() -> Iterator[Work]:
+    """Few and many tokens, without and with dropout; reads x, residual, and both again with grad; writes 3."""
+    for dtype in DTYPES:
+        for num_tokens in (512, 4096):
+            inputs = [leaf(*shape, dtype=dtype) for shape in ((num_tokens, WIDTH),) * 2 + ((WIDTH,),) * 2]
+            for p in (0.0, 0.1):
+                contenders = {
+                    "ours": (lambda inputs=inputs, p=p: dropout_add_layer_norm(*inputs, 1e-5, p), inputs),
+                    "eager": (lambda inputs=inputs, p=p: eager(*inputs, p), inputs),
+                }
+                name = f"{num_tokens} tokens x {WIDTH}, dropout {p}, {dtype}"
+                yield Work(name, "GB/s", 8 * inputs[0].nbytes, contenders)
+
 
 if __name__ == "__main__":
-    main("layer_norm", works)
+    main("layer_norm", works())

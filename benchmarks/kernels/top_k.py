@@ -1,5 +1,7 @@
 """The best continuations of beams: `make bench-kernels/top_k`, with `ARGS=--record` to keep it. No backward."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,11 @@ def work(num_tokens: int, dtype: torch.dtype) -> Work:
         log_p[:, 1] = float("-inf")
         return (log_p + beam_scores.view(-1, 1)).view(SENTENCES, -1).topk(2 * BEAM).values
 
-    contenders = {"ours": lambda: top_k(logits, beam_scores, 2 * BEAM, banned).scores, "eager": eager}
-    return Work(f"{num_rows} rows x {num_tokens:,}, {dtype}", "GB/s", logits.numel() * dtype.itemsize, [], contenders)
+    contenders: dict[str, tuple[Callable[[], Tensor], list[Tensor]]] = {
+        "ours": (lambda: top_k(logits, beam_scores, 2 * BEAM, banned).scores, []),
+        "eager": (eager, []),
+    }
+    return Work(f"{num_rows} rows x {num_tokens:,}, {dtype}", "GB/s", logits.numel() * dtype.itemsize, contenders)
 
 
 works = [work(250_001, dtype) for dtype in (torch.float32, torch.bfloat16)]

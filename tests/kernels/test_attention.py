@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds.kernels import attention as module
+from deltalm_ds.kernels import grouped_attention
 from deltalm_ds.kernels.attention import attention, decode_attention
 
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
@@ -66,12 +67,22 @@ def shapes(request):
     """Everything twice: also with the shapes that float32 below the highest precision has on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "rounded shapes":
-            patch.setattr(module, "_shapes_are_compiled", lambda x: True)
+            for place in (module, grouped_attention):
+                patch.setattr(place, "shapes_are_compiled", lambda x: True)
         yield
 
 
 @pytest.mark.parametrize(
-    "pairs", [[(3, 40), (5, 2), (7, 7)], [(40, 3)], [(1, 33)] * 9, [(32, 32), (31, 33), (0, 5)], [(2, 3)] * 11]
+    "pairs",
+    [
+        [(3, 40), (5, 2), (7, 7)],
+        [(40, 3)],
+        [(1, 33)] * 9,
+        [(32, 32), (31, 33), (0, 5)],
+        [(2, 3)] * 11,
+        [(1, 3), (3, 3)],  # one side of equal lengths
+        [(3, 1), (3, 3)],
+    ],
 )
 def test_short_sequences_beside_long_ones(pairs):
     lengths_q, lengths_k = map(list, zip(*pairs, strict=True))
