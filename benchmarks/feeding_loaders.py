@@ -4,13 +4,14 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from deltalm_ds.data.collation import Batch, collate
+from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
 from deltalm_ds.data.objectives import Limits, make_objective
 from deltalm_ds.data.ragged import RaggedRows
@@ -104,13 +105,15 @@ def _build_torch(directory: Path, num_rows: int) -> None:
 def _collator(objective_name: str) -> Callable[[list[dict[str, np.ndarray]]], Batch]:
     """The collation of ours, for loaders that hand over a list of rows."""
     objective, ids, drawn = make_objective(objective_name), vocabulary(), itertools.count()
-    sides, tag = ("source", "target")[: objective.num_columns], ids.language_id("ab")
+    sides = ("source", "target")[: objective.num_columns]
+    tag = ids.language_id("ab") if objective.language_tag else 0
 
     def pack(rows: list[dict[str, np.ndarray]]) -> Batch:
         columns = [RaggedRows.from_rows([row[side] for row in rows]) for side in sides]
-        keys, tags = hash_counters(next(drawn), np.arange(len(rows))), np.full(len(rows), tag)
-        source, target = objective.build(columns, keys, tags, ids)
-        return collate(source, target, np.zeros(len(rows), dtype=np.int64), ids.eos_id)
+        order, zeros = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
+        source, target = objective.build(columns, hash_counters(next(drawn), order), ids.sentinel_ids)
+        tagged = frame(source, order, zeros + tag, ids.eos_id)
+        return collate(tagged, frame(target, order, zeros, ids.eos_id), zeros, [len(rows)], ids.eos_id)[0]
 
     return pack
 
@@ -166,11 +169,11 @@ def _feed_streaming(directory: Path, objective: str) -> Iterator[Batch]:
 
 
 class _MemoryMapped:
-    """A PyTorch map-style data set over numpy memory maps."""
+    """A PyTorch map-style data set over numpy memory maps; `view` is what rows are cut from."""
 
-    def __init__(self, directory: Path, sides: tuple[str, ...]) -> None:
-        self._tokens = {side: np.load(directory / f"{side}.npy", mmap_mode="r") for side in sides}
-        self._ends = {side: np.load(directory / f"{side}_ends.npy", mmap_mode="r") for side in sides}
+    def __init__(self, directory: Path, sides: tuple[str, ...], view: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._tokens = {side: view(np.load(directory / f"{side}.npy", mmap_mode="r")) for side in sides}
+        self._ends = {side: view(np.load(directory / f"{side}_ends.npy", mmap_mode="r")) for side in sides}
 
     def __len__(self) -> int:
         return len(self._ends["source"])
@@ -183,10 +186,12 @@ class _MemoryMapped:
         return found
 
 
-def _feed_torch(directory: Path, objective: str) -> Iterator[Batch]:
+def _feed_torch(
+    directory: Path, objective: str, view: Callable[[np.ndarray], np.ndarray] = np.asanyarray
+) -> Iterator[Batch]:
     from torch.utils.data import DataLoader
 
-    rows: Any = _MemoryMapped(directory, ("source", "target")[: 2 if objective == "seq2seq" else 1])
+    rows: Any = _MemoryMapped(directory, ("source", "target")[: 2 if objective == "seq2seq" else 1], view)
     return _forever(DataLoader(rows, mean_rows(objective), shuffle=True, collate_fn=_collator(objective)))
 
 
@@ -201,4 +206,5 @@ FEEDERS: dict[str, Callable[[Path, str], Iterator[Batch]]] = {
     "datasets": _feed_datasets,
     "streaming": _feed_streaming,
     "torch": _feed_torch,
+    "torch-arrays": partial(_feed_torch, view=np.asarray),
 }

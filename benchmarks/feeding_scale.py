@@ -71,7 +71,7 @@ def _build(directory: Path, rows_per_shard: int, num_shards: int) -> None:
         replace(manifest, corpora=tuple(corpora)).write(temporary)
 
 
-def _measure(directory: Path, least_seconds: float) -> dict[str, Any]:
+def _measure(directory: Path, least_seconds: float) -> list[dict[str, Any]]:
     """Open, make the first batch, seek, feed, and look at the memory."""
     before = _memory_mb()
     times = [time.perf_counter()]
@@ -96,7 +96,7 @@ def _measure(directory: Path, least_seconds: float) -> dict[str, Any]:
             break
     gpu_seconds = source_tokens / WORLD_SIZE / SOURCE_TOKENS_PER_SECOND
     after = _memory_mb()
-    return {
+    row = {
         "shards": sum(len(corpus.shards) for corpus in dataset.manifest.corpora),
         "sequences": sum(corpus.num_rows for corpus in dataset.corpora.values()),
         "open s": times[1] - times[0],
@@ -110,6 +110,7 @@ def _measure(directory: Path, least_seconds: float) -> dict[str, Any]:
         "more than before opening MB": after["own"] - before["own"],
         "pss MB": after["pss"],
     }
+    return [row]
 
 
 def _memory_mb() -> dict[str, float]:

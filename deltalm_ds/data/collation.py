@@ -4,12 +4,13 @@ T tokens, B sequences. With target rows `y1 … yn </s>` the decoder reads `</s>
 """
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deltalm_ds.data.ragged import RaggedRows
+from deltalm_ds.data.ragged import RaggedRows, gather
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.packing import PackedSequences
 
@@ -63,22 +64,47 @@ def _with_tail(sequences: PackedSequences, length: int) -> PackedSequences:
     return PackedSequences(tokens, cu_seqlens, max(sequences.max_seqlen, length))
 
 
-def collate(source: RaggedRows, target: RaggedRows, task_index: np.ndarray, eos_id: int) -> Batch:
-    """Pack source and target rows, both ending with `</s>`. No rows give a padding micro-batch of weight 0."""
-    if len(task_index) == 0:
-        row = RaggedRows.of_one(eos_id, 1)
-        return _pack(row, row, np.zeros(1, dtype=np.int64), eos_id, weight=0.0)
-    return _pack(source, target, task_index, eos_id, weight=1.0)
+def frame(rows: RaggedRows, order: np.ndarray, tags: np.ndarray, eos_id: int) -> RaggedRows:
+    """The rows `order` [M], each with `</s>` behind it and its tag of `tags` [M] in front of it (0 is none); int64."""
+    has_tag = tags > 0
+    lengths = rows.lengths[order] + has_tag + 1
+    framed = gather(rows.values, rows.starts[order] - has_tag, lengths).values.astype(np.int64)
+    ends = np.cumsum(lengths)
+    framed[ends - 1] = eos_id
+    framed[(ends - lengths)[has_tag]] = tags[has_tag]
+    return RaggedRows(framed, lengths)
 
 
-def _pack(source: RaggedRows, target: RaggedRows, task_index: np.ndarray, eos_id: int, weight: float) -> Batch:
-    shifted = np.roll(target.values, 1)
+def collate(
+    source: RaggedRows, target: RaggedRows, task_index: np.ndarray, num_sequences: list[int], eos_id: int
+) -> list[Batch]:
+    """Pack source and target rows, all ending with `</s>`, into micro-batches of `num_sequences` rows each, in order.
+
+    No rows give a padding micro-batch of weight 0. The tensors of the micro-batches are views of the same memory.
+    """
+    shifted = np.empty_like(target.values)
+    shifted[1:] = target.values[:-1]
     shifted[target.starts] = eos_id
-    target_lengths = torch.from_numpy(target.lengths)
-    return Batch(
-        PackedSequences.from_lengths(torch.from_numpy(source.values), torch.from_numpy(source.lengths)),
-        PackedSequences.from_lengths(torch.from_numpy(shifted), target_lengths),
-        torch.from_numpy(target.values),
-        torch.from_numpy(task_index),
-        weight,
-    )
+    sources = _pack(source, num_sequences)
+    targets = _pack(RaggedRows(shifted, target.lengths), num_sequences)
+    labels = torch.from_numpy(target.values).split([len(packed.tokens) for packed in targets])
+    tasks = torch.from_numpy(task_index).split(num_sequences)
+    batches = map(Batch, sources, targets, labels, tasks)
+    return [batch if len(batch.task_index) else _padding(eos_id) for batch in batches]
+
+
+def _pack(rows: RaggedRows, num_sequences: list[int]) -> list[PackedSequences]:
+    """Cut rows as `collate` does; views."""
+    bounds = [0, *accumulate(num_sequences)]
+    ends = np.concatenate([[0], np.cumsum(rows.lengths)])
+    tokens = torch.from_numpy(rows.values).split(np.diff(ends[bounds]).tolist())
+    packed = []
+    for part, (first, last) in zip(tokens, pairwise(bounds), strict=True):
+        cu_seqlens = torch.from_numpy((ends[first : last + 1] - ends[first]).astype(np.int32))
+        packed.append(PackedSequences(part, cu_seqlens, int(rows.lengths[first:last].max(initial=0))))
+    return packed
+
+
+def _padding(eos_id: int) -> Batch:
+    row = PackedSequences.from_sequences([[eos_id]])
+    return Batch(row, row, row.tokens, torch.zeros(1, dtype=torch.int64), weight=0.0)

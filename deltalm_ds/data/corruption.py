@@ -3,15 +3,15 @@
 Of L raw tokens n = clip(round(L · density), 1, L − 1) are noise, in k = max(1, round(n / mean span)) spans. Noise and
 the rest are each cut uniformly at random into k non-empty parts, which alternate; a row starts with a kept part
 and ends with a noise span. In the input each span is replaced by one sentinel S0, S1, …; the target lists each
-sentinel and its span. Neither has `</s>` here; the objectives append it.
+sentinel and its span. Neither has `</s>` here; collation adds it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from deltalm_ds.data.ragged import RaggedRows, join
-from deltalm_ds.data.randomness import hash_counters
+from deltalm_ds.data.ragged import RaggedRows, gather
+from deltalm_ds.data.randomness import hash_counters, mix_in
 from deltalm_ds.errors import InputError
 
 MIN_RAW_TOKENS = 2
@@ -90,55 +90,43 @@ class SpanNoise:
                 f"A sequence of {raw.lengths[num_spans.argmax()]} tokens has {num_spans.max()} noise spans, but the "
                 f"vocabulary has {len(sentinel_ids)} sentinels: use shorter sequences or more sentinels."
             )
-        kept_parts = random_segmentation(raw.lengths - num_noise, num_spans, hash_counters(keys, 0))
-        noise_parts = random_segmentation(num_noise, num_spans, hash_counters(keys, 1))
-        return self._assemble(raw, kept_parts, noise_parts, num_spans, sentinel_ids)
-
-    def _assemble(
-        self,
-        raw: RaggedRows,
-        kept_parts: np.ndarray,
-        noise_parts: np.ndarray,
-        num_spans: np.ndarray,
-        sentinel_ids: np.ndarray,
-    ) -> tuple[RaggedRows, RaggedRows]:
-        """Build inputs and targets from the lengths of kept and noise parts, [S] each over all rows' spans."""
-        runs = np.stack([kept_parts, noise_parts], axis=1).ravel()
-        is_noise = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        kept = RaggedRows(raw.values[~is_noise], kept_parts)
-        noise = RaggedRows(raw.values[is_noise], noise_parts)
-        span_of_row = np.arange(len(kept_parts)) - np.repeat(np.cumsum(num_spans) - num_spans, num_spans)
-        sentinels = RaggedRows(sentinel_ids[span_of_row], np.ones_like(kept_parts))
-        targets = join(sentinels, noise) if self.sentinels_in_target else noise
-        input_lengths, target_lengths = self.corrupted_lengths(raw.lengths)
-        return (
-            RaggedRows(join(kept, sentinels).values, input_lengths),
-            RaggedRows(targets.values, target_lengths),
-        )
+        keys_of_both = np.concatenate([hash_counters(keys, 0), hash_counters(keys, 1)])
+        items_of_both = np.concatenate([raw.lengths - num_noise, num_noise])
+        parts = random_segmentation(items_of_both, np.tile(num_spans, 2), keys_of_both)
+        kept, noise = parts.reshape(2, -1)
+        # Kept and noise parts alternate through all rows. Each is copied with one token more, where its sentinel goes.
+        noise_starts = np.cumsum(kept + noise) - noise
+        first_spans = np.repeat(np.cumsum(num_spans) - num_spans, num_spans)
+        sentinels = sentinel_ids[np.arange(len(noise)) - first_spans]
+        source = gather(raw.values, noise_starts - kept, kept + 1).values
+        source[np.cumsum(kept + 1) - 1] = sentinels
+        if self.sentinels_in_target:
+            target = gather(raw.values, noise_starts - 1, noise + 1).values
+            target[np.cumsum(noise + 1) - (noise + 1)] = sentinels
+        else:
+            target = gather(raw.values, noise_starts, noise).values
+        source_lengths, target_lengths = self.corrupted_lengths(raw.lengths)
+        return RaggedRows(source, source_lengths), RaggedRows(target, target_lengths)
 
 
 def random_segmentation(num_items: np.ndarray, num_parts: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Cut `num_items` [N] into `num_parts` [N] non-empty parts, every way equally likely.
 
-    A row of n items has n − 1 inner boundaries, of which the k − 1 with the smallest random numbers are cut.
+    A row of n items has n − 1 inner boundaries, of which k − 1 are cut. They are drawn by Floyd's algorithm
+    [Bentley+87], which needs one random number each: for j = n − k + 1, …, n − 1 it draws one of the boundaries
+    1 … j and cuts there, or at j where that is cut already. All rows take their i-th draw at the same time.
 
     Returns:
         Part lengths, row after row: int64 [sum of num_parts].
     """
-    starts = np.cumsum(num_items) - num_items
-    total = int(num_items.sum())
-    row = np.repeat(np.arange(len(num_items)), num_items)
-    item = np.arange(total) - starts[row]
-    # One number holds (row, random bits, item): sorting it orders each row's boundaries at random, without ties.
-    row_bits, item_bits = len(num_items).bit_length(), int(num_items.max(initial=1)).bit_length()
-    random_bits = 64 - row_bits - item_bits
-    assert random_bits >= 16, "too many rows at a time"
-    random = hash_counters(keys[row], item) >> np.uint64(64 - random_bits)
-    # A row's first item is no inner boundary: the smallest random number puts it first, and it always starts a part.
-    random[item == 0] = 0
-    packed = row.astype(np.uint64) << np.uint64(64 - row_bits) | random << np.uint64(item_bits)
-    packed = np.sort(packed | item.astype(np.uint64))
+    starts, total = np.cumsum(num_items) - num_items, int(num_items.sum())
     is_start = np.zeros(total, dtype=bool)
-    chosen = item < num_parts[row]
-    is_start[starts[row[chosen]] + (packed[chosen] & np.uint64((1 << item_bits) - 1)).astype(np.int64)] = True
+    is_start[starts] = True
+    rows = np.arange(len(num_items))
+    for draw in range(1, int(num_parts.max(initial=1))):
+        rows = rows[num_parts[rows] > draw]
+        last = num_items[rows] - num_parts[rows] + draw
+        drawn = 1 + (mix_in(keys[rows], draw) % last.astype(np.uint64)).astype(np.int64)
+        boundary = starts[rows] + drawn
+        is_start[np.where(is_start[boundary], starts[rows] + last, boundary)] = True
     return np.diff(np.flatnonzero(is_start), append=total)

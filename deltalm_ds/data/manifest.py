@@ -127,13 +127,33 @@ class Manifest:
             raise DataError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
         if _json_checksum({"format_version": version, **content}) != checksum:
             raise DataError(f"{path} was altered: its content does not have the checksum it states.")
-        corpora = tuple(_corpus_from_json(corpus) for corpus in content.pop("corpora"))
-        return cls(corpora=corpora, **content)
+        try:
+            corpora = tuple(_corpus_from_json(corpus) for corpus in content.pop("corpora"))
+            manifest = cls(corpora=corpora, **content)
+            is_sound = _is_sound(manifest)
+        except (AttributeError, KeyError, TypeError):
+            is_sound = False
+        if not is_sound:
+            raise DataError(f"{path} is not what a build writes: build the data set again.")
+        return manifest
 
 
 def _corpus_from_json(value: dict[str, Any]) -> CorpusManifest:
     shards = tuple(Shard(**shard) for shard in value.pop("shards"))
     return CorpusManifest(**{**value, "languages": tuple(value["languages"]), "shards": shards})
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    """Whether names and numbers can be those of a data set; a file's name must not lead out of its directory."""
+    shards = [(corpus, shard) for corpus in manifest.corpora for shard in corpus.shards]
+    counts = [count for _, shard in shards for count in (shard.rows, shard.bytes, *shard.tokens.values())]
+    return (
+        all(isinstance(count, int) and count >= 0 for count in (manifest.vocabulary_num_tokens, *counts))
+        and all(len(corpus.languages) == len(corpus.sides) for corpus in manifest.corpora)
+        and all(tuple(shard.tokens) == corpus.sides for corpus, shard in shards)
+        and all(Path(shard.file).name == shard.file for _, shard in shards)
+        and len({shard.file for _, shard in shards}) == len(shards)
+    )
 
 
 def _json_checksum(value: Any) -> str:

@@ -1,7 +1,8 @@
 """What a model learns from a row: translation (seq2seq), span corruption, translation span corruption.
 
 Each objective says which columns it reads, how long the results will be (known from raw lengths alone, so that all
-ranks can plan a step without reading tokens), and builds source and target rows, both ending with `</s>`.
+ranks can plan a step without reading tokens), and builds source and target rows, to which collation adds `</s>` and
+the language tag.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,9 @@ from deltalm_ds.data.corruption import MIN_RAW_TOKENS, SpanNoise
 from deltalm_ds.data.ragged import RaggedRows, join, stack
 from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.errors import InputError
-from deltalm_ds.vocabulary import Vocabulary
 
 Lengths = tuple[np.ndarray, np.ndarray]
+Rows = tuple[RaggedRows, RaggedRows]
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,11 @@ class Objective(Protocol):
         ...
 
     def lengths(self, raw: np.ndarray, keys: np.ndarray) -> Lengths:
-        """Lengths of source and target, both with `</s>`, of usable rows."""
+        """Lengths of source and target, with `</s>` and language tag, of usable rows."""
         ...
 
-    def build(
-        self, columns: list[RaggedRows], keys: np.ndarray, tags: np.ndarray, vocabulary: Vocabulary
-    ) -> tuple[RaggedRows, RaggedRows]:
-        """Source and target rows from raw token rows; `tags` [N] int64 are used where there is a language tag."""
+    def build(self, columns: list[RaggedRows], keys: np.ndarray, sentinel_ids: np.ndarray) -> Rows:
+        """Source and target rows, without `</s>` and language tag, from raw token rows."""
         ...
 
 
@@ -85,14 +84,9 @@ class Seq2Seq:
     def lengths(self, raw: np.ndarray, keys: np.ndarray) -> Lengths:
         return raw[0] + 1 + self.language_tag, raw[1] + 1
 
-    def build(
-        self, columns: list[RaggedRows], keys: np.ndarray, tags: np.ndarray, vocabulary: Vocabulary
-    ) -> tuple[RaggedRows, RaggedRows]:
+    def build(self, columns: list[RaggedRows], keys: np.ndarray, sentinel_ids: np.ndarray) -> Rows:
         source, target = columns
-        end = RaggedRows.of_one(vocabulary.eos_id, len(keys))
-        if not self.language_tag:
-            return join(source, end), join(target, end)
-        return join(RaggedRows(tags, np.ones_like(tags)), source, end), join(target, end)
+        return source, target
 
 
 @dataclass(frozen=True)
@@ -115,12 +109,8 @@ class SpanCorruption:
         source_lengths, target_lengths = self.noise.corrupted_lengths(raw[0])
         return source_lengths + 1, target_lengths + 1
 
-    def build(
-        self, columns: list[RaggedRows], keys: np.ndarray, tags: np.ndarray, vocabulary: Vocabulary
-    ) -> tuple[RaggedRows, RaggedRows]:
-        source, target = self.noise.corrupt(columns[0], keys, vocabulary.sentinel_ids)
-        end = RaggedRows.of_one(vocabulary.eos_id, len(keys))
-        return join(source, end), join(target, end)
+    def build(self, columns: list[RaggedRows], keys: np.ndarray, sentinel_ids: np.ndarray) -> Rows:
+        return self.noise.corrupt(columns[0], keys, sentinel_ids)
 
 
 @dataclass(frozen=True)
@@ -163,19 +153,15 @@ class TranslationSpanCorruption:
         source_lengths, target_lengths = self.noise.corrupted_lengths(raw[noisy, rows])
         return source_lengths + raw[1 - noisy, rows] + 1, target_lengths + 1
 
-    def build(
-        self, columns: list[RaggedRows], keys: np.ndarray, tags: np.ndarray, vocabulary: Vocabulary
-    ) -> tuple[RaggedRows, RaggedRows]:
-        end = RaggedRows.of_one(vocabulary.eos_id, len(keys))
+    def build(self, columns: list[RaggedRows], keys: np.ndarray, sentinel_ids: np.ndarray) -> Rows:
         if self.sides == "both":
-            source, target = self.noise.corrupt(join(*columns), keys, vocabulary.sentinel_ids)
-            return join(source, end), join(target, end)
+            return self.noise.corrupt(join(*columns), keys, sentinel_ids)
         rows, both = np.arange(len(keys)), stack(columns)
         noisy = self._noisy_side(np.stack([column.lengths for column in columns]), keys)
-        source, target = self.noise.corrupt(both.take(noisy * len(keys) + rows), keys, vocabulary.sentinel_ids)
+        source, target = self.noise.corrupt(both.take(noisy * len(keys) + rows), keys, sentinel_ids)
         mixed = stack([source, both.take((1 - noisy) * len(keys) + rows)])
         first, second = mixed.take(noisy * len(keys) + rows), mixed.take((1 - noisy) * len(keys) + rows)
-        return join(first, second, end), join(target, end)
+        return join(first, second), target
 
     def _noisy_side(self, raw: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """[N] 0 or 1: the side to corrupt; a one-token sentence is never chosen."""

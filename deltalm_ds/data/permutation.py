@@ -75,6 +75,8 @@ def _network(values: np.ndarray, base: np.ndarray, states: np.ndarray) -> np.nda
     """One walk through the network: a bijection of [0, base²)."""
     left, right = np.divmod(values.astype(np.uint64), base)
     for round_number in range(NUM_ROUNDS):
-        total = left + mix_in(states, right * np.uint64(NUM_ROUNDS) + np.uint64(round_number)) % base
-        left, right = right, np.where(total < base, total, total - base)
+        total = mix_in(states, right * np.uint64(NUM_ROUNDS) + np.uint64(round_number))
+        total %= base
+        total += left
+        left, right = right, np.minimum(total, total - base)  # below the base the difference wraps around, far above
     return (left * base + right).astype(np.int64)

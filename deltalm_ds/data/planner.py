@@ -8,6 +8,7 @@ sequences cannot be cut evenly, which shows where m is 1 or 2: a few sequences t
 
 import numpy as np
 
+from deltalm_ds.data.ragged import quickly_sorted
 from deltalm_ds.errors import InputError
 
 QUADRATIC_TOKENS = 4608
@@ -37,14 +38,15 @@ def plan(
     Raises:
         InputError: a sequence is longer than the budget of a micro-batch.
     """
-    tokens = np.asarray(source_lengths, dtype=np.int64) + np.asarray(target_lengths, dtype=np.int64)
+    source_lengths = np.asarray(source_lengths, dtype=np.int64)
+    tokens = source_lengths + np.asarray(target_lengths, dtype=np.int64)
     longest = int(tokens.max(initial=0))
     if longest > micro_batch_tokens:
         raise InputError(
             f"A sequence pair has {longest} tokens but a micro-batch holds {micro_batch_tokens}: "
             "raise micro_batch_tokens or lower the maximum lengths."
         )
-    order = np.lexsort((source_lengths, tokens))
+    order = np.lexsort((quickly_sorted(source_lengths), quickly_sorted(tokens)))
     tokens = tokens[order]
     cost = tokens * (QUADRATIC_TOKENS + tokens)
     middle = 2 * np.cumsum(cost) - cost  # twice the cost up to the middle of each sequence: integers throughout
@@ -83,7 +85,7 @@ def _even_out(ranks: list[list[np.ndarray]], cost: np.ndarray, tokens: np.ndarra
             return
         for cheap in reversed(others):
             gap = int(load[dear] - load[cheap])
-            if moved := _swap(ranks[dear], ranks[cheap], gap, cost, tokens, micro_batch_tokens):
+            if gap and (moved := _swap(ranks[dear], ranks[cheap], gap, cost, tokens, micro_batch_tokens)):
                 break
         else:
             return
@@ -102,7 +104,7 @@ def _swap(
     giver, taker = dear[turn], cheap[turn]
     moved = cost[giver][:, None] - np.append(cost[taker], 0)
     more_tokens = tokens[giver][:, None] - np.append(tokens[taker], 0)
-    fits = (more_tokens <= most_tokens - tokens[taker].sum()) & (more_tokens >= tokens[giver].sum() - most_tokens)
+    fits = more_tokens <= most_tokens - tokens[taker].sum()  # the giver has fewer tokens after any swap that helps
     miss = np.where(fits, abs(2 * moved - gap), gap)
     a, b = divmod(int(miss.argmin()), miss.shape[1])
     if miss[a, b] >= gap:

@@ -27,11 +27,6 @@ class RaggedRows:
         values = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
         return cls(values.astype(np.int64), lengths)
 
-    @classmethod
-    def of_one(cls, value: int, num_rows: int) -> "RaggedRows":
-        """Rows that each hold the one `value`."""
-        return cls(np.full(num_rows, value, dtype=np.int64), np.ones(num_rows, dtype=np.int64))
-
     @cached_property
     def starts(self) -> np.ndarray:
         """[N] index of each row's first element in `values`."""
@@ -51,14 +46,19 @@ class RaggedRows:
 
 
 def gather(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> RaggedRows:
-    """The runs of `values` that begin at `starts` [N] and have `lengths` [N], copied."""
+    """The runs of `values` that begin at `starts` [N] and have `lengths` [N], copied.
+
+    A run may go beyond the ends of `values`: it then has some value there, for the caller to replace.
+    """
     indices = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
     indices += np.arange(len(indices))
-    return RaggedRows(values[indices], lengths)
+    return RaggedRows(values.take(indices, mode="clip"), lengths)
 
 
 def stack(parts: Sequence[RaggedRows]) -> RaggedRows:
-    """All rows of the first part, then all rows of the second, and so on."""
+    """All rows of the first part, then all rows of the second, and so on; of a single part no copy is made."""
+    if len(parts) == 1:
+        return parts[0]
     return RaggedRows(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
 
 
@@ -70,13 +70,19 @@ def join(*parts: RaggedRows) -> RaggedRows:
     return RaggedRows(joined.values, joined.lengths.reshape(num_rows, len(parts)).sum(axis=1))
 
 
+def quickly_sorted(numbers: np.ndarray) -> np.ndarray:
+    """Numbers >= 0 in 16 bits where they fit: in a stable sort numpy then sorts by radix, ten times as fast."""
+    return numbers if numbers.max(initial=0) >> 16 else numbers.astype(np.uint16)
+
+
 def groups(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each label >= 0 that occurs in [N], in ascending order, with the places where it stands, in order."""
     if len(labels) == 0:
         return
-    # numpy sorts 16-bit integers by radix, ten times as fast
-    order = np.argsort(labels if labels.max() >> 16 else labels.astype(np.uint16), kind="stable")
-    ordered = labels[order]
+    order, ordered = np.arange(len(labels)), labels
+    if (labels[1:] < labels[:-1]).any():
+        order = np.argsort(quickly_sorted(labels), kind="stable")
+        ordered = labels[order]
     cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     for begin, end in pairwise([0, *cuts.tolist(), len(labels)]):
         yield int(ordered[begin]), order[begin:end]

@@ -16,24 +16,27 @@ _SHIFT_1, _SHIFT_2, _SHIFT_3 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
-    state = (state ^ (state >> _SHIFT_1)) * _MULTIPLIER_1
-    state = (state ^ (state >> _SHIFT_2)) * _MULTIPLIER_2
-    return state ^ (state >> _SHIFT_3)
+    """Go on to the next state and mix it, in place."""
+    state = np.asarray(state)  # of a bare number numpy would report the overflow
+    state += _GOLDEN
+    state ^= state >> _SHIFT_1
+    state *= _MULTIPLIER_1
+    state ^= state >> _SHIFT_2
+    state *= _MULTIPLIER_2
+    state ^= state >> _SHIFT_3
+    return state
 
 
 def hash_counters(seed: ArrayLike, *counters: ArrayLike) -> np.ndarray:
     """Mix a seed and integer counters (broadcast against each other) into well-spread uint64 values."""
-    with np.errstate(over="ignore"):
-        state = _mix(np.asarray(seed).astype(np.uint64) + _GOLDEN)
-    return mix_in(np.asarray(state), *counters)
+    return mix_in(_mix(np.asarray(seed).astype(np.uint64)), *counters)
 
 
 def mix_in(state: np.ndarray, *counters: ArrayLike) -> np.ndarray:
     """Go on from a result of `hash_counters`: `mix_in(hash_counters(s, a), b)` is `hash_counters(s, a, b)`."""
-    with np.errstate(over="ignore"):
-        for counter in counters:
-            state = _mix((state ^ np.asarray(counter).astype(np.uint64)) + _GOLDEN)
-    return np.asarray(state)
+    for counter in counters:
+        state = _mix(state ^ np.asarray(counter).astype(np.uint64))
+    return state
 
 
 def uniform(seed: ArrayLike, *counters: ArrayLike) -> np.ndarray:

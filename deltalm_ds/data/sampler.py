@@ -64,12 +64,13 @@ class Sampler:
         self._tokens_per_step, self._sequences_per_step = tokens_per_step, sequences_per_step
         phase = hash_counters(np.asarray(keys, dtype=np.uint64)) >> np.uint64(64 - FRACTION_BITS)
         self._phase = phase.astype(np.int64)
-        # F at the start of every block of the rise; inside a block it is summed anew, after the rise it is a line.
+        # F at the start of every block of the rise; inside a block it is summed on demand, after the rise it is a line.
         num_blocks = -(-temperature.settled_step // BLOCK_STEPS)
         self._table = np.zeros((num_blocks + 1, len(self._phase)), dtype=np.int64)
         for block in range(num_blocks):
             steps = np.arange(block * BLOCK_STEPS, (block + 1) * BLOCK_STEPS)
             self._table[block + 1] = self._table[block] + self._rates(steps).sum(axis=0)
+        self._summed = -1, self._table[:0]  # the last such block, and F at its steps less F at its start
 
     def probabilities(self, steps: int | np.ndarray) -> np.ndarray:
         """The probability of each task at steps of shape [...]: [..., K] float64."""
@@ -94,7 +95,12 @@ class Sampler:
         first_step = block * BLOCK_STEPS
         if block == len(self._table) - 1:
             return self._table[block] + (step - first_step) * self._rates(np.asarray(first_step))
-        return self._table[block] + self._rates(np.arange(first_step, step)).sum(axis=0)
+        summed_block, sums = self._summed
+        if block != summed_block:
+            rates = self._rates(np.arange(first_step, first_step + BLOCK_STEPS))
+            sums = np.cumsum(rates, axis=0) - rates
+            self._summed = block, sums
+        return self._table[block] + sums[step - first_step]
 
     def _rates(self, steps: np.ndarray) -> np.ndarray:
         shares = self.probabilities(steps)

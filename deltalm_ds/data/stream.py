@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltalm_ds.data.collation import Batch, collate
+from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.objectives import Limits
 from deltalm_ds.data.permutation import permuted_rows
 from deltalm_ds.data.planner import plan
@@ -25,6 +25,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
 PREFETCH_STEPS = 2
+SHELF_BITS = 48  # of where a row begins
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class GlobalBatch:
     Attributes:
         task_index, positions, rows: int64; the task, its stream position, and the corpus row there.
         keys: uint64, one per sample, for whatever its objective draws.
+        begins: [2, N] where each side's row begins in its data set, as its reader says.
         raw_lengths: [2, N] tokens that are read of each side (0 where an objective has one side only).
         source_lengths, target_lengths: int64 tokens of the results, with `</s>`.
         num_truncated, num_overlong, num_too_short: sequences cut to the limits; left out because they exceed
@@ -44,6 +46,7 @@ class GlobalBatch:
     positions: np.ndarray
     rows: np.ndarray
     keys: np.ndarray
+    begins: np.ndarray
     raw_lengths: np.ndarray
     source_lengths: np.ndarray
     target_lengths: np.ndarray
@@ -92,6 +95,8 @@ class BatchBuilder:
         # The tasks of a data set are read together: one look-up for all their rows, not one a task.
         self._readers = list({id(task.corpus.reader): task.corpus.reader for task in tasks}.values())
         self._reader_of_task = np.array([self._readers.index(task.corpus.reader) for task in tasks])
+        # Sorting rows by these plus where they begin puts what an objective reads from a data set together, as on disk.
+        self._shelf_of_task = (self._objective_of_task * len(self._readers) + self._reader_of_task) << SHELF_BITS
         self._first_row = np.array([task.corpus.first_row for task in tasks], dtype=np.int64)
         self._columns = np.full((2, len(tasks)), -1)  # of the corpus, in the order of the objective; -1 is none
         for number, task in enumerate(tasks):
@@ -105,12 +110,15 @@ class BatchBuilder:
         Raises:
             InputError: nothing is left.
         """
-        raw_lengths = np.zeros((2, len(rows)), dtype=np.int64)
+        begins, raw_lengths = np.zeros((2, 2, len(rows)), dtype=np.int64)
         for place, columns in enumerate(self._columns):
             (taken,) = np.nonzero(columns[task_index] >= 0)
             for number, members in groups(self._reader_of_task[task_index[taken]]):
                 indices = taken[members]
-                raw_lengths[place, indices] = self._spans(number, place, task_index[indices], rows[indices])[1]
+                tasks = task_index[indices]
+                begins[place, indices], raw_lengths[place, indices] = self._readers[number].spans(
+                    columns[tasks], self._first_row[tasks] + rows[indices]
+                )
         lengths = np.zeros((2, len(rows)), dtype=np.int64)
         usable, overlong = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
         for number, members in groups(self._objective_of_task[task_index]):
@@ -128,14 +136,16 @@ class BatchBuilder:
                 f"None of the {len(rows)} sequences drawn can be used ({overlong.sum()} too long, "
                 f"{(~usable).sum()} too short): check the batch size and the maximum lengths."
             )
+        chosen = slice(None) if kept.all() else kept  # mostly all, and then without copies
         return GlobalBatch(
-            task_index[kept],
-            positions[kept],
-            rows[kept],
-            keys[kept],
-            raw_lengths[:, kept],
-            lengths[0, kept],
-            lengths[1, kept],
+            task_index[chosen],
+            positions[chosen],
+            rows[chosen],
+            keys[chosen],
+            begins[:, chosen],
+            raw_lengths[:, chosen],
+            lengths[0, chosen],
+            lengths[1, chosen],
             num_truncated=int((overlong & kept).sum()),
             num_overlong=int((overlong & ~kept).sum()),
             num_too_short=int((~usable).sum()),
@@ -151,24 +161,20 @@ class BatchBuilder:
             self._min_micro_batches,
         )[rank]
         share = np.concatenate(micro_batches)
-        slot_of = np.empty(len(batch.rows), dtype=np.int64)
-        tasks = batch.task_index[share]
-        # the order on disk of what an objective reads from a data set
-        share = share[
-            np.lexsort((batch.rows[share], tasks, self._reader_of_task[tasks], self._objective_of_task[tasks]))
-        ]
-        slot_of[share] = np.arange(len(share))
-        sources, targets = self._read(batch, share)
+        tasks, num_sequences = batch.task_index[share], [len(indices) for indices in micro_batches]
+        on_disk = np.argsort(self._shelf_of_task[tasks] + batch.begins[0, share])
+        order = np.empty_like(on_disk)
+        order[on_disk] = np.arange(len(order))
+        sources, targets = self._read(batch, share[on_disk])
+        eos_id = self._vocabulary.eos_id
         return StepBatches(
-            [
-                collate(
-                    sources.take(slot_of[indices]),
-                    targets.take(slot_of[indices]),
-                    batch.task_index[indices],
-                    self._vocabulary.eos_id,
-                )
-                for indices in micro_batches
-            ],
+            collate(
+                frame(sources, order, self._tags[tasks], eos_id),
+                frame(targets, order, np.zeros_like(tasks), eos_id),
+                tasks,
+                num_sequences,
+                eos_id,
+            ),
             num_sequences=len(batch.rows),
             num_source_tokens=int(batch.source_lengths.sum()),
             num_target_tokens=int(batch.target_lengths.sum()),
@@ -178,33 +184,29 @@ class BatchBuilder:
         )
 
     def _read(self, batch: GlobalBatch, share: np.ndarray) -> tuple[RaggedRows, RaggedRows]:
-        """Source and target rows of the samples `share`, which are sorted by objective and data set."""
-        sources, targets = [RaggedRows.from_rows([])], [RaggedRows.from_rows([])]
+        """Source and target rows of the samples `share`, which are sorted by objective and data set, not yet framed."""
+        sources, targets = [], []
         for number, members in groups(self._objective_of_task[batch.task_index[share]]):
             objective, indices = self._objectives[number], share[members]
             columns = [self._read_column(batch, indices, place) for place in range(objective.num_columns)]
-            tags = self._tags[batch.task_index[indices]]
-            source, target = objective.build(columns, batch.keys[indices], tags, self._vocabulary)
+            source, target = objective.build(columns, batch.keys[indices], self._vocabulary.sentinel_ids)
             sources.append(source)
             targets.append(target)
-        return stack(sources), stack(targets)
+        nothing = [RaggedRows.from_rows([])]  # where there are fewer sequences than micro-batches
+        return stack(sources or nothing), stack(targets or nothing)
 
     def _read_column(self, batch: GlobalBatch, indices: np.ndarray, place: int) -> RaggedRows:
         """The raw rows of samples that are sorted by data set; the column at `place` of those that their tasks read."""
         tasks, parts = batch.task_index[indices], []
         for number, members in groups(self._reader_of_task[tasks]):
-            begins, _ = self._spans(number, place, tasks[members], batch.rows[indices[members]])
-            parts.append(self._readers[number].gather(begins, batch.raw_lengths[place, indices[members]]))
+            read = place, indices[members]
+            parts.append(self._readers[number].gather(batch.begins[read], batch.raw_lengths[read]))
         column = stack(parts)
-        wrong = column.values >= self._vocabulary.num_tokens
-        if wrong.any():
+        if column.values.max(initial=0) >= self._vocabulary.num_tokens:
+            wrong = column.values >= self._vocabulary.num_tokens
             task = self.tasks[np.repeat(tasks, column.lengths)[wrong.argmax()]]
             raise DataError(f"The corpus {task.corpus.name!r} has ids outside the vocabulary: verify its shards.")
-        return column
-
-    def _spans(self, reader: int, place: int, tasks: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where rows of tasks of one data set begin, as its reader says it, and their lengths."""
-        return self._readers[reader].spans(self._columns[place, tasks], self._first_row[tasks] + rows)
+        return RaggedRows(column.values.astype(np.int32), column.lengths)  # has room for sentinels, whatever the shards
 
 
 class TrainingStream:

@@ -109,8 +109,8 @@ def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number
 
 
 def _directions(group: TrainingGroup, corpus: Corpus, objective: Objective) -> Iterator[bool]:
-    """Whether to read the corpus reversed; a pair whose sides the objective joins is one task, not two."""
-    forward_only = corpus.kind == "mono" or objective.name == TranslationSpanCorruption.name
+    """Whether to read the corpus reversed: only pairs can be, and one whose sides the objective joins is one task."""
+    forward_only = corpus.kind != "parallel" or objective.name == TranslationSpanCorruption.name
     if forward_only or group.directions != "reverse":
         yield False
     if not forward_only and group.directions != "forward":

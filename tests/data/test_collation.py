@@ -1,14 +1,26 @@
 """Collation by a hand-worked example, and the ragged rows under it against lists."""
 
+from itertools import chain, pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltalm_ds.data.collation import collate
+from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.ragged import RaggedRows, gather, groups, join, stack
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 
 EOS = 2
+
+
+def collate_one(source: list[list[int]], target: list[list[int]], tasks: list[int]) -> Batch:
+    task_index = np.array(tasks, dtype=np.int64)
+    (batch,) = collate(framed(source), framed(target), task_index, [len(tasks)], EOS)
+    return batch
+
+
+def framed(rows: list[list[int]]) -> RaggedRows:
+    return frame(ragged(rows), np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), EOS)
 
 
 def ragged(rows: list[list[int]]) -> RaggedRows:
@@ -21,7 +33,7 @@ def as_lists(rows: RaggedRows) -> list[list[int]]:
 
 
 def test_a_batch_by_hand():
-    batch = collate(ragged([[10, 11, EOS], [12, EOS]]), ragged([[20, EOS], [21, 22, 23, EOS]]), np.array([4, 0]), EOS)
+    batch = collate_one([[10, 11], [12]], [[20], [21, 22, 23]], [4, 0])
     assert batch.source.tokens.tolist() == [10, 11, 2, 12, 2]
     assert batch.source.cu_seqlens.tolist() == [0, 3, 5]
     assert batch.source.max_seqlen == 3
@@ -37,7 +49,7 @@ def test_a_batch_by_hand():
 
 
 def test_rounding_up_adds_one_sequence_without_labels():
-    batch = collate(ragged([[10, 11, EOS], [12, EOS]]), ragged([[20, EOS], [21, 22, 23, EOS]]), np.array([4, 3]), EOS)
+    batch = collate_one([[10, 11], [12]], [[20], [21, 22, 23]], [4, 3])
     rounded = batch.rounded_up(8)
     assert rounded.source.tokens.tolist() == [10, 11, 2, 12, 2, 2, 2, 2]
     assert rounded.source.cu_seqlens.tolist() == [0, 3, 5, 8]
@@ -49,18 +61,46 @@ def test_rounding_up_adds_one_sequence_without_labels():
 
 
 def test_a_padding_micro_batch_is_one_end_of_sentence_of_weight_zero():
-    batch = collate(ragged([]), ragged([]), np.array([], dtype=np.int64), EOS)
+    batch = collate_one([], [], [])
     assert batch.weight == 0.0
     assert batch.source.tokens.tolist() == batch.target_input.tokens.tolist() == batch.labels.tolist() == [EOS]
     assert batch.task_index.tolist() == [0]
 
 
 def test_moving_to_a_device_keeps_everything():
-    batch = collate(ragged([[10, EOS]]), ragged([[20, EOS]]), np.array([1]), EOS)
+    batch = collate_one([[10]], [[20]], [1])
     moved = batch.to("meta")
     tensors = (moved.source.tokens, moved.target_input.cu_seqlens, moved.labels, moved.task_index)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.weight, moved.source.max_seqlen) == (1.0, 2)
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(3, 90), min_size=1), st.integers(0, 3)), min_size=1), st.data())
+def test_micro_batches_of_a_step_are_those_made_alone(rows: list[tuple[list[int], int]], data: st.DataObject):
+    """However a step's rows are cut into micro-batches: tags, ends and labels as by hand, and nothing shared."""
+    order = data.draw(st.permutations(range(len(rows))))
+    tags = np.array([100 * rows[index][1] for index in order])
+    ids = ragged([row for row, _ in rows])
+    source = frame(ids, np.array(order), tags, EOS)
+    target = frame(ids, np.array(order), np.zeros_like(tags), EOS)
+    by_hand = [[100 * rows[index][1]][: rows[index][1]] + rows[index][0] + [EOS] for index in order]
+    assert as_lists(source) == by_hand
+    assert source.values.dtype == target.values.dtype == np.int64
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
+    bounds = list(pairwise([0, *cuts, len(rows)]))
+    batches = collate(source, target, np.array(order), [last - first for first, last in bounds], EOS)
+    for (first, last), batch in zip(bounds, batches, strict=True):
+        chosen = order[first:last]
+        expected_source = [*chain(*by_hand[first:last])] or [EOS]
+        labels = [*chain(*([*rows[index][0], EOS] for index in chosen))] or [EOS]
+        decoder_input = [*chain(*([EOS, *rows[index][0]] for index in chosen))] or [EOS]
+        assert batch.source.tokens.tolist() == expected_source
+        assert (batch.labels.tolist(), batch.target_input.tokens.tolist()) == (labels, decoder_input)
+        assert batch.source.lengths.tolist() == [len(row) for row in by_hand[first:last] or [[EOS]]]
+        assert batch.source.max_seqlen == int(batch.source.lengths.max())
+        assert batch.target_input.max_seqlen == int(batch.target_input.lengths.max())
+        assert batch.task_index.tolist() == (chosen or [0])
+        assert batch.weight == float(first < last)
 
 
 rows_of_ids = st.lists(st.lists(st.integers(0, 60_000), max_size=8), max_size=8)
@@ -77,7 +117,7 @@ def test_ragged_rows_behave_like_lists(rows: list[list[int]], data: st.DataObjec
     assert as_lists(shortened) == [row[:count] for row, count in zip(rows, keep, strict=True)]
     reversed_rows = [row[::-1] for row in rows]
     assert as_lists(stack([there, ragged(reversed_rows)])) == rows + reversed_rows
-    one = RaggedRows.of_one(7, len(rows))
+    one = ragged([[7]] * len(rows))
     assert as_lists(join(one, there, ragged(reversed_rows))) == [[7, *row, *row[::-1]] for row in rows]
 
 

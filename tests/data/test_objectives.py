@@ -23,8 +23,7 @@ from deltalm_ds.data.ragged import RaggedRows
 from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.errors import InputError
 
-VOCABULARY = small_vocabulary()
-EOS = VOCABULARY.eos_id
+SENTINELS = small_vocabulary().sentinel_ids
 EVERY_OBJECTIVE: list[Objective] = [
     Seq2Seq(),
     Seq2Seq(language_tag=False),
@@ -49,7 +48,7 @@ def build(
     raw = np.array(lengths, dtype=np.int64)
     columns = columns_of(raw)
     keys = hash_counters(seed, np.arange(raw.shape[1]))
-    source, target = objective.build(columns, keys, np.full(len(keys), VOCABULARY.language_id("de")), VOCABULARY)
+    source, target = objective.build(columns, keys, SENTINELS)
     return source, target, columns
 
 
@@ -63,20 +62,18 @@ def test_lengths_are_kept_and_within_limits(
     objective: Objective, pairs: list[tuple[int, int]], max_source: int, max_target: int, seed: int
 ):
     wanted = np.array(pairs, dtype=np.int64).T[: objective.num_columns]
-    raw = objective.fit(wanted, Limits(max_source, max_target), len(VOCABULARY.sentinel_ids))
+    raw = objective.fit(wanted, Limits(max_source, max_target), len(SENTINELS))
     assert (raw <= wanted).all()
     raw = raw[:, objective.usable(raw)]
     keys = hash_counters(seed, np.arange(raw.shape[1]))
     source_lengths, target_lengths = objective.lengths(raw, keys)
     assert (source_lengths <= max_source).all() and (target_lengths <= max_target).all()
-    source, target = objective.build(
-        columns_of(raw), keys, np.full(len(keys), VOCABULARY.language_id("fr")), VOCABULARY
-    )
-    for rows, lengths in ((source, source_lengths), (target, target_lengths)):
-        assert rows.lengths.tolist() == lengths.tolist()
+    source, target = objective.build(columns_of(raw), keys, SENTINELS)
+    assert (source.lengths + 1 + objective.language_tag).tolist() == source_lengths.tolist()
+    assert (target.lengths + 1).tolist() == target_lengths.tolist()
+    for rows in (source, target):
         assert rows.lengths.sum() == len(rows.values)
-        assert (rows.values == EOS).sum() == len(lengths)
-        assert (rows.values[rows.starts + rows.lengths - 1] == EOS).all()
+        assert (rows.values >= FIRST_PIECE).all()
 
 
 def test_nothing_is_cut_that_fits():
@@ -87,20 +84,15 @@ def test_nothing_is_cut_that_fits():
 
 def test_seq2seq_by_hand():
     source, target, (left, right) = build(Seq2Seq(), [[2, 1], [1, 3]])
-    tag = VOCABULARY.language_id("de")
-    assert source.row(0).tolist() == [tag, *left.row(0), EOS]
-    assert source.row(1).tolist() == [tag, *left.row(1), EOS]
-    assert target.row(1).tolist() == [*right.row(1), EOS]
-    untagged, _, _ = build(Seq2Seq(language_tag=False), [[2, 1], [1, 3]])
-    assert untagged.row(0).tolist() == [*left.row(0), EOS]
+    assert [row.tolist() for row in source] == [left.row(0).tolist(), left.row(1).tolist()]
+    assert [row.tolist() for row in target] == [right.row(0).tolist(), right.row(1).tolist()]
 
 
 def restored(source: np.ndarray, target: np.ndarray) -> list[int]:
     """Put the target's spans back into the source."""
-    first = int(VOCABULARY.sentinel_ids[0])
-    is_sentinel = np.isin(target, VOCABULARY.sentinel_ids)
-    spans = np.split(target[:-1], np.flatnonzero(is_sentinel))[1:]
-    return [t for token in source[:-1].tolist() for t in (spans[token - first][1:] if token >= first else [token])]
+    first = int(SENTINELS[0])
+    spans = np.split(target, np.flatnonzero(np.isin(target, SENTINELS)))[1:]
+    return [t for token in source.tolist() for t in (spans[token - first][1:] if token >= first else [token])]
 
 
 @pytest.mark.parametrize("sides", ["both", "one"])
@@ -118,7 +110,7 @@ def test_translation_span_corruption_hides_parts_of_the_pair(sides: Any):
         if sides == "one":
             noisy = left.row(row) if in_left else right.row(row)
             assert in_left != in_right and len(noisy) > 1
-            assert len(target.row(row)) == 1 + sum(SpanNoise(0.5).counts(np.array([len(noisy)]))[i][0] for i in (0, 1))
+            assert len(target.row(row)) == sum(SpanNoise(0.5).counts(np.array([len(noisy)]))[i][0] for i in (0, 1))
     assert corrupted_left > 10 and corrupted_right > 10
 
 

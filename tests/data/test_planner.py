@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.data.corruption import SpanNoise
-from deltalm_ds.data.planner import QUADRATIC_TOKENS, plan
+from deltalm_ds.data.planner import QUADRATIC_TOKENS, _deal, plan
 from deltalm_ds.errors import InputError
 
 
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), max_size=300),
-    world_size=st.integers(1, 9),
+    world_size=st.sampled_from([1, 2, 3, 4, 8, 32]),
     micro_batch_tokens=st.integers(100, 1000),
     min_micro_batches=st.integers(1, 4),
 )
@@ -58,10 +58,31 @@ def test_one_long_sequence_among_short_ones():
     assert len(ranks[0]) <= 25  # 10,512 tokens; no plan has fewer than 11
 
 
+def test_a_swap_keeps_within_the_budget():
+    """Many short sequences cost less than a long one of as many tokens: the cheaper rank may be the fuller one."""
+    short = [1, 5, 6, 11, 14, 39, 46, 47, 57, 263]
+    lengths = np.array([*short, 416, 436, 707, 1363, 1594, 1872, 2152, 2212, 3126, 3247])
+    ranks = plan(lengths, np.zeros(20, np.int64), 2, 3500, 2)
+    assert max(lengths[micro].sum() for micros in ranks for micro in micros) <= 3500
+
+
+def test_the_dearest_run_of_a_turn_goes_to_the_rank_that_has_least():
+    runs = [np.array([number]) for number in range(4)]
+    ranks = _deal(runs, np.array([3, 1, 2, 9]), 2)
+    assert [[int(run[0]) for run in micros] for micros in ranks] == [[1, 3], [0, 2]]
+
+
 def test_fewer_sequences_than_ranks_are_padded_with_empty_micro_batches():
     ranks = plan(np.array([3, 4]), np.array([3, 4]), 4, 100)
     assert sorted(len(micros[0]) for micros in ranks) == [0, 0, 1, 1]
     assert [len(micro) for micros in plan(np.array([]), np.array([]), 3, 100, 2) for micro in micros] == [0] * 6
+
+
+def test_ranks_with_and_without_sequences_in_a_turn():
+    """Two ranks have the same load, the dearest, and nothing in their first turn."""
+    lengths = np.array([2, 2, 3, 3])
+    ranks = plan(lengths, np.zeros(4, np.int64), 4, 100, 2)
+    assert sorted(np.concatenate([micro for micros in ranks for micro in micros])) == [0, 1, 2, 3]
 
 
 def test_a_sequence_over_the_budget_is_refused():

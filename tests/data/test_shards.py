@@ -1,5 +1,6 @@
 """The shard format: what is written is read back, whole or refused."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from deltalm_ds.data import manifest as manifest_module
 from deltalm_ds.data import mapped_shards as mapped_shards_module
 from deltalm_ds.data import shards as shards_module
-from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
+from deltalm_ds.data.manifest import CorpusManifest, Manifest, _json_checksum, token_type
 from deltalm_ds.data.mapped_files import MappedFiles
 from deltalm_ds.data.mapped_shards import MappedShards, read_record_batches
 from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
@@ -349,6 +350,7 @@ def test_garbage_of_the_right_size_is_refused_when_read(tmp_path):
         ('"format_version": 1', '"format_version": 2', "format version 2; this program reads version 1"),
         ('"corpora"', '"corpora', "is damaged"),
         ('"checksum"', '"check"', "is damaged"),
+        ("{", "[" * 100_000, "is damaged"),
     ],
 )
 def test_altered_manifest_is_refused(tmp_path, old, new, message):
@@ -357,6 +359,25 @@ def test_altered_manifest_is_refused(tmp_path, old, new, message):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=message):
+        ShardDataset.open(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("file", "../de.00000.arrow"), ("file", "/etc/passwd"), ("file", None), ("file", "de.00001.arrow"),
+        ("rows", -3), ("rows", "3"), ("rows", 3.0), ("bytes", None), ("tokens", {}), ("tokens", {"target": 3}),
+        ("tokens", {"source": -1}), ("colour", "red"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_no_build_writes_is_refused_although_it_is_signed(tmp_path, name, value):
+    """A file name that leads out of the directory would have `--repair` move any file."""
+    directory = write_dataset(tmp_path / "d", {"source": [[1], [2], [3]]}, name="de", rows_per_shard=2)
+    content = json.loads((directory / "manifest.json").read_text())
+    content["corpora"][0]["shards"][0][name] = value
+    content["checksum"] = _json_checksum({key: content[key] for key in content if key != "checksum"})
+    (directory / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is not what a build writes"):
         ShardDataset.open(directory)
 
 
