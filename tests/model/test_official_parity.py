@@ -4,7 +4,9 @@ The reduced reference has a few logit rows, and of every gradient its norm and 1
 reference is at hand, everything is compared.
 
 The official code computes the softmax of cross-attention in float32 even in its float64 run, over keys padded on the
-left, and a float32 sum depends on where its terms stand. The float64 tests do the same, so that 1e-9 can hold.
+left, and a float32 sum depends on where its terms stand. The float64 tests do the same. A last bit of float64 can still
+decide how a score is rounded to float32: that is all the difference there is (1e-11 where no score lies so near a tie,
+2e-8 of a gradient where one does, the same with three implementations of self-attention).
 """
 
 import json
@@ -27,7 +29,7 @@ from deltalm_ds.training.schedules import Schedule
 PAD = 1
 NUM_TOKENS, NUM_HEADS, LABEL_SMOOTHING = 1000, 4, 0.1
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
-GRADIENT_TOLERANCE = {"f32": 1e-4, "f64": 1e-9}
+GRADIENT_TOLERANCE = {"f32": 1e-4, "f64": 5e-8}
 # The issue's 1e-5 and what the float32 cross-attention leaves of float64
 OUTPUT_TOLERANCE = {"f32": 1e-5, "f64": 1e-9}
 
