@@ -5,13 +5,13 @@ in runs/tokenising. Ours is the whole build: read, check, encode, write, publish
 lines that are in memory already, to lists of ids (one thread, its fastest way in Python): reading and writing cost it
 nothing. `spm_encode` is that program (Debian's package `sentencepiece`), which reads lines and writes ids as
 text; where it is missing, the same is done through the library.
-`tokenizers` gets the lines in memory and a tokenizer made of the same model.
+`tokenizers` gets the lines in memory and a tokenizer made of the same model, and, being slow, every tenth line.
 
-    python -m benchmarks.tokenising                    two sizes of growth below 30 MB of text, best of 3 rounds
-    python -m benchmarks.tokenising --megabytes 3000   the full run: 30, 300 and 3,000 MB
+    python -m benchmarks.tokenising                    100 MB side by side, builds of 3, 30 and 300 MB; best of 2 rounds
+    python -m benchmarks.tokenising --megabytes 1000   the full run: 1,000 MB, and 30, 300 and 3,000 MB
 
-Rates are per second of wall time, and per second of CPU time where the machine has other work. Two processes of
-SentencePiece alone are the most that a second process can give here. Memory is that of the first process.
+Rows are compared by their tokens a second of wall time, and of CPU time where the machine has other work. Two processes
+of SentencePiece alone are the most that a second process can give here. Memory is that of the first process.
 """
 
 import json
@@ -44,7 +44,8 @@ WORK = ROOT / "runs" / "tokenising"
 PIECES = 32_000
 BATCH_LINES = 4096
 PEERS = ("sentencepiece", "spm_encode", "tokenizers")
-GROWTH = (100, 10, 1)
+GROWTH = (0.03, 0.3, 3)  # sizes of builds, as shares of the text that all read
+LINE_STEP = {"tokenizers": 10}  # it reads one line of so many
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -58,15 +59,15 @@ def main() -> None:
     from benchmarks.recording import parser, report
 
     options = parser(__doc__)
-    options.add_argument("--megabytes", type=float, default=30, help="of text in the largest build")
-    options.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
+    options.add_argument("--megabytes", type=float, default=100, help="of text in the comparison")
+    options.add_argument("--rounds", type=int, default=2, help="how often everything is measured")
     arguments = options.parse_args()
     if not DATA.is_file():
         sys.exit(f"{DATA} is not there: this benchmark needs the monolingual corpora.")
-    texts = [_text(round(arguments.megabytes * 1e6 / divisor)) for divisor in GROWTH]
+    text = _text(round(arguments.megabytes * 1e6))
     _train_vocabulary(_text(30_000_000))
-    sizes = [f"ours:{text}:1" for text in texts[:-1]]
-    keys = [*(f"{what}:{texts[-1]}:{n}" for n in (1, 2) for what in ("ours", *PEERS)), *sizes]
+    sizes = [f"ours:{_text(round(arguments.megabytes * 1e6 * share))}:1" for share in GROWTH]
+    keys = [*(f"{what}:{text}:{n}" for n in (1, 2) for what in ("ours", *PEERS)), *sizes]
     measured: dict[str, list[dict[str, float]]] = {key: [] for key in keys}
     for _ in range(arguments.rounds):
         for key in keys:
@@ -84,6 +85,10 @@ def _row(key: str, best: dict[str, dict[str, float]]) -> dict[str, Any]:
     what, path, processes = key.split(":")
     result = best[key]
     raw, one = best.get(f"sentencepiece:{path}:{processes}"), best.get(f"{what}:{path}:1")
+
+    def times(other: dict[str, float], clock: str) -> str:
+        return f"{(result['tokens'] / result[clock]) / (other['tokens'] / other[clock]):.2f}"
+
     return {
         "what": what,
         "text MB": round(Path(path).stat().st_size / 1e6, 1),
@@ -92,9 +97,9 @@ def _row(key: str, best: dict[str, dict[str, float]]) -> dict[str, Any]:
         "s": result["wall"],
         "tokens/s": result["tokens"] / result["wall"],
         "CPU s": result["cpu"],
-        "× SentencePiece (CPU)": f"{raw['cpu'] / result['cpu']:.2f}" if raw and processes == "1" else "",
-        "× SentencePiece (wall)": f"{raw['wall'] / result['wall']:.2f}" if raw else "",
-        "× one process": f"{one['wall'] / result['wall']:.2f}" if one and processes != "1" else "",
+        "× SentencePiece (CPU)": times(raw, "cpu") if raw and processes == "1" else "",
+        "× SentencePiece (wall)": times(raw, "wall") if raw else "",
+        "× one process": times(one, "wall") if one and processes != "1" else "",
         "bytes a token": f"{result['bytes'] / result['tokens']:.2f}" if result["bytes"] else "",
         "peak MB": round(result["peak_mb"]),
     }
@@ -130,7 +135,7 @@ def _run(key: str) -> dict[str, float]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     workers = []
     for index in range(num_workers):
-        share = f"{index}/{num_workers}" if what in PEERS else processes
+        share = f"{index}/{num_workers * LINE_STEP.get(what, 1)}" if what in PEERS else processes
         command = [sys.executable, "-m", "benchmarks.tokenising", "--worker", f"{what}:{path}:{share}"]
         workers.append(
             subprocess.Popen(
@@ -180,8 +185,6 @@ def _peak_mb() -> float:
 def _prepare_build(path: str, num_processes: int) -> Callable[[], tuple[int, int]]:
     vocabulary = Vocabulary.load(WORK / "vocabulary")
     vocabulary.encode("")
-    # Enough shards for the processes to share evenly; the default for large text.
-    settings = Settings(rows_per_shard=min(Settings.rows_per_shard, 40_000))
     opened = start_workers(num_processes)
     workers = opened.__enter__()
     assert workers is not None
@@ -191,7 +194,7 @@ def _prepare_build(path: str, num_processes: int) -> Callable[[], tuple[int, int
     def run() -> tuple[int, int]:
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
             spec = CorpusSpec.from_name("text", [Source((Path(path),))])
-            (corpus,) = build([spec], vocabulary, Path(directory) / "shards", settings, workers).corpora
+            (corpus,) = build([spec], vocabulary, Path(directory) / "shards", Settings(), workers).corpora
         opened.__exit__(None, None, None)
         return corpus.num_tokens["source"], corpus.num_bytes
 

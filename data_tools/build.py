@@ -11,19 +11,19 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 from deltalm_ds.data.manifest import MANIFEST, SIDES, CorpusManifest, Manifest
-from deltalm_ds.data_tools.cut import Cut, CutResult, cut_source
+from deltalm_ds.data_tools.cut import Cut, CutResult, cut_source, source_bytes
 from deltalm_ds.data_tools.duplicates import RECORDS_PER_RANGE, FindDuplicates, HashPart, find_duplicates, hash_part
 from deltalm_ds.data_tools.encode import EncodePart, EncodeResult, encode_part, result_path
 from deltalm_ds.data_tools.filters import Settings
 from deltalm_ds.data_tools.lines import STDIN
 from deltalm_ds.data_tools.scripts import scripts_of
-from deltalm_ds.data_tools.sources import Source
+from deltalm_ds.data_tools.sources import Source, divide
 from deltalm_ds.data_tools.workers import StoredVocabulary, Workers
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
@@ -32,6 +32,9 @@ from deltalm_ds.vocabulary import Vocabulary
 
 BUILDING = ".building"  # in a directory where a build is under way or was interrupted: all that it works on
 PLAN = "plan.json"  # in there, once all text was cut: what the shards are made of and how
+PARTS_PER_SPAN = 8  # about as many parts come of each span of a large plain file
+NUM_PARTS = 256  # enough for many workers to end at nearly the same time
+CHARACTERS_PER_PART = (4 << 20, 64 << 20)  # what becomes of a part is put together in memory: a worker's memory
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,11 @@ def build(
     vocabulary.encode("")  # a vocabulary that cannot encode says so here
     out = Path(out)
     with _building(out) as directory:
+        max_characters = _characters_per_part(corpora)
+        cuts = {spec: _cuts(spec, directory, settings, max_characters) for spec in corpora}
+        plan = _plan(cuts, vocabulary, settings)
+        _check_plan(directory, plan)
         if not (out / MANIFEST).exists():  # else the build was interrupted at its very end
-            cuts = {spec: _cuts(spec, directory, settings) for spec in corpora}
-            plan = _plan(cuts, vocabulary, settings)
-            _check_plan(directory, plan)
             _run_cuts(list(chain(*cuts.values())), workers)
             stored = StoredVocabulary(directory, vocabulary.hash)
             results = {spec: [_result(cut) for cut in cuts[spec]] for spec in corpora}
@@ -102,8 +106,7 @@ def build(
             vocabulary.save(directory)
             write_json(directory / PLAN, plan)
             if settings.deduplicate:
-                for of_corpus in parts.values():
-                    _find_duplicates(of_corpus, workers)
+                _find_duplicates(list(parts.values()), workers)
             _run_parts(list(chain(*parts.values())), workers)
             written = tuple(_corpus_manifest(spec, results[spec], parts[spec]) for spec in corpora)
             Manifest(vocabulary.hash, vocabulary.num_tokens, written).write(out)
@@ -114,26 +117,39 @@ def _check_corpora(corpora: Sequence[CorpusSpec], settings: Settings) -> None:
     names = [spec.name for spec in corpora]
     if not names or len(set(names)) < len(names):
         raise InputError(f"Give each corpus once, and at least one; got: {', '.join(names) or 'none'}.")
+    if sum(source.files.count(STDIN) for spec in corpora for source in spec.sources) > 1:
+        raise InputError("Standard input can be read only once.")
     for spec in corpora:
-        counts = Counter(spec.sources)
+        counts = Counter(
+            replace(source, files=tuple(path.absolute() for path in source.files)) for source in spec.sources
+        )
         if twice := [source for source, count in counts.items() if count > 1]:
             raise InputError(f"{twice[0]} is given twice for the corpus {spec.name}.")
         if settings.min_script_share is not None:
             for language in spec.languages:
                 scripts_of(language)
-    if sum(STDIN in source.files for spec in corpora for source in spec.sources) > 1:
-        raise InputError("Standard input can be read only once.")
 
 
 # --- what is to be done ---
 
 
-def _cuts(spec: CorpusSpec, directory: Path, settings: Settings) -> list[Cut]:
+def _characters_per_part(corpora: Sequence[CorpusSpec]) -> int:
+    """Small text in many small parts, large text in large ones; the largest where a size is not known."""
+    sources = [source for spec in corpora for source in spec.sources]
+    least, most = CHARACTERS_PER_PART
+    if any(STDIN in source.files for source in sources):
+        return most
+    return min(max(sum(map(source_bytes, sources)) // NUM_PARTS, least), most)
+
+
+def _cuts(spec: CorpusSpec, directory: Path, settings: Settings, max_characters: int) -> list[Cut]:
     documents = spec.kind == "mono" and settings.window_tokens is not None
     max_records = max(1, settings.rows_per_shard // max(1, settings.subword_samples))
+    span_bytes = PARTS_PER_SPAN * max_characters
+    spans = [[source] if documents else divide(source, span_bytes) for source in spec.sources]
     return [
-        Cut(spec.name, spec.kind, index, source, documents, max_records, directory)
-        for index, source in enumerate(spec.sources)
+        Cut(spec.name, spec.kind, index, source, documents, max_records, max_characters, directory)
+        for index, source in enumerate(chain(*spans))
     ]
 
 
@@ -225,17 +241,17 @@ def _is_cut(cut: Cut) -> bool:
     return all(path.exists() or EncodeResult.read(result_path(path), cut.directory.parent) for path in paths)
 
 
-def _find_duplicates(parts: list[EncodePart], workers: Workers) -> None:
-    """Find the duplicates of a corpus, unless that was done before."""
-    paths = parts[0].duplicates
-    if all(path.exists() for path in paths):
-        return
-    hashes = [HashPart(part.part, part.vocabulary) for part in parts]
-    with progress(f"Hashing {parts[0].corpus}", len(parts), unit="parts") as advance:
-        for _ in workers.run(hash_part, hashes):
+def _find_duplicates(parts_of_corpora: list[list[EncodePart]], workers: Workers) -> None:
+    """Find the duplicates of the corpora for which that was not done before."""
+    missing = [parts for parts in parts_of_corpora if not all(path.exists() for path in parts[0].duplicates)]
+    hashes = [[HashPart(part.part, part.vocabulary) for part in parts] for parts in missing]
+    with progress("Hashing", sum(map(len, hashes)), unit="parts") as advance:
+        for _ in workers.run(hash_part, chain(*hashes)):
             advance()
-    hash_paths = tuple(part.path for part in hashes)
-    ranges = [FindDuplicates(hash_paths, index, len(paths), path) for index, path in enumerate(paths)]
+    ranges = []
+    for parts, of_corpus in zip(missing, hashes, strict=True):
+        hash_paths, paths = tuple(part.path for part in of_corpus), parts[0].duplicates
+        ranges += [FindDuplicates(hash_paths, index, len(paths), path) for index, path in enumerate(paths)]
     for _ in workers.run(find_duplicates, ranges):
         pass
 

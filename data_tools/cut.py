@@ -1,8 +1,8 @@
 """The first pass over raw text: check it, and cut each source into parts that will become one shard each.
 
-A part is an uncompressed Arrow file with one column of text a side. It is all that the second pass needs, whatever
-the source was (compressed, piped, Parquet), and it goes when its shard is written. Where parts end depends on the
-records alone.
+A part is an uncompressed Arrow file with one column a side; a row is some records, their texts in UTF-8 with a NUL
+(which no text has) between them. It is all that the second pass needs, whatever the source was (compressed, piped,
+Parquet), and it goes when its shard is written. Where parts end depends on the records alone.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from deltalm_ds.data_tools.sources import Columns, Source, read_columns
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
 
-CHARACTERS_PER_PART = 64 << 20  # what becomes of a part is put together in memory, so this bounds a worker's memory
+SEPARATOR = "\0"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cut:
     Attributes:
         index: of the source in its corpus.
         documents: whether a record is a document.
-        max_records: of a part.
+        max_records, max_characters: of a part; of characters it may have more by less than one record.
         directory: where the parts go.
     """
 
@@ -43,6 +43,7 @@ class Cut:
     source: Source
     documents: bool
     max_records: int
+    max_characters: int
     directory: Path
 
     @property
@@ -61,8 +62,9 @@ class Cut:
 
     @cached_property
     def num_bytes(self) -> int:
-        """Size of the source's files."""
-        return sum(size for _, size, _ in self.fingerprint()["files"])
+        """How much of the source's files it reads."""
+        start, end = self.source.span or (0, source_bytes(self.source))
+        return end - start
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether a result belongs to this task: files with size and time, format, and limits.
@@ -74,8 +76,9 @@ class Cut:
             "files": [_file_fingerprint(path) for path in self.source.files],
             "format": self.source.resolved_format,
             "columns": list(self.source.columns or ()),
+            "span": list(self.source.span or ()),
             "documents": self.documents,
-            "limits": [self.max_records, CHARACTERS_PER_PART],
+            "limits": [self.max_records, self.max_characters],
         }
 
     def result(self) -> "CutResult | None":
@@ -95,6 +98,11 @@ class CutResult:
 
     records: tuple[int, ...]
     dropped: dict[str, int]
+
+
+def source_bytes(source: Source) -> int:
+    """Size of a source's files, 0 for standard input; InputError if one is missing."""
+    return sum(_file_fingerprint(path)[1] for path in source.files)
 
 
 def _file_fingerprint(path: Path) -> list[Any]:
@@ -118,15 +126,16 @@ def cut_source(task: Cut) -> Cut:
         path.unlink()
     fingerprint = task.fingerprint()
     num_sides = len(SIDES[task.kind])
-    schema = pa.schema([(side, pa.string()) for side in SIDES[task.kind]])
+    schema = pa.schema([(side, pa.binary()) for side in SIDES[task.kind]])
     dropped: Counter[str] = Counter()
     records = []
     columns = read_columns(task.source, num_sides, dropped, task.documents)
-    for part, blocks in groupby(_number_by_part(columns, task.max_records), key=itemgetter(0)):
+    for part, blocks in groupby(_number_by_part(columns, task.max_records, task.max_characters), key=itemgetter(0)):
         num_records = 0
         with atomic_file(task.part_path(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             for _, block in blocks:
-                writer.write_batch(pa.record_batch([pa.array(texts, pa.string()) for texts in block], schema=schema))
+                row = [[SEPARATOR.join(texts).encode()] for texts in block]
+                writer.write_batch(pa.record_batch(row, schema=schema))
                 num_records += len(block[0])
         records.append(num_records)
     if task.fingerprint() != fingerprint:
@@ -135,9 +144,9 @@ def cut_source(task: Cut) -> Cut:
     return task
 
 
-def _number_by_part(blocks: Iterator[Columns], max_records: int) -> Iterator[tuple[int, Columns]]:
+def _number_by_part(blocks: Iterator[Columns], max_records: int, max_characters: int) -> Iterator[tuple[int, Columns]]:
     """Yield (number of the part, some of its records); a part ends with the record that makes it full."""
-    part, records_left, characters_left = 0, max_records, CHARACTERS_PER_PART
+    part, records_left, characters_left = 0, max_records, max_characters
     for block in blocks:
         while num_records := len(block[0]):
             lengths = sum(np.fromiter(map(len, texts), np.int64, num_records) for texts in block)
@@ -146,13 +155,14 @@ def _number_by_part(blocks: Iterator[Columns], max_records: int) -> Iterator[tup
             yield part, tuple(texts[:count] for texts in block)
             records_left, characters_left = records_left - count, characters_left - int(ends[count - 1])
             if records_left == 0 or characters_left <= 0:
-                part, records_left, characters_left = part + 1, max_records, CHARACTERS_PER_PART
+                part, records_left, characters_left = part + 1, max_records, max_characters
             block = tuple(texts[count:] for texts in block)
 
 
-def read_part(path: Path) -> Iterator[Columns]:
-    """The records of a part, some at a time."""
+def read_part(path: Path) -> Iterator[tuple[list[bytes], ...]]:
+    """The records of a part, some at a time: of each side the texts in UTF-8."""
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
         for index in range(reader.num_record_batches):
-            yield tuple(column.to_pylist() for column in reader.get_batch(index).columns)
+            row = reader.get_batch(index)
+            yield tuple(column[0].as_py().split(SEPARATOR.encode()) for column in row.columns)

@@ -54,7 +54,7 @@ def hash_part(task: HashPart) -> None:
     hashes = []
     for columns in read_part(task.part):
         normal = [vocabulary.normalize(texts) for texts in columns]
-        hashes += [name_key("\0".join(record)) for record in zip(*normal, strict=True)]
+        hashes += [name_key(b"\0".join(record).decode()) for record in zip(*normal, strict=True)]
     values = np.array(hashes, np.uint64)
     order = np.argsort(values, kind="stable")
     _save(task.path, np.stack([values[order], order.astype(np.uint64)]))

@@ -16,11 +16,13 @@ from deltalm_ds.data.shards import ragged_batch, write_shard
 from deltalm_ds.data_tools.cut import read_part
 from deltalm_ds.data_tools.duplicates import duplicates_of_part
 from deltalm_ds.data_tools.filters import Settings, count_reasons, text_reasons, token_reasons
-from deltalm_ds.data_tools.sources import Columns
 from deltalm_ds.data_tools.workers import StoredVocabulary
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.vocabulary import Vocabulary
+
+Texts = tuple[list[bytes], ...]
+"""Of each side some texts in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class _Encoder:
             columns_of_side[side] = tokens, lengths
         return pa.Table.from_batches([ragged_batch(columns_of_side, token_type(self.vocabulary.num_tokens))])
 
-    def _records(self) -> Iterator[tuple[np.ndarray, Columns]]:
+    def _records(self) -> Iterator[tuple[np.ndarray, Texts]]:
         """Yield the records that no filter of texts leaves out, with their numbers in their source."""
         task, first = self.task, 0
         is_duplicate = duplicates_of_part(task.duplicates, task.index, task.num_records)
@@ -135,7 +137,7 @@ class _Encoder:
             yield task.first_record + first + np.flatnonzero(reasons == 0), columns
             first = end
 
-    def _encode(self, columns: Columns, numbers: np.ndarray, sample: int) -> list[RaggedRows]:
+    def _encode(self, columns: Texts, numbers: np.ndarray, sample: int) -> list[RaggedRows]:
         if self.has_documents:
             return [self._encode_documents(columns[0])]
         if not self.settings.subword_samples:
@@ -149,9 +151,9 @@ class _Encoder:
             for texts, seed in zip(columns, seeds, strict=True)
         ]
 
-    def _encode_documents(self, documents: list[str]) -> RaggedRows:
+    def _encode_documents(self, documents: list[bytes]) -> RaggedRows:
         """Line by line, as pieces do not go over white space anyway."""
-        lines = [document.split("\n") for document in documents]
+        lines = [document.split(b"\n") for document in documents]
         rows = self.vocabulary.encode_rows([line for of_document in lines for line in of_document])
         num_lines = np.fromiter(map(len, lines), np.int64, len(lines))
         ends = np.concatenate([[0], np.cumsum(rows.lengths)])[np.cumsum(num_lines)]

@@ -5,6 +5,7 @@ is; scripts and duplicates in the text as the SentencePiece model normalises it 
 and compatibility letters are the plain ones and control characters are gone). Tokens are those of the same model.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ import numpy as np
 
 from deltalm_ds.data.shards import ROWS_PER_SHARD
 from deltalm_ds.data_tools.scripts import script_shares, scripts_of
-from deltalm_ds.data_tools.sources import Columns
 from deltalm_ds.errors import InputError
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -65,7 +65,7 @@ class Settings:
             raise InputError("Numbers of rows and tokens must be 1 or more, of subword samples 0 or more.")
         if self.max_tokens == 0 or self.window_tokens == 0 or (self.window_tokens or 1) < 1:
             raise InputError("The longest row must have 1 token or more.")
-        if self.max_ratio is not None and self.max_ratio < 1:
+        if self.max_ratio is not None and not self.max_ratio >= 1:
             raise InputError("The ratio of the sides' lengths is longer to shorter: 1 or more.")
         if self.min_script_share is not None and not 0 < self.min_script_share <= 1:
             raise InputError("The share of letters in the language's script is above 0 and at most 1.")
@@ -73,21 +73,30 @@ class Settings:
             raise InputError("Documents are cut into windows: give their length, and no maximum of tokens.")
         if self.window_tokens is not None and self.subword_samples:
             raise InputError("Subword samples are for sentences: build documents without them.")
+        if not (0 < self.sample_alpha < math.inf and 0 <= self.seed < 1 << 63):
+            raise InputError(
+                "Drawn segmentations need a smoothing above 0, and a seed of 0 or more with at most 63 bits."
+            )
         if self.cross_documents and self.window_tokens is None:
             raise InputError("Only documents can be crossed: give the length of windows too.")
 
 
 def text_reasons(
-    columns: Columns, languages: Sequence[str], is_duplicate: np.ndarray, vocabulary: Vocabulary, settings: Settings
+    columns: Sequence[list[bytes]],
+    languages: Sequence[str],
+    is_duplicate: np.ndarray,
+    vocabulary: Vocabulary,
+    settings: Settings,
 ) -> np.ndarray:
-    """[records] uint8: the first of `REASONS` to leave a record out by its text; 0 for none."""
+    """[records] uint8: the first of `REASONS` to leave a record out by its texts (UTF-8); 0 for none."""
     reasons = np.zeros(len(columns[0]), np.uint8)
     if settings.drop_control:
         for texts in columns:
-            _mark(reasons, "control", np.array([CONTROL.search(text) is not None for text in texts]))
+            _mark(reasons, "control", np.array([CONTROL.search(text.decode()) is not None for text in texts]))
     if settings.min_script_share is not None:
         for texts, language in zip(columns, languages, strict=True):
-            shares = script_shares(vocabulary.normalize(texts), scripts_of(language))
+            normal = [text.decode() for text in vocabulary.normalize(texts)]
+            shares = script_shares(normal, scripts_of(language))
             _mark(reasons, "script", shares < settings.min_script_share)
     _mark(reasons, "duplicate", is_duplicate)
     return reasons

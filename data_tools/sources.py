@@ -7,14 +7,14 @@ is an InputError that names file and line.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deltalm_ds.data_tools.lines import COMPRESSIONS, MAX_TEXT_BYTES, STDIN, ZIP_MEMBER, line_blocks, too_long
+from deltalm_ds.data_tools.lines import COMPRESSIONS, MAX_TEXT_BYTES, STDIN, ZIP_MEMBER, is_plain, line_blocks, too_long
 from deltalm_ds.errors import InputError
 
 COLUMN_FORMATS = ("tsv", "jsonl", "parquet")
@@ -34,11 +34,13 @@ class Source:
         format: `text`, `tsv`, `jsonl` or `parquet`; None tells it from the name of the file.
         columns: which columns of a TSV file (numbers from 1; by default it must have as many columns as the corpus
             has sides) or which fields of a JSONL or Parquet file (by default `text`, or `source` and `target`).
+        span: only the lines that begin in these bytes of the file, which can be divided (see `divide`).
     """
 
     files: tuple[Path, ...]
     format: str | None = None
     columns: tuple[str, ...] | None = None
+    span: tuple[int, int] | None = None
 
     @property
     def resolved_format(self) -> str:
@@ -70,6 +72,8 @@ def find_sources(value: str, source_format: str | None = None) -> list[Source]:
     """
     if value.startswith("@"):
         lines = [line.strip() for block in line_blocks(Path(value[1:])) for line in block]
+        if any(line.startswith("@") for line in lines):
+            raise InputError(f"{value[1:]} names another list: name its files themselves.")
         return [source for line in lines if line for source in find_sources(line, source_format)]
     path, _, columns = value.partition(":")
     if (source_format or _format_of_name(Path(path.split(",")[0]))) in COLUMN_FORMATS:
@@ -93,6 +97,16 @@ def _matching_files(pattern: str) -> list[Path]:
     return [Path(f"{path}!{member}" if bang else path) for path in found]
 
 
+def divide(source: Source, span_bytes: int) -> list[Source]:
+    """A large file of records line by line as spans that can be read on their own; anything else as it is."""
+    path = source.files[0]
+    if len(source.files) > 1 or source.resolved_format == "parquet" or not is_plain(path):
+        return [source]
+    size = path.stat().st_size
+    starts = range(0, max(size, 1), span_bytes)
+    return [replace(source, span=(start, min(start + span_bytes, size))) for start in starts]
+
+
 # --- reading ---
 
 
@@ -112,7 +126,7 @@ def read_columns(source: Source, num_sides: int, dropped: Counter[str], document
         InputError: a file cannot be read or decoded, a line is malformed, parallel files differ in length, a text is
             over `MAX_TEXT_BYTES`, or the source cannot give `num_sides` texts a record.
     """
-    for columns in _open_source(source, num_sides, documents):
+    for columns in _open_source_naming_lines(source, num_sides, documents):
         stripped = tuple(list(map(str.strip, texts)) for texts in columns)
         if not all(map(all, stripped)):
             kept = [record for record in zip(*stripped, strict=True) if all(record)]
@@ -120,6 +134,16 @@ def read_columns(source: Source, num_sides: int, dropped: Counter[str], document
             stripped = tuple([record[side] for record in kept] for side in range(num_sides))
         if stripped[0]:
             yield stripped
+
+
+def _open_source_naming_lines(source: Source, num_sides: int, documents: bool) -> Iterator[Columns]:
+    """Read a source; an error in a span is looked for again from the start of the file, to count the lines to it."""
+    try:
+        yield from _open_source(source, num_sides, documents)
+    except InputError:
+        if source.span is not None:
+            yield from _open_source(replace(source, span=None), num_sides, documents)
+        raise
 
 
 def _open_source(source: Source, num_sides: int, documents: bool) -> Iterator[Columns]:
@@ -131,14 +155,14 @@ def _open_source(source: Source, num_sides: int, documents: bool) -> Iterator[Co
         raise InputError(f"{source}: {len(source.columns)} columns named where {num_sides} are needed.")
     (path,) = source.files
     if source.resolved_format == "tsv":
-        return _read_tsv(path, num_sides, source.columns)
+        return _read_tsv(line_blocks(path, source.span), path, num_sides, source.columns)
     if source.resolved_format == "jsonl":
-        return _read_jsonl(path, source.columns or DEFAULT_FIELDS[num_sides])
+        return _read_jsonl(line_blocks(path, source.span), path, source.columns or DEFAULT_FIELDS[num_sides])
     if source.resolved_format == "parquet":
         return _read_parquet(path, source.columns or DEFAULT_FIELDS[num_sides])
     if num_sides == 2:
         raise InputError(f"{source}: a pair of languages needs two text files, or one named .tsv, .jsonl or .parquet.")
-    return _read_documents(path) if documents else ((lines,) for lines in line_blocks(path))
+    return _read_documents(path) if documents else ((lines,) for lines in line_blocks(path, source.span))
 
 
 def _read_parallel(source_path: Path, target_path: Path) -> Iterator[Columns]:
@@ -182,14 +206,16 @@ def _read_documents(path: Path) -> Iterator[Columns]:
         yield (["\n".join(lines_of_document)],)
 
 
-def _read_tsv(path: Path, num_sides: int, columns: tuple[str, ...] | None) -> Iterator[Columns]:
+def _read_tsv(
+    blocks: Iterator[list[str]], path: Path, num_sides: int, columns: tuple[str, ...] | None
+) -> Iterator[Columns]:
     if columns is not None and not all(column.isdecimal() and int(column) > 0 for column in columns):
         raise InputError(f"{path}: columns of a TSV file are numbers from 1, not {','.join(columns)!r}.")
     wanted = [int(column) - 1 for column in columns] if columns else list(range(num_sides))
     width = max(wanted) + 1
     blank = [""] * width
     first = 1
-    for lines in line_blocks(path):
+    for lines in blocks:
         rows = [line.split("\t") if line and not line.isspace() else blank for line in lines]
         for number, cells in enumerate(rows, start=first):
             if len(cells) < width and columns is not None:
@@ -203,9 +229,9 @@ def _read_tsv(path: Path, num_sides: int, columns: tuple[str, ...] | None) -> It
         first += len(lines)
 
 
-def _read_jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[Columns]:
+def _read_jsonl(blocks: Iterator[list[str]], path: Path, fields: tuple[str, ...]) -> Iterator[Columns]:
     first = 1
-    for lines in line_blocks(path):
+    for lines in blocks:
         records = [_json_record(path, number, line, fields) for number, line in enumerate(lines, start=first)]
         yield tuple(map(list, zip(*records, strict=True)))
         first += len(lines)

@@ -1,4 +1,4 @@
-"""Training of a SentencePiece vocabulary on text files, deterministic and balanced over the files."""
+"""Training of a SentencePiece vocabulary on text, deterministic and balanced over the inputs."""
 
 import io
 import re
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from deltalm_ds.data_tools.sources import Source, read_records
+from deltalm_ds.data_tools.lines import STDIN
+from deltalm_ds.data_tools.sources import Source, find_sources, read_records
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_directory
 from deltalm_ds.progress import progress
@@ -19,7 +20,7 @@ MAX_LINE_BYTES = 1 << 20
 
 
 def train(
-    inputs: Sequence[Path],
+    inputs: Sequence[str | Path],
     out: str | Path,
     size: int,
     model_type: str = "unigram",
@@ -33,35 +34,37 @@ def train(
 ) -> Vocabulary:
     """Train a SentencePiece model in XLM-R's layout and write the vocabulary made of it to `out`.
 
-    The files are balanced as XLM-R balances languages [Conneau+20 3.1]: a file of n lines has a share ∝ n^alpha of
-    the lines that SentencePiece sees; a file's lines are taken at equal distances, or repeatedly.
+    The inputs are balanced as XLM-R balances languages [Conneau+20 3.1]: one of n texts has a share ∝ n^alpha of the
+    texts that SentencePiece sees; they are taken at equal distances, or repeatedly. All text is read twice.
 
     Args:
-        inputs: text files (one text a line; .gz, .xz, .zst), as a rule one a language.
+        inputs: whatever `find_sources` reads, one text a record; as a rule one a language.
         out: a new directory; it appears only when complete.
         size: SentencePiece's pieces, with its `<unk>`, `<s>`, `</s>`.
         model_type: `unigram` or `bpe`.
         character_coverage: share of the text's characters that get pieces; the rest become `<unk>`.
         num_sentinels, languages, tasks: the blocks of tokens appended (see `Vocabulary`).
         split_digits: every digit is a piece of its own, so that numbers are copied rather than remembered.
-        alpha: 1 keeps the files' proportions, 0 makes all alike.
-        max_lines: how many lines SentencePiece sees at most (it keeps them in memory).
+        alpha: 1 keeps the inputs' proportions, 0 makes all alike.
+        max_lines: how many texts SentencePiece sees at most (it keeps them in memory).
 
     Raises:
-        InputError: a file cannot be read, there is no text, the size does not suit the text, or `out` exists.
+        InputError: an input cannot be read (or is standard input), there is no text, the size does not suit the
+            text, or `out` exists.
     """
     if model_type not in ("unigram", "bpe"):
         raise InputError(f"The model type of a vocabulary is unigram or bpe, not {model_type!r}.")
     with atomic_directory(out) as directory:
-        counts = [_count_lines(path) for path in inputs]
+        sources = [_sources(value) for value in inputs]
+        counts = [sum(1 for _ in _texts(of_input)) for of_input in sources]
         if not sum(counts):
             raise InputError(f"There is no text in {', '.join(map(str, inputs))}: a vocabulary needs some.")
         quotas = balanced_quotas(counts, alpha, min(sum(counts), max_lines))
         with progress("lines for the vocabulary", total=sum(quotas)) as advance:
 
             def sentences() -> Iterator[str]:
-                for path, count, quota in zip(inputs, counts, quotas, strict=True):
-                    for text in _take(_read(path), count, quota):
+                for of_input, count, quota in zip(sources, counts, quotas, strict=True):
+                    for text in _take(_texts(of_input), count, quota):
                         advance()
                         yield text
 
@@ -74,7 +77,7 @@ def train(
 
 
 def balanced_quotas(counts: Sequence[int], alpha: float, total: int) -> list[int]:
-    """Share out `total` lines in proportion to count^alpha; a file with lines gets at least one."""
+    """Share out `total` texts in proportion to count^alpha; an input that has any gets at least one."""
     weights = [count**alpha if count else 0.0 for count in counts]
     return [max(1, round(total * weight / sum(weights))) if weight else 0 for weight in weights]
 
@@ -86,12 +89,15 @@ def _take(texts: Iterator[str], count: int, quota: int) -> Iterator[str]:
             yield text
 
 
-def _read(path: Path) -> Iterator[str]:
-    return (text for (text,) in read_records(Source((path,), format="text"), 1, Counter()))
+def _sources(value: str | Path) -> list[Source]:
+    sources = find_sources(str(value))
+    if any(STDIN in source.files for source in sources):
+        raise InputError("A vocabulary's text is read twice, which standard input cannot be: name a file.")
+    return sources
 
 
-def _count_lines(path: Path) -> int:
-    return sum(1 for _ in _read(path))
+def _texts(sources: Sequence[Source]) -> Iterator[str]:
+    return (text for source in sources for (text,) in read_records(source, 1, Counter()))
 
 
 def _train_sentencepiece(

@@ -9,8 +9,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
+from typing import Any, AnyStr
 
 import numpy as np
 import sentencepiece
@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 BLOCK_NAMES = ("special", "pieces", "sentinels", "languages", "tasks", "padding")
 NBEST_SEGMENTATIONS = 64
+SENTENCEPIECE_VERSION = "0.2.3"  # of which this module knows an inner function
 
 
 class Vocabulary:
@@ -253,12 +254,12 @@ class Vocabulary:
 
     def encode_rows(
         self,
-        texts: Sequence[str],
+        texts: Sequence[AnyStr],
         sample_alpha: float | None = None,
         seed: ArrayLike = 0,
         numbers: np.ndarray | None = None,
     ) -> RaggedRows:
-        """The ids of each text, int64, without `</s>` or tags, end to end.
+        """The ids of each text (str or UTF-8), int64, without `</s>` or tags, end to end.
 
         With `sample_alpha` each segmentation is drawn from the 64 best with probability ∝ P^alpha (unigram models
         only): subword regularisation [Kudo18 §3.2]. The draw depends on (seed, number of the text) and the text alone.
@@ -267,19 +268,27 @@ class Vocabulary:
             numbers: [texts] of each text; 0, 1, … if not given.
         """
         if sample_alpha is None:
-            spm_ids = self._processor.encode(list(texts), num_threads=1)
+            spm_ids = self._segment(list(texts))
         else:
             draws = uniform(seed, np.arange(len(texts)) if numbers is None else numbers)
             spm_ids = [self._sampled_segmentation(text, sample_alpha, u) for text, u in zip(texts, draws, strict=True)]
-        lengths = np.fromiter(map(len, spm_ids), dtype=np.int64, count=len(texts))
-        flat = np.fromiter(chain.from_iterable(spm_ids), dtype=np.int64, count=int(lengths.sum()))
-        return RaggedRows(self._id_of_spm_id[flat], lengths)
+        rows = list(map(bytes, spm_ids))
+        flat = np.frombuffer(b"".join(rows), np.int32)
+        return RaggedRows(self._id_of_spm_id[flat], np.fromiter(map(len, rows), np.int64) // flat.itemsize)
 
-    def normalize(self, texts: Sequence[str]) -> list[str]:
-        """Texts as the SentencePiece model sees them (NFKC, one "▁" for each run of white space, as a rule)."""
+    def _segment(self, texts: list[AnyStr]) -> list[np.ndarray]:
+        """Of each text the best segmentation: SentencePiece ids in an array (or another buffer) of int32."""
+        if sentencepiece.__version__ == SENTENCEPIECE_VERSION:
+            # What `encode` makes the arrays from: to make one for each line takes a sixth of the time of encoding it.
+            inner: Any = self._processor.__dict__["_processor"]
+            return inner._EncodeAsBufferBatch(texts, 1, None, False, 0, 0.0, False, False, False)
+        return self._processor.encode(texts, num_threads=1, return_type="numpy")
+
+    def normalize(self, texts: Sequence[AnyStr]) -> list[AnyStr]:
+        """Texts (str or UTF-8) as the SentencePiece model sees them: as a rule NFKC, "▁" for a run of white space."""
         return self._processor.normalize(list(texts))
 
-    def _sampled_segmentation(self, text: str, alpha: float, u: float) -> np.ndarray:
+    def _sampled_segmentation(self, text: AnyStr, alpha: float, u: float) -> np.ndarray:
         """SentencePiece ids of the candidate at u ∈ [0, 1) of the distribution; its own sampling cannot be seeded."""
         candidates = self._processor.nbest_encode(text, nbest_size=NBEST_SEGMENTATIONS, return_type="numpy")
         log_p = np.array([self._spm_scores[candidate].sum() for candidate in candidates])

@@ -12,6 +12,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltalm_ds import vocabulary as vocabulary_module
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary, read_fairseq_dict
 
@@ -62,6 +63,16 @@ def test_encodes_as_sentencepiece(spm_path: Path, vocabulary: Vocabulary, texts:
     assert [ids.tolist() for ids in encoded] == expected
     assert all(ids.dtype == np.int64 for ids in encoded)
     assert [vocabulary.decode(ids) for ids in encoded] == [reference.decode(reference.encode(text)) for text in texts]
+
+
+def test_other_versions_of_sentencepiece_encode_alike(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*SENTENCES, "", "☃"]
+    expected = vocabulary.encode_rows(texts)
+    monkeypatch.setattr(vocabulary_module, "SENTENCEPIECE_VERSION", "another")
+    for same in (texts, [text.encode() for text in texts]):
+        found = vocabulary.encode_rows(same)
+        assert found.values.tolist() == expected.values.tolist()
+        assert found.lengths.tolist() == expected.lengths.tolist()
 
 
 def test_decoding_leaves_out_what_is_not_text(vocabulary: Vocabulary) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +41,9 @@ def build(
     documents: Annotated[
         bool, typer.Option(help="--mono texts are documents (blank lines between; a JSONL or Parquet record each).")
     ] = False,
-    window_tokens: Annotated[int, typer.Option(help="Length of the rows that documents are cut into.")] = 568,
+    window_tokens: Annotated[
+        int | None, typer.Option(help="Length of the rows that documents are cut into; 568 if not given.")
+    ] = None,
     cross_documents: Annotated[
         bool, typer.Option(help="Windows run on into the next document; no token marks the place.")
     ] = False,
@@ -74,8 +78,11 @@ def build(
     from deltalm_ds.data_tools.build import build as build_data
     from deltalm_ds.data_tools.filters import Settings
     from deltalm_ds.data_tools.workers import start_workers
+    from deltalm_ds.errors import InputError
     from deltalm_ds.vocabulary import Vocabulary
 
+    if window_tokens is not None and not documents:
+        raise InputError("Windows are cut from documents: give --documents too, or leave --window-tokens out.")
     texts = [*(parallel or []), *(mono or []), *(task or [])]
     with start_workers(processes) as workers:
         if workers is None:  # a rank whose work is done
@@ -89,7 +96,7 @@ def build(
             min_script_share=min_script_share,
             drop_control=drop_control,
             deduplicate=deduplicate,
-            window_tokens=window_tokens if documents else None,
+            window_tokens=(568 if window_tokens is None else window_tokens) if documents else None,
             cross_documents=cross_documents,
             subword_samples=subword_samples,
             sample_alpha=sample_alpha,
@@ -270,20 +277,44 @@ def _print_manifest(directory: Path, manifest: "Manifest", as_json: bool) -> Non
         vocabulary = {"hash": manifest.vocabulary_hash, "num_tokens": manifest.vocabulary_num_tokens}
         print(json.dumps({"directory": str(directory), "vocabulary": vocabulary, "corpora": facts}, indent=1))
         return
+    rows = [
+        _manifest_row(
+            *(corpus.name, corpus.kind, corpus.num_rows, corpus.num_tokens, len(corpus.shards), corpus.num_bytes),
+            *(corpus.dropped, corpus.truncated),
+        )
+        for corpus in corpora
+    ]
+    total = _manifest_row(
+        *("total", "", sum(corpus.num_rows for corpus in corpora), _sum(corpus.num_tokens for corpus in corpora)),
+        *(sum(len(corpus.shards) for corpus in corpora), sum(corpus.num_bytes for corpus in corpora)),
+        *(_sum(corpus.dropped for corpus in corpora), _sum(corpus.truncated for corpus in corpora)),
+    )
     _print_table(
         f"{directory} (vocabulary {manifest.vocabulary_hash[:12]}, {manifest.vocabulary_num_tokens:,} tokens)",
         ("corpus", "kind", "rows", "source tokens", "target tokens", "shards", "MB", "dropped", "truncated"),
-        [
-            (
-                *(corpus.name, corpus.kind, f"{corpus.num_rows:,}"),
-                *(f"{corpus.num_tokens[side]:,}" if side in corpus.sides else "" for side in ("source", "target")),
-                *(len(corpus.shards), f"{corpus.num_bytes / 1e6:,.1f}"),
-                *(_counts(corpus.dropped), _counts(corpus.truncated)),
-            )
-            for corpus in corpora
-        ],
+        [*rows, total],
         num_text_columns=2,
     )
+
+
+def _manifest_row(
+    name: str,
+    kind: str,
+    num_rows: int,
+    num_tokens: dict[str, int],
+    num_shards: int,
+    num_bytes: int,
+    dropped: dict[str, int],
+    truncated: dict[str, int],
+) -> tuple[Any, ...]:
+    tokens = (f"{num_tokens[side]:,}" if side in num_tokens else "" for side in ("source", "target"))
+    counts = _counts(dropped), _counts(truncated)
+    return name, kind, f"{num_rows:,}", *tokens, f"{num_shards:,}", f"{num_bytes / 1e6:,.1f}", *counts
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Of all, each name's number added up."""
+    return dict(sum(map(Counter, counts), Counter[str]()))
 
 
 def _counts(counts: dict[str, int]) -> str:

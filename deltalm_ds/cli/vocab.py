@@ -19,14 +19,16 @@ Tasks = Annotated[str, typer.Option(help="Task tokens, as in '[S],[QG]'.")]
 
 @app.command()
 def train(
-    input: Annotated[list[Path], typer.Option(help="Text, one a line (.gz .xz .zst); once per file.")],
+    input: Annotated[
+        list[str], typer.Option(help="Text named as for `data build`: de.txt.xz, 'de/*.txt', p.tsv:2; once a language.")
+    ],
     size: Annotated[int, typer.Option(min=4, help="SentencePiece's pieces.")],
     out: Out,
     languages: Languages = "",
     model_type: Annotated[str, typer.Option(help="unigram or bpe.")] = "unigram",
     character_coverage: Annotated[float, typer.Option(min=0.9, max=1.0)] = 0.9995,
     split_digits: Annotated[bool, typer.Option(help="Every digit is a piece of its own.")] = False,
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of a file of n lines ∝ n^alpha.")] = 0.3,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of an input of n texts ∝ n^alpha.")] = 0.3,
     sentinels: Sentinels = 100,
     tasks: Tasks = "",
 ) -> None:

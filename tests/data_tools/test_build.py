@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from deltalm_ds import files
 from deltalm_ds.data.shards import ShardDataset
+from deltalm_ds.data_tools import build as build_module
 from deltalm_ds.data_tools import workers as workers_module
 from deltalm_ds.data_tools.build import BUILDING, PLAN, CorpusSpec, build
 from deltalm_ds.data_tools.filters import Settings
@@ -130,6 +131,20 @@ def test_two_processes_write_the_same_bytes_as_one(vocabulary, specs, tmp_path, 
     assert len(content_of(tmp_path / "one")) > 4 or names == ["de"]
 
 
+def test_a_file_cut_in_spans_by_two_processes_is_that_of_one(vocabulary, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "CHARACTERS_PER_PART", (300, 300))
+    monkeypatch.setattr(build_module, "PARTS_PER_SPAN", 2)
+    texts = sentences(300, 5)
+    spec = mono_spec(tmp_path, texts)
+    build(spec, vocabulary, tmp_path / "one")
+    with start_workers(2) as workers:
+        (corpus,) = build(spec, vocabulary, tmp_path / "two", workers=workers).corpora
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
+    assert len(corpus.shards) > 20
+    rows = all_rows(tmp_path / "two")["de", "source"]
+    assert rows == [vocabulary.encode(text).tolist() for text in texts]
+
+
 def test_overlong_rows_are_truncated_or_dropped_and_counted(vocabulary, specs, tmp_path):
     build(specs, vocabulary, tmp_path / "whole")
     truncated = build(specs, vocabulary, tmp_path / "truncated", Settings(max_tokens=8))
@@ -152,6 +167,14 @@ def test_subword_samples_spell_the_same_text_differently(vocabulary, tmp_path):
     rows = all_rows(tmp_path / "out")["de", "source"]
     assert [vocabulary.decode(row) for row in rows] == lines * 3
     assert len({tuple(row) for row in rows}) > 80
+
+
+def test_subword_samples_do_not_depend_on_the_size_of_shards(vocabulary, tmp_path):
+    spec = mono_spec(tmp_path, sentences(40, 5))
+    for size in (10, 1000):
+        build(spec, vocabulary, tmp_path / str(size), Settings(subword_samples=2, rows_per_shard=size))
+    small, large = (sorted(all_rows(tmp_path / size)["de", "source"]) for size in ("10", "1000"))
+    assert small == large
 
 
 def test_the_same_name_joins_files_in_order(vocabulary, tmp_path, workspace):
@@ -222,6 +245,11 @@ def test_impossible_corpora(vocabulary, specs, tmp_path):
     twice = CorpusSpec.from_name("de", specs[1].sources * 2)
     with pytest.raises(InputError, match=r"mono\.de\.gz is given twice for the corpus de"):
         build([twice], vocabulary, tmp_path / "out")
+    by_another_name = CorpusSpec.from_name("en", [Source((Path("a.txt"),)), Source((Path("a.txt").absolute(),))])
+    with pytest.raises(InputError, match=r"a\.txt is given twice for the corpus en"):
+        build([by_another_name], vocabulary, tmp_path / "out")
+    with pytest.raises(InputError, match="only once"):
+        build([CorpusSpec.from_name("en-de", [Source((Path("-"),) * 2)])], vocabulary, tmp_path / "out")
     piped = [CorpusSpec.from_name(name, [Source((Path("-"),))]) for name in ("en", "de")]
     with pytest.raises(InputError, match="only once"):
         build(piped, vocabulary, tmp_path / "out")
@@ -492,6 +520,21 @@ def test_directories_in_use_are_refused_and_untouched(vocabulary, specs, tmp_pat
     assert content_of(tmp_path / "other") == {"precious.arrow": b"x"}
 
 
+def test_interrupted_at_its_very_end_it_is_not_taken_for_another_build(vocabulary, specs, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", interrupt)
+        build(specs, vocabulary, out)
+    before = content_of(out)
+    with pytest.raises(InputError, match="what differs: the text of de"):
+        build(specs[:1], vocabulary, out)
+    build(specs, vocabulary, out)
+    assert content_of(out) == before and not (out / BUILDING).exists()
+
+
 def test_a_file_system_without_locks_will_do(vocabulary, specs, tmp_path, monkeypatch):
     def no_locks(*arguments):
         raise OSError(errno.ENOSYS, "no locks")
@@ -551,3 +594,11 @@ def test_command_line_wants_name_and_files(workspace, tmp_path, argument, invoke
     arguments = ["build", "--vocab", str(workspace / "vocab"), "--out", str(tmp_path / "o"), "--parallel", argument]
     result = invoke(arguments)
     assert isinstance(result.exception, InputError) and "en-de=train.en,train.de" in str(result.exception)
+
+
+def test_windows_without_documents_are_refused(workspace, tmp_path, invoke):
+    out, text = str(tmp_path / "out"), f"de={workspace}/train.de"
+    arguments = ["build", "--vocab", str(workspace / "vocab"), "--out", out, "--mono", text, "--window-tokens", "20"]
+    assert "give --documents too" in str(invoke(arguments).exception)
+    result = invoke([*arguments, "--documents"])
+    assert result.exit_code == 0 and max(map(len, all_rows(tmp_path / "out")["de", "source"])) == 20

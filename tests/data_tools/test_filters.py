@@ -1,5 +1,6 @@
 """Reasons to leave a record out: each counted once, first come first served; scripts and duplicates."""
 
+import math
 import unicodedata
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data_tools import build as build_module
-from deltalm_ds.data_tools import cut
 from deltalm_ds.data_tools.build import CorpusSpec, build
+from deltalm_ds.data_tools.cut import _number_by_part
 from deltalm_ds.data_tools.filters import Settings
 from deltalm_ds.data_tools.scripts import LANGUAGES_OF_SCRIPT, script_shares, scripts_of
 from deltalm_ds.data_tools.sources import Source
@@ -124,6 +125,13 @@ def test_shares_against_a_plain_count(texts, language):
     assert script_shares(texts, scripts_of(language)).tolist() == pytest.approx(expected)
 
 
+def test_limits_are_within_what_is_kept(tmp_path, vocabulary):
+    pair = ("the cat", "the cat the cat")
+    short, long = (len(vocabulary.encode(text)) for text in pair)
+    limits = {"min_tokens": short, "max_tokens": long, "overlong": "drop", "max_ratio": long / short}
+    assert build_pairs(tmp_path, vocabulary, [pair], Settings(**limits)) == ({}, [pair])
+
+
 def test_every_language_of_wmt10_and_every_script_is_known():
     for language in ["en", "fr", "cs", "de", "fi", "lv", "et", "ro", "hi", "tr", "gu"]:
         assert scripts_of(language)
@@ -137,7 +145,8 @@ def test_every_language_of_wmt10_and_every_script_is_known():
     "wrong",
     [
         {"overlong": "cut"}, {"max_tokens": 0}, {"min_tokens": 0}, {"subword_samples": -1}, {"rows_per_shard": 0},
-        {"max_ratio": 0.5}, {"min_script_share": 0}, {"min_script_share": 1.5}, {"window_tokens": 0},
+        {"max_ratio": 0.5}, {"max_ratio": math.nan}, {"sample_alpha": math.nan}, {"sample_alpha": 0}, {"seed": -1},
+        {"seed": 1 << 63}, {"min_script_share": 0}, {"min_script_share": 1.5}, {"window_tokens": 0},
         {"window_tokens": 5, "max_tokens": 5}, {"window_tokens": 5, "subword_samples": 2}, {"cross_documents": True},
     ],
 )  # fmt: skip
@@ -161,8 +170,6 @@ def test_parts_end_where_the_records_say_however_they_come(lengths, max_records,
     bounds = sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=5)))
     blocks = [texts[begin:end] for begin, end in zip([0, *bounds], [*bounds, len(texts)], strict=True)]
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cut, "CHARACTERS_PER_PART", max_characters)
-        for part, (block,) in cut._number_by_part(((block,) for block in blocks), max_records):
-            found.setdefault(part, []).extend(block)
+    for part, (block,) in _number_by_part(((block,) for block in blocks), max_records, max_characters):
+        found.setdefault(part, []).extend(block)
     assert [found[part] for part in sorted(found)] == [part for part in expected if part]

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds.data_tools import lines, sources
 from deltalm_ds.data_tools.lines import line_blocks
-from deltalm_ds.data_tools.sources import Source, find_sources, read_columns, read_records
+from deltalm_ds.data_tools.sources import Source, divide, find_sources, read_columns, read_records
 from deltalm_ds.errors import InputError
 
 COMPRESS = {
@@ -138,7 +138,7 @@ def test_bad_tsv(tmp_path, content, columns, message):
 
 
 @pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
-@pytest.mark.parametrize("keep", [0.2, 0.6, 0.99])
+@pytest.mark.parametrize("keep", [0, 0.2, 0.6, 0.99])
 def test_compressed_file_cut_short_is_an_error(tmp_path, compression, keep):
     path = write(tmp_path / "f", "".join(f"line {index}\n" for index in range(5_000)), compression)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
@@ -280,7 +280,48 @@ def test_arguments_that_name_sources(tmp_path, monkeypatch):
     assert found("b.en:text", "jsonl") == [("b.en", ("text",))]
     assert found("q[1].txt") == [("q[1].txt", None)]
     assert found("-") == [("-", None)]
+    write(tmp_path / "lists.txt", "a.en\n@lists.txt\n")
+    with pytest.raises(InputError, match=r"lists\.txt names another list"):
+        found("@lists.txt")
     with pytest.raises(InputError, match=r"No file fits \*\.fr"):
         found("*.fr")
     with pytest.raises(InputError, match=r"fits 2 and 1 files"):
         found("*.en,a.de")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.sampled_from("aé\n\r\ufeff☃"), max_size=40), st.integers(1, 12), st.integers(1, 5))
+def test_spans_of_a_file_give_all_its_lines_once(tmp_path, text, span_bytes, block_bytes):
+    """Wherever a span or a block ends: within a line, a character, or between two lines."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "BLOCK_BYTES", block_bytes)
+        spans = divide(Source((path,)), span_bytes)
+        found = [record for span in spans for record in read_records(span, 1, Counter())]
+    assert found == list(read_records(Source((path,)), 1, Counter()))
+    assert len(spans) == max(1, -(-len(text.encode()) // span_bytes))
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("text.txt", b"ab\xff", "line 7: not valid UTF-8"),
+        ("pairs.tsv", b"a", "line 7: found 1 columns"),
+        ("pairs.jsonl", b"{}", "line 7: expected an object"),
+    ],
+)
+def test_an_error_in_a_span_names_the_line_of_the_file(tmp_path, name, line, message):
+    good = {"text.txt": b"good", "pairs.tsv": b"a\tb", "pairs.jsonl": b'{"source": "a", "target": "b"}'}[name]
+    path = tmp_path / name
+    path.write_bytes(b"\n".join([*[good] * 6, line, good]))
+    num_sides = 1 if name == "text.txt" else 2
+    with pytest.raises(InputError, match=message):
+        for span in divide(Source((path,)), 20):
+            list(read_records(span, num_sides, Counter()))
+
+
+@pytest.mark.parametrize("names", [("a.txt", "b.txt"), ("a.txt.gz",), ("a.parquet",), ("a.zip!b",), ("-",)])
+def test_what_cannot_be_read_from_any_place_is_not_divided(names):
+    source = Source(tuple(map(Path, names)))
+    assert divide(source, 1) == [source]

@@ -77,7 +77,22 @@ def test_bad_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"good\n\xff\n")
     with pytest.raises(InputError, match=r"bad\.en, line 2"):
         train([path], tmp_path / "out", 50)
+    with pytest.raises(InputError, match=r"read twice, which standard input cannot be"):
+        train(["-"], tmp_path / "out", 50)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_form_of_the_text_makes_no_difference(inputs: list[Path], tmp_path: Path) -> None:
+    """The same texts as lines, a pattern, a list, a column and a field give the same vocabulary."""
+    plain = train(inputs, tmp_path / "plain", 60, num_sentinels=10)
+    for number, texts in enumerate((ENGLISH[:70], ENGLISH[70:])):
+        (tmp_path / f"part{number}.txt").write_text("\n".join(texts))
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/part0.txt\n{tmp_path}/part1.txt\n")
+    (tmp_path / "pairs.tsv").write_text("".join(f"{number}\t{text}\n" for number, text in enumerate(ENGLISH)))
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"title": text}) + "\n" for text in ENGLISH))
+    for number, name in enumerate(("{}/part*.txt", "@{}/list.txt", "{}/pairs.tsv:2", "{}/pages.jsonl:title")):
+        same = train([name.format(tmp_path), inputs[1]], tmp_path / str(number), 60, num_sentinels=10)
+        assert same.hash == plain.hash, name
 
 
 def test_quotas_follow_the_power_of_the_counts() -> None:

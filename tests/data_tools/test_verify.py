@@ -18,6 +18,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import sha256_of
 
 NUM_IDS = 1_000
+PAIR = {"source": [1, 999], "target": [1_000, 1]}
 
 
 @pytest.fixture
@@ -131,6 +132,14 @@ def test_every_fault_is_reported(directory):
 def test_ids_outside_the_vocabulary(directory):
     rewrite(directory, 1, [rows_as_batch([[1, 999], [1_000, 1_001]])], rows=2, tokens={"source": 4})
     assert "2 ids of source are outside the vocabulary of 1,000" in verify(directory).faults[0]
+
+
+def test_both_sides_of_a_pair_are_checked(directory):
+    manifest = replace(Manifest.read(directory), corpora=())
+    batch = ragged_batch({side: (np.array(ids), np.array([2])) for side, ids in PAIR.items()}, pa.uint16())
+    corpus = write_corpus(directory, manifest, CorpusManifest("en-de", "parallel", ("en", "de")), [batch])
+    (fault,) = shard_faults(directory / "en-de.00000.arrow", manifest, corpus, corpus.shards[0])
+    assert "1 ids of target are outside the vocabulary" in fault
 
 
 def test_offsets_that_run_backwards(directory):
