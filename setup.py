@@ -37,7 +37,7 @@ setup(
         "deepspeed>=0.19.8",
         "numpy>=2",
         "pyarrow>=20",
-        "sentencepiece>=0.2.1",
+        "sentencepiece>=0.2.3",
         "sacrebleu>=2.6",
         "safetensors",
         "ctranslate2>=4.8.5",

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -49,15 +50,19 @@ def main() -> None:
         name, scale = arguments.worker.split(":")
         print(json.dumps(_measure(name, int(scale), arguments.steps)))
         return
-    rows = []
+    rows, notes = [], []
     for scale in arguments.scales.split(","):
         for name in arguments.rows.split(","):
             command = [sys.executable, "-m", "benchmarks.train_step", "--worker", f"{name}:{scale}"]
             command += ["--steps", str(arguments.steps)]
-            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            rows.append(json.loads(output.splitlines()[-1]))
+            worker = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if worker.returncode == -signal.SIGKILL:
+                notes.append(f"{name} x{scale}: killed, as it needs more memory than this machine has.")
+                continue
+            worker.check_returncode()
+            rows.append(json.loads(worker.stdout.splitlines()[-1]))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    report(arguments, "Whole training step, DeltaLM-base, vocabulary 250,001", "make bench-train_step", rows)
+    report(arguments, "Whole training step, DeltaLM-base, vocabulary 250,001", "make bench-train_step", rows, notes)
 
 
 def _measure(name: str, scale: int, steps: int) -> dict[str, Any]:

@@ -312,7 +312,9 @@ def _building(out: Path) -> Iterator[Path]:
         try:
             _remove_unfinished(out)
             yield directory
-            shutil.rmtree(directory)
+            for path in sorted(directory.iterdir(), key=lambda path: path.name == PLAN):
+                path.unlink()  # the plan last: while it is there, it says what the data set was made of
+            directory.rmdir()
         except BaseException as error:
             _remove_unfinished(out)
             if not any(directory.glob("*.json")):
