@@ -66,7 +66,7 @@ def main() -> None:
         sys.exit(f"{DATA} is not there: this benchmark needs the monolingual corpora.")
     text = _text(round(arguments.megabytes * 1e6))
     _train_vocabulary(_text(30_000_000))
-    sizes = [f"ours:{_text(round(arguments.megabytes * 1e6 * share))}:1" for share in GROWTH]
+    sizes = [f"ours:{_text(round(arguments.megabytes * 1e6 * share))}:{n}" for share in GROWTH for n in (1, 2)]
     keys = [*(f"{what}:{text}:{n}" for n in (1, 2) for what in ("ours", *PEERS)), *sizes]
     measured: dict[str, list[dict[str, float]]] = {key: [] for key in keys}
     for _ in range(arguments.rounds):
