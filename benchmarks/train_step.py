@@ -38,9 +38,9 @@ BETAS, EPS, CLIP, SMOOTHING = (0.9, 0.98), 1e-8, 1.0, 0.1
 KINDS = ("bare", "engine", "mbart", "mbart_kept")
 ROWS = tuple(f"{kind}-{precision}" for precision in ("fp32", "bf16") for kind in KINDS)
 NOTE = (
-    "bare: a plain loop; engine: DeepSpeed, one rank, ZeRO 1. mbart: transformers' model in the same plain loop, as its "
-    "users run it; mbart_kept: with freed memory kept, as our training does (deltalm_ds/allocator.py). The loss's "
-    "gradients are made in our forward."
+    "bare: a plain loop; engine: DeepSpeed, one rank, ZeRO 1. mbart: transformers' model in the same plain loop; "
+    "mbart_kept: with freed memory kept too, as our training does (deltalm_ds/allocator.py), which its users do not "
+    "have by themselves. Our forward includes the gradients of the loss."
 )
 
 
