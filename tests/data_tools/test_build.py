@@ -520,13 +520,20 @@ def test_directories_in_use_are_refused_and_untouched(vocabulary, specs, tmp_pat
     assert content_of(tmp_path / "other") == {"precious.arrow": b"x"}
 
 
-def test_interrupted_at_its_very_end_it_is_not_taken_for_another_build(vocabulary, specs, tmp_path, monkeypatch):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("last_removed", ["lock", PLAN])
+def test_interrupted_at_its_very_end_it_is_not_taken_for_another_build(
+    vocabulary, specs, tmp_path, monkeypatch, last_removed
+):
+    unlink = Path.unlink
+
+    def interrupt(path, missing_ok=False):
+        if path.name == last_removed:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("shutil.rmtree", interrupt)
+        patch.setattr(Path, "unlink", interrupt)
         build(specs, vocabulary, out)
     before = content_of(out)
     with pytest.raises(InputError, match="what differs: the text of de"):
