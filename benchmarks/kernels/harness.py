@@ -18,9 +18,8 @@ from benchmarks.recording import parser, report
 from deltalm_ds.allocator import keep_freed_memory
 
 ROUNDS = 7
-LONG_AMOUNT = 2e12  # from it on, two rounds are enough
 NOTE = (
-    "ms: median of 7 runs in turn (of 2 from 2 TFLOP on). Ceiling: a large matrix product or copy of the same run. "
+    "ms: median of 7 runs in turn. Ceiling: a large matrix product or copy of the same run. "
     "Peak extra: the most that forward and backward allocate at once, without the gradients they return."
 )
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,8 +57,7 @@ def main(op: str, works: Iterable[Work]) -> None:
 def _measure(work: Work) -> list[dict[str, Any]]:
     memory = {name: _peak_extra_bytes(*contender) for name, contender in work.contenders.items()}  # and warm up
     times: dict[str, list[float]] = {name: [] for name in work.contenders}
-    num_rounds = ROUNDS if work.amount < LONG_AMOUNT else 2
-    for _ in range(num_rounds):  # in turn, so that a change of the machine's speed meets all
+    for _ in range(ROUNDS):  # in turn, so that a change of the machine's speed meets all
         for name, contender in work.contenders.items():
             times[name].append(_seconds(lambda contender=contender: _run(*contender)))
     medians = {name: statistics.median(values) for name, values in times.items()}
