@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.recording import parser, report
 from deltalm_ds.evaluation.bleu import score_hypotheses
 from deltalm_ds.export.package import FORMATS, export
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import Engine, Ids, load_engine
+from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import encoder_for, generate, read_lines
 from deltalm_ds.vocabulary import Vocabulary

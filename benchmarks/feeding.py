@@ -140,7 +140,7 @@ def _time(batches: Iterator[Batch], seconds: float, most_rows: float = math.inf)
     while (spent := time.perf_counter() - start) < seconds and num_rows < most_rows:
         batch = next(batches)
         num_batches, num_tokens = num_batches + 1, num_tokens + len(batch.source.tokens) + len(batch.labels)
-        num_rows += len(batch.task_index)
+        num_rows += len(batch.component_index)
     return {"micro-batches/s": num_batches / spent, "tokens/s": num_tokens / spent}
 
 

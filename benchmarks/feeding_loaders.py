@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from deltalm_ds.arrays.counter_rng import hash_counters
+from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
+from deltalm_ds.data.mixture import Component, ComponentGroup
 from deltalm_ds.data.objectives import Limits, make_objective
-from deltalm_ds.data.ragged import RaggedRows
-from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data.stream import TrainingStream
-from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
 
@@ -128,10 +128,10 @@ def _forever(loader: Any) -> Iterator[Batch]:
         yield from loader
 
 
-def make_stream(tasks: tuple[Task, ...], tokens_per_step: int) -> TrainingStream:
+def make_stream(components: tuple[Component, ...], tokens_per_step: int) -> TrainingStream:
     """What training would read of tasks, with a rising temperature."""
     return TrainingStream(
-        [TaskGroup("all", tasks)],
+        [ComponentGroup("all", components)],
         vocabulary(),
         Limits(512, 512),
         TemperatureSchedule(1.0, 5.0, rise_steps=100_000),
@@ -143,7 +143,7 @@ def make_stream(tasks: tuple[Task, ...], tokens_per_step: int) -> TrainingStream
 
 def _feed_ours(directory: Path, objective: str) -> Iterator[Batch]:
     corpus = ShardDataset.open(directory).corpora["aa-ab"]
-    stream = make_stream((Task(corpus, make_objective(objective)),), MICRO_BATCHES * MICRO_BATCH_TOKENS)
+    stream = make_stream((Component(corpus, make_objective(objective)),), MICRO_BATCHES * MICRO_BATCH_TOKENS)
     for step in itertools.count():
         yield from stream.micro_batches(step, 0, 1).micro_batches
 

@@ -29,11 +29,13 @@ from safetensors.torch import load_file, save_file
 from benchmarks.recording import ROOT, parser, report
 from deltalm_ds.checkpoints.directory import read_config
 from deltalm_ds.files import write_json
-from deltalm_ds.generation.beam_search import EOS_ID, PAD_ID, SearchOptions
-from deltalm_ds.generation.ctranslate2_engine import CTranslate2Engine
-from deltalm_ds.generation.engine import Engine, Ids, PyTorchEngine, load_engine
+from deltalm_ds.generation.engines.ctranslate2 import CTranslate2Engine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 ROWS = (
     "pytorch-float32",  # the one that the others are compared with

@@ -13,10 +13,10 @@ import time
 from datetime import date
 from pathlib import Path
 
-from deltalm_ds.config import recipe_path
 from deltalm_ds.environment import environment
 from deltalm_ds.files import read_json, write_json
-from deltalm_ds.training.metrics import read_metrics
+from deltalm_ds.recipe.loading import recipe_path
+from deltalm_ds.runs.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "multi30k"

@@ -33,7 +33,7 @@ from sentencepiece import SentencePieceProcessor
 
 from deltalm_ds.data_tools.build import CorpusSpec, build
 from deltalm_ds.data_tools.filters import Settings
-from deltalm_ds.data_tools.sources import Source
+from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.data_tools.train_vocabulary import train
 from deltalm_ds.data_tools.workers import start_workers
 from deltalm_ds.vocabulary import Vocabulary
@@ -193,7 +193,7 @@ def _prepare_build(path: str, num_processes: int) -> Callable[[], tuple[int, int
 
     def run() -> tuple[int, int]:
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
-            spec = CorpusSpec.from_name("text", [Source((Path(path),))])
+            spec = CorpusSpec.from_name("text", [TextSource((Path(path),))])
             (corpus,) = build([spec], vocabulary, Path(directory) / "shards", Settings(), workers).corpora
         opened.__exit__(None, None, None)
         return corpus.num_tokens["source"], corpus.num_bytes

@@ -191,14 +191,14 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
 
 def _engine(batch: Batch, dtype: torch.dtype, parts: Counter[str]) -> tuple[Callable[[], None], int]:
     """The same through our DeepSpeed engine, one rank, ZeRO 1."""
-    from deltalm_ds.config import load_recipe, recipe_path
-    from deltalm_ds.training.engine import initialize, start_distributed
+    from deltalm_ds.recipe.loading import load_recipe, recipe_path
+    from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
 
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     os.environ.setdefault("MASTER_PORT", "29577")
     start_distributed()
     name = "fp32_zero1" if dtype == torch.float32 else "bf16_zero1"
-    recipe = load_recipe(recipe_path("cldr_en_de"), [f"engine={name}"])
+    recipe = load_recipe(recipe_path("cldr_en_de"), [f"deepspeed={name}"])
     model = _model()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = initialize(model, recipe)

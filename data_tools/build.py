@@ -1,6 +1,6 @@
 """Raw text to token shards: cut all text into parts, encode each part to a shard, publish by writing the manifest.
 
-Both passes are tasks for any number of workers, and the shards do not depend on their number. What a task made is
+Both passes are jobs for any number of workers, and the shards do not depend on their number. What a job made is
 complete or absent, so that an interrupted build goes on where it was: a part without its shard is encoded again, a
 source without its parts is read again. Memory is that of one shard a worker, whatever the size of the corpus.
 """
@@ -21,17 +21,17 @@ from deltalm_ds.data_tools.cut import Cut, CutResult, cut_source, source_bytes
 from deltalm_ds.data_tools.duplicates import RECORDS_PER_RANGE, FindDuplicates, HashPart, find_duplicates, hash_part
 from deltalm_ds.data_tools.encode import EncodePart, EncodeResult, encode_part, result_path
 from deltalm_ds.data_tools.filters import Settings
-from deltalm_ds.data_tools.lines import STDIN
 from deltalm_ds.data_tools.scripts import scripts_of
-from deltalm_ds.data_tools.sources import Source, divide
+from deltalm_ds.data_tools.sources import TextSource, divide
 from deltalm_ds.data_tools.workers import StoredVocabulary, Workers
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
+from deltalm_ds.lines import STDIN
 from deltalm_ds.progress import progress
 from deltalm_ds.vocabulary import Vocabulary
 
 BUILDING = ".building"  # in a directory where a build is under way or was interrupted: all that it works on
-PLAN = "plan.json"  # in there, once all text was cut: what the shards are made of and how
+SPECIFICATION = "specification.json"  # in there, once all text was cut: what the shards are made of and how
 PARTS_PER_SPAN = 8  # about as many parts come of each span of a large plain file
 NUM_PARTS = 256  # enough for many workers to end at nearly the same time
 CHARACTERS_PER_PART = (4 << 20, 64 << 20)  # what becomes of a part is put together in memory: a worker's memory
@@ -44,7 +44,7 @@ class CorpusSpec:
     name: str
     kind: str
     languages: tuple[str, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[TextSource, ...]
 
     def __post_init__(self) -> None:
         if len(self.languages) != len(SIDES[self.kind]) or not all(map(_is_code, (self.name, *self.languages))):
@@ -54,7 +54,7 @@ class CorpusSpec:
             )
 
     @classmethod
-    def from_name(cls, name: str, sources: Sequence[Source]) -> "CorpusSpec":
+    def from_name(cls, name: str, sources: Sequence[TextSource]) -> "CorpusSpec":
         """A corpus of pairs from a name like `en-de`, of one language from `de`, of a task from `headlines:fr-fr`."""
         name, is_task, pair = name.partition(":")
         languages = tuple((pair if is_task else name).split("-"))
@@ -96,15 +96,15 @@ def build(
     with _building(out) as directory:
         max_characters = _characters_per_part(corpora)
         cuts = {spec: _cuts(spec, directory, settings, max_characters) for spec in corpora}
-        plan = _plan(cuts, vocabulary, settings)
-        _check_plan(directory, plan)
+        specification = _specification(cuts, vocabulary, settings)
+        _check_specification(directory, specification)
         if not (out / MANIFEST).exists():  # else the build was interrupted at its very end
             _run_cuts(list(chain(*cuts.values())), workers)
             stored = StoredVocabulary(directory, vocabulary.hash)
             results = {spec: [_result(cut) for cut in cuts[spec]] for spec in corpora}
             parts = {spec: _parts(spec, cuts[spec], results[spec], stored, settings) for spec in corpora}
             vocabulary.save(directory)
-            write_json(directory / PLAN, plan)
+            write_json(directory / SPECIFICATION, specification)
             if settings.deduplicate:
                 _find_duplicates(list(parts.values()), workers)
             _run_parts(list(chain(*parts.values())), workers)
@@ -196,21 +196,21 @@ def _result(cut: Cut) -> CutResult:
     return result
 
 
-def _plan(cuts: dict[CorpusSpec, list[Cut]], vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
+def _specification(cuts: dict[CorpusSpec, list[Cut]], vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
     """All that decides what the shards are, one line each, so that a difference can be named."""
-    plan: dict[str, Any] = {"the vocabulary": vocabulary.hash}
-    plan |= {name.replace("_", " "): value for name, value in asdict(settings).items()}
+    specification: dict[str, Any] = {"the vocabulary": vocabulary.hash}
+    specification |= {name.replace("_", " "): value for name, value in asdict(settings).items()}
     for spec, of_corpus in cuts.items():
         fingerprints = [cut.fingerprint() for cut in of_corpus]
-        plan[f"the text of {spec.name}"] = [spec.kind, list(spec.languages), fingerprints]
-    return plan
+        specification[f"the text of {spec.name}"] = [spec.kind, list(spec.languages), fingerprints]
+    return specification
 
 
-def _check_plan(directory: Path, plan: dict[str, Any]) -> None:
-    if not (directory / PLAN).exists():
+def _check_specification(directory: Path, specification: dict[str, Any]) -> None:
+    if not (directory / SPECIFICATION).exists():
         return
-    begun = read_json(directory / PLAN)
-    if differences := [name for name in {**begun, **plan} if begun.get(name) != plan.get(name)]:
+    begun = read_json(directory / SPECIFICATION)
+    if differences := [name for name in {**begun, **specification} if begun.get(name) != specification.get(name)]:
         raise InputError(
             f"{directory.parent} holds the beginning of another build; what differs: {', '.join(differences)}. Go on "
             "with the same text and settings, or remove the directory."
@@ -312,8 +312,8 @@ def _building(out: Path) -> Iterator[Path]:
         try:
             _remove_unfinished(out)
             yield directory
-            for path in sorted(directory.iterdir(), key=lambda path: path.name == PLAN):
-                path.unlink()  # the plan last: while it is there, it says what the data set was made of
+            for path in sorted(directory.iterdir(), key=lambda path: path.name == SPECIFICATION):
+                path.unlink()  # the specification last: while it is there, it says what the data set was made of
             directory.rmdir()
         except BaseException as error:
             _remove_unfinished(out)

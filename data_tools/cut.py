@@ -18,17 +18,17 @@ import numpy as np
 import pyarrow as pa
 
 from deltalm_ds.data.manifest import SIDES
-from deltalm_ds.data_tools.lines import STDIN, ZIP_MEMBER
-from deltalm_ds.data_tools.sources import Columns, Source, read_columns
+from deltalm_ds.data_tools.sources import Columns, TextSource, read_columns
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
+from deltalm_ds.lines import STDIN, ZIP_MEMBER
 
 SEPARATOR = "\0"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The task of cutting one source, and its result once that is there.
+    """The job of cutting one source, and its result once that is there.
 
     Attributes:
         index: of the source in its corpus.
@@ -40,7 +40,7 @@ class Cut:
     corpus: str
     kind: str
     index: int
-    source: Source
+    source: TextSource
     documents: bool
     max_records: int
     max_characters: int
@@ -67,7 +67,7 @@ class Cut:
         return end - start
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells whether a result belongs to this task: files with size and time, format, and limits.
+        """What tells whether a result belongs to this job: files with size and time, format, and limits.
 
         Raises:
             InputError: a file is missing.
@@ -100,7 +100,7 @@ class CutResult:
     dropped: dict[str, int]
 
 
-def source_bytes(source: Source) -> int:
+def source_bytes(source: TextSource) -> int:
     """Size of a source's files, 0 for standard input; InputError if one is missing."""
     return sum(_file_fingerprint(path)[1] for path in source.files)
 
@@ -116,32 +116,32 @@ def _file_fingerprint(path: Path) -> list[Any]:
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]
 
 
-def cut_source(task: Cut) -> Cut:
+def cut_source(job: Cut) -> Cut:
     """Write the parts of a source and then its result; what an earlier try left of it goes.
 
     Raises:
         InputError: the text is wrong (see `read_columns`), or changed while it was read.
     """
-    for path in [*task.directory.glob(f"{task.name}.*"), *task.directory.glob(f"{task.corpus}.duplicates*")]:
+    for path in [*job.directory.glob(f"{job.name}.*"), *job.directory.glob(f"{job.corpus}.duplicates*")]:
         path.unlink()
-    fingerprint = task.fingerprint()
-    num_sides = len(SIDES[task.kind])
-    schema = pa.schema([(side, pa.binary()) for side in SIDES[task.kind]])
+    fingerprint = job.fingerprint()
+    num_sides = len(SIDES[job.kind])
+    schema = pa.schema([(side, pa.binary()) for side in SIDES[job.kind]])
     dropped: Counter[str] = Counter()
     records = []
-    columns = read_columns(task.source, num_sides, dropped, task.documents)
-    for part, blocks in groupby(_number_by_part(columns, task.max_records, task.max_characters), key=itemgetter(0)):
+    columns = read_columns(job.source, num_sides, dropped, job.documents)
+    for part, blocks in groupby(_number_by_part(columns, job.max_records, job.max_characters), key=itemgetter(0)):
         num_records = 0
-        with atomic_file(task.part_path(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        with atomic_file(job.part_path(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             for _, block in blocks:
                 row = [[SEPARATOR.join(texts).encode()] for texts in block]
                 writer.write_batch(pa.record_batch(row, schema=schema))
                 num_records += len(block[0])
         records.append(num_records)
-    if task.fingerprint() != fingerprint:
-        raise InputError(f"{task.source} changed while it was read: build when nobody writes to it.")
-    write_json(task.path, {"fingerprint": fingerprint, "records": records, "dropped": dict(dropped)})
-    return task
+    if job.fingerprint() != fingerprint:
+        raise InputError(f"{job.source} changed while it was read: build when nobody writes to it.")
+    write_json(job.path, {"fingerprint": fingerprint, "records": records, "dropped": dict(dropped)})
+    return job
 
 
 def _number_by_part(blocks: Iterator[Columns], max_records: int, max_characters: int) -> Iterator[tuple[int, Columns]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deltalm_ds.data.randomness import name_key
+from deltalm_ds.arrays.counter_rng import name_key
 from deltalm_ds.data_tools.cut import read_part
 from deltalm_ds.data_tools.workers import StoredVocabulary
 from deltalm_ds.files import atomic_file
@@ -20,7 +20,7 @@ RECORDS_PER_RANGE = 1 << 22
 
 @dataclass(frozen=True)
 class HashPart:
-    """The task of hashing one part; the result is [2, records] uint64: sorted hashes, and the records they are of."""
+    """The job of hashing one part; the result is [2, records] uint64: sorted hashes, and the records they are of."""
 
     part: Path
     vocabulary: StoredVocabulary
@@ -33,7 +33,7 @@ class HashPart:
 
 @dataclass(frozen=True)
 class FindDuplicates:
-    """The task of finding the duplicates in one range of hash values.
+    """The job of finding the duplicates in one range of hash values.
 
     Attributes:
         hashes: the results of hashing all parts of a corpus, in their order.
@@ -46,31 +46,31 @@ class FindDuplicates:
     path: Path
 
 
-def hash_part(task: HashPart) -> None:
+def hash_part(job: HashPart) -> None:
     """Write the hashes of a part, if they are not there yet."""
-    if task.path.exists():
+    if job.path.exists():
         return
-    vocabulary = task.vocabulary.load()
+    vocabulary = job.vocabulary.load()
     hashes = []
-    for columns in read_part(task.part):
+    for columns in read_part(job.part):
         normal = [vocabulary.normalize(texts) for texts in columns]
         hashes += [name_key(b"\0".join(record).decode()) for record in zip(*normal, strict=True)]
     values = np.array(hashes, np.uint64)
     order = np.argsort(values, kind="stable")
-    _save(task.path, np.stack([values[order], order.astype(np.uint64)]))
+    _save(job.path, np.stack([values[order], order.astype(np.uint64)]))
 
 
-def find_duplicates(task: FindDuplicates) -> None:
+def find_duplicates(job: FindDuplicates) -> None:
     """Write the later ones of equal records, if that was not done yet."""
-    if task.path.exists():
+    if job.path.exists():
         return
-    width = (1 << 64) // task.num_ranges
+    width = (1 << 64) // job.num_ranges
     first, last = (
-        task.index * width,
-        (1 << 64) - 1 if task.index == task.num_ranges - 1 else (task.index + 1) * width - 1,
+        job.index * width,
+        (1 << 64) - 1 if job.index == job.num_ranges - 1 else (job.index + 1) * width - 1,
     )
     found = []
-    for part, path in enumerate(task.hashes):
+    for part, path in enumerate(job.hashes):
         hashes = np.load(path, mmap_mode="r")
         begin = np.searchsorted(hashes[0], np.uint64(first), side="left")
         end = np.searchsorted(hashes[0], np.uint64(last), side="right")
@@ -79,7 +79,7 @@ def find_duplicates(task: FindDuplicates) -> None:
     records = records[:, np.lexsort((records[1], records[0]))]  # the order of the corpus
     is_duplicate = np.ones(records.shape[1], bool)
     is_duplicate[np.unique(records[2], return_index=True)[1]] = False
-    _save(task.path, records[:2, is_duplicate])
+    _save(job.path, records[:2, is_duplicate])
 
 
 def duplicates_of_part(paths: tuple[Path, ...], part: int, num_records: int) -> np.ndarray:

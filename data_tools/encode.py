@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from deltalm_ds.arrays.counter_rng import hash_counters, name_key
+from deltalm_ds.arrays.ragged import RaggedRows, gather
 from deltalm_ds.data.manifest import SIDES, CorpusManifest, Manifest, Shard, size_fault, token_type
-from deltalm_ds.data.ragged import RaggedRows, gather
-from deltalm_ds.data.randomness import hash_counters, name_key
 from deltalm_ds.data.shards import ragged_batch, write_shard
 from deltalm_ds.data_tools.cut import read_part
 from deltalm_ds.data_tools.duplicates import duplicates_of_part
@@ -27,7 +27,7 @@ Texts = tuple[list[bytes], ...]
 
 @dataclass(frozen=True)
 class EncodePart:
-    """The task of encoding one part.
+    """The job of encoding one part.
 
     Attributes:
         shard: the file to write.
@@ -80,28 +80,28 @@ def result_path(part: Path) -> Path:
     return part.with_suffix(".done.json")
 
 
-def encode_part(task: EncodePart) -> int:
+def encode_part(job: EncodePart) -> int:
     """Write the shard of a part and then its result; the part goes. Returns the number of its records."""
-    encoder = _Encoder(task, task.vocabulary.load())
+    encoder = _Encoder(job, job.vocabulary.load())
     table = encoder.table()
     shard = None
     if table.num_rows:
         manifest = Manifest(encoder.vocabulary.hash, encoder.vocabulary.num_tokens)
-        shard = write_shard(task.shard, manifest, CorpusManifest(task.corpus, task.kind, task.languages), table)
-    write_json(task.path, asdict(EncodeResult(shard, dict(encoder.dropped), dict(+encoder.truncated))))
-    task.part.unlink()
-    return task.num_records
+        shard = write_shard(job.shard, manifest, CorpusManifest(job.corpus, job.kind, job.languages), table)
+    write_json(job.path, asdict(EncodeResult(shard, dict(encoder.dropped), dict(+encoder.truncated))))
+    job.part.unlink()
+    return job.num_records
 
 
 class _Encoder:
     """Makes the rows of one part, and counts what it leaves out on the way."""
 
-    def __init__(self, task: EncodePart, vocabulary: Vocabulary) -> None:
-        self.task = task
-        self.settings = task.settings
-        self.sides = SIDES[task.kind]
+    def __init__(self, job: EncodePart, vocabulary: Vocabulary) -> None:
+        self.job = job
+        self.settings = job.settings
+        self.sides = SIDES[job.kind]
         self.vocabulary = vocabulary
-        self.has_documents = task.kind == "mono" and task.settings.window_tokens is not None
+        self.has_documents = job.kind == "mono" and job.settings.window_tokens is not None
         self.dropped: Counter[str] = Counter()
         self.truncated: Counter[str] = Counter()
 
@@ -126,15 +126,15 @@ class _Encoder:
 
     def _records(self) -> Iterator[tuple[np.ndarray, Texts]]:
         """Yield the records that no filter of texts leaves out, with their numbers in their source."""
-        task, first = self.task, 0
-        is_duplicate = duplicates_of_part(task.duplicates, task.index, task.num_records)
-        for columns in read_part(task.part):
+        job, first = self.job, 0
+        is_duplicate = duplicates_of_part(job.duplicates, job.index, job.num_records)
+        for columns in read_part(job.part):
             end = first + len(columns[0])
-            reasons = text_reasons(columns, task.languages, is_duplicate[first:end], self.vocabulary, self.settings)
+            reasons = text_reasons(columns, job.languages, is_duplicate[first:end], self.vocabulary, self.settings)
             if reasons.any():
                 self.dropped += count_reasons(reasons)
                 columns = tuple(list(compress(texts, reasons == 0)) for texts in columns)
-            yield task.first_record + first + np.flatnonzero(reasons == 0), columns
+            yield job.first_record + first + np.flatnonzero(reasons == 0), columns
             first = end
 
     def _encode(self, columns: Texts, numbers: np.ndarray, sample: int) -> list[RaggedRows]:
@@ -142,9 +142,9 @@ class _Encoder:
             return [self._encode_documents(columns[0])]
         if not self.settings.subword_samples:
             return [self.vocabulary.encode_rows(texts) for texts in columns]
-        corpus = name_key(self.task.corpus)
+        corpus = name_key(self.job.corpus)
         seeds = [
-            hash_counters(self.settings.seed, corpus, self.task.source, sample, side) for side in range(len(columns))
+            hash_counters(self.settings.seed, corpus, self.job.source, sample, side) for side in range(len(columns))
         ]
         return [
             self.vocabulary.encode_rows(texts, self.settings.sample_alpha, seed, numbers)

@@ -20,10 +20,10 @@ from xml.sax.saxutils import unescape
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deltalm_ds.data_tools.lines import line_blocks
 from deltalm_ds.data_tools.sources import PARQUET_ROWS
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json
+from deltalm_ds.lines import line_blocks
 
 SEGMENT = re.compile(r"<seg\b([^>]*)>(.*?)</seg>", re.IGNORECASE)
 SEGMENT_START = re.compile(r"<seg\b", re.IGNORECASE)
@@ -37,7 +37,7 @@ Item = tuple[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Format:
+class PublishedFormat:
     """A published format: the files it comes in, how many of them, and the function that reads them."""
 
     files: str
@@ -289,11 +289,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 FORMATS = {
-    "sgm": Format("SOURCE.sgm REFERENCE.sgm (WMT until 2020)", _read_sgm, 2, 2),
-    "wmt-xml": Format("FILE.xml (WMT from 2021)", _read_wmt_xml),
-    "webnlg": Format("FILES.xml or .jsonl, English", _read_webnlg),
-    "webnlg-ru": Format("FILES.xml or .jsonl, Russian", partial(_read_webnlg, language="ru")),
-    "wikilingua": Format("FILE [ENGLISH_FILE], .parquet or .jsonl", _read_wikilingua, 1, 2),
-    "qa": Format("FILES.json (like SQuAD), .parquet or .jsonl", _read_qa),
-    "xqg": Format("PASSAGES ANSWERS QUESTIONS (XNLG's e, a, q)", _read_xqg, 3, 3),
+    "sgm": PublishedFormat("SOURCE.sgm REFERENCE.sgm (WMT until 2020)", _read_sgm, 2, 2),
+    "wmt-xml": PublishedFormat("FILE.xml (WMT from 2021)", _read_wmt_xml),
+    "webnlg": PublishedFormat("FILES.xml or .jsonl, English", _read_webnlg),
+    "webnlg-ru": PublishedFormat("FILES.xml or .jsonl, Russian", partial(_read_webnlg, language="ru")),
+    "wikilingua": PublishedFormat("FILE [ENGLISH_FILE], .parquet or .jsonl", _read_wikilingua, 1, 2),
+    "qa": PublishedFormat("FILES.json (like SQuAD), .parquet or .jsonl", _read_qa),
+    "xqg": PublishedFormat("PASSAGES ANSWERS QUESTIONS (XNLG's e, a, q)", _read_xqg, 3, 3),
 }

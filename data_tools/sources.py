@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deltalm_ds.data_tools.lines import COMPRESSIONS, MAX_TEXT_BYTES, STDIN, ZIP_MEMBER, is_plain, line_blocks, too_long
 from deltalm_ds.errors import InputError
+from deltalm_ds.lines import COMPRESSIONS, MAX_TEXT_BYTES, STDIN, ZIP_MEMBER, is_plain, line_blocks, too_long
 
 COLUMN_FORMATS = ("tsv", "jsonl", "parquet")
 DEFAULT_FIELDS = {1: ("text",), 2: ("source", "target")}
@@ -27,7 +27,7 @@ Columns = tuple[list[str], ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """Where the texts of a corpus lie: one file, or two plain text files that belong together line by line.
 
     Attributes:
@@ -60,7 +60,7 @@ def _format_of_name(path: Path) -> str:
 # --- naming sources ---
 
 
-def find_sources(value: str, source_format: str | None = None) -> list[Source]:
+def find_sources(value: str, source_format: str | None = None) -> list[TextSource]:
     """The sources that an argument names.
 
     `train.en,train.de` are parallel text files, `pairs.tsv:2,3` the columns and `pages.jsonl:title` the field of a
@@ -78,12 +78,12 @@ def find_sources(value: str, source_format: str | None = None) -> list[Source]:
     path, _, columns = value.partition(":")
     if (source_format or _format_of_name(Path(path.split(",")[0]))) in COLUMN_FORMATS:
         wanted = tuple(columns.split(",")) if columns else None
-        return [Source((file,), source_format, wanted) for file in _matching_files(path)]
+        return [TextSource((file,), source_format, wanted) for file in _matching_files(path)]
     sides = [_matching_files(pattern) for pattern in value.split(",")]
     if len({len(files) for files in sides}) > 1:
         counts = " and ".join(str(len(files)) for files in sides)
         raise InputError(f"{value} fits {counts} files: parallel files must come in pairs.")
-    return [Source(files, source_format) for files in zip(*sides, strict=True)]
+    return [TextSource(files, source_format) for files in zip(*sides, strict=True)]
 
 
 def _matching_files(pattern: str) -> list[Path]:
@@ -97,7 +97,7 @@ def _matching_files(pattern: str) -> list[Path]:
     return [Path(f"{path}!{member}" if bang else path) for path in found]
 
 
-def divide(source: Source, span_bytes: int) -> list[Source]:
+def divide(source: TextSource, span_bytes: int) -> list[TextSource]:
     """A large file of records line by line as spans that can be read on their own; anything else as it is."""
     path = source.files[0]
     if len(source.files) > 1 or source.resolved_format == "parquet" or not is_plain(path):
@@ -110,13 +110,15 @@ def divide(source: Source, span_bytes: int) -> list[Source]:
 # --- reading ---
 
 
-def read_records(source: Source, num_sides: int, dropped: Counter[str]) -> Iterator[Record]:
+def read_records(source: TextSource, num_sides: int, dropped: Counter[str]) -> Iterator[Record]:
     """Yield the records of `read_columns` one by one."""
     for columns in read_columns(source, num_sides, dropped):
         yield from zip(*columns, strict=True)
 
 
-def read_columns(source: Source, num_sides: int, dropped: Counter[str], documents: bool = False) -> Iterator[Columns]:
+def read_columns(
+    source: TextSource, num_sides: int, dropped: Counter[str], documents: bool = False
+) -> Iterator[Columns]:
     """Yield records in order, some at a time; those with an empty side are counted in `dropped["empty"]`.
 
     Args:
@@ -136,7 +138,7 @@ def read_columns(source: Source, num_sides: int, dropped: Counter[str], document
             yield stripped
 
 
-def _open_source_naming_lines(source: Source, num_sides: int, documents: bool) -> Iterator[Columns]:
+def _open_source_naming_lines(source: TextSource, num_sides: int, documents: bool) -> Iterator[Columns]:
     """Read a source; an error in a span is looked for again from the start of the file, to count the lines to it."""
     try:
         yield from _open_source(source, num_sides, documents)
@@ -146,7 +148,7 @@ def _open_source_naming_lines(source: Source, num_sides: int, documents: bool) -
         raise
 
 
-def _open_source(source: Source, num_sides: int, documents: bool) -> Iterator[Columns]:
+def _open_source(source: TextSource, num_sides: int, documents: bool) -> Iterator[Columns]:
     if len(source.files) == 2 == num_sides:
         return _read_parallel(*source.files)
     if len(source.files) != 1:

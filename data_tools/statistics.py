@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from deltalm_ds.data.shards import Corpus, ShardDataset
-from deltalm_ds.evaluation.line_chart import Series, line_chart, standalone
 from deltalm_ds.files import atomic_file
 from deltalm_ds.progress import progress
+from deltalm_ds.report.line_chart import Series, line_chart, standalone
+from deltalm_ds.token_ids import UNK_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 ROWS_AT_A_TIME = 65_536
@@ -100,7 +101,7 @@ def _side_statistics(
         p90_length=p90,
         p99_length=p99,
         max_length=longest,
-        unknown_rate=int(uses_of_id[Vocabulary.unk_id]) / max(tokens, 1),
+        unknown_rate=int(uses_of_id[UNK_ID]) / max(tokens, 1),
         histogram=_histogram(rows_of_length),
         tokens_per_word=tokens / max(words, 1) if vocabulary else None,
         characters_per_token=characters / max(tokens, 1) if vocabulary else None,
@@ -122,7 +123,7 @@ def _words_and_characters(vocabulary: Vocabulary, uses_of_id: np.ndarray) -> tup
     uses = uses_of_id[vocabulary.block_start("pieces") :][: len(pieces)]
     words = int(uses @ np.array([piece.count(WORD_START) for piece in pieces]))
     characters = int(uses @ np.array([_num_characters(piece) for piece in pieces]))
-    return words, characters + int(uses_of_id[Vocabulary.unk_id])
+    return words, characters + int(uses_of_id[UNK_ID])
 
 
 def _num_characters(piece: str) -> int:

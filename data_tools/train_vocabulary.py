@@ -8,10 +8,10 @@ from pathlib import Path
 
 import sentencepiece
 
-from deltalm_ds.data_tools.lines import STDIN
-from deltalm_ds.data_tools.sources import Source, find_sources, read_records
+from deltalm_ds.data_tools.sources import TextSource, find_sources, read_records
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_directory
+from deltalm_ds.lines import STDIN
 from deltalm_ds.progress import progress
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -89,14 +89,14 @@ def _take(texts: Iterator[str], count: int, quota: int) -> Iterator[str]:
             yield text
 
 
-def _sources(value: str | Path) -> list[Source]:
+def _sources(value: str | Path) -> list[TextSource]:
     sources = find_sources(str(value))
     if any(STDIN in source.files for source in sources):
         raise InputError("A vocabulary's text is read twice, which standard input cannot be: name a file.")
     return sources
 
 
-def _texts(sources: Sequence[Source]) -> Iterator[str]:
+def _texts(sources: Sequence[TextSource]) -> Iterator[str]:
     return (text for source in sources for (text,) in read_records(source, 1, Counter()))
 
 

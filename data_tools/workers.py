@@ -1,6 +1,6 @@
-"""Many tasks, one call: in this process, in several processes, or on the ranks of an MPI job.
+"""Many jobs, one call: in this process, in several processes, or on the ranks of an MPI job.
 
-A task is a function that can be imported and a small argument that can be pickled; what it makes, it writes to files.
+A job is a function that can be imported and a small argument that can be pickled; what it makes, it writes to files.
 """
 
 import multiprocessing
@@ -21,16 +21,16 @@ from typing import TypeVar, cast
 from deltalm_ds.errors import InputError
 from deltalm_ds.vocabulary import Vocabulary
 
-TASKS_PER_WORKER = 2  # handed out at a time, so that none waits for the next and few are lost at an error
+JOBS_PER_WORKER = 2  # handed out at a time, so that none waits for the next and few are lost at an error
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # what mpirun and srun set
 
-Task = TypeVar("Task")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class StoredVocabulary:
-    """A vocabulary in a directory: small as part of a task, and loaded once in each process."""
+    """A vocabulary in a directory: small as part of a job, and loaded once in each process."""
 
     directory: Path
     hash: str
@@ -42,21 +42,21 @@ class StoredVocabulary:
 
 
 class Workers:
-    """Runs tasks in this process, or through an executor that has `num_workers` of its own."""
+    """Runs jobs in this process, or through an executor that has `num_workers` of its own."""
 
     def __init__(self, executor: Executor | None = None, num_workers: int = 1) -> None:
         self._executor = executor
-        self._num_ahead = TASKS_PER_WORKER * num_workers
+        self._num_ahead = JOBS_PER_WORKER * num_workers
 
-    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield the results as they come, in any order; the first error of a task is raised, and no more begun."""
+    def run(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yield the results as they come, in any order; the first error of a job is raised, and no more begun."""
         if self._executor is None:
-            yield from map(function, tasks)
+            yield from map(function, jobs)
             return
         pending: set[Future[Result]] = set()
         try:
-            for task in tasks:
-                pending.add(self._executor.submit(function, task))
+            for job in jobs:
+                pending.add(self._executor.submit(function, job))
                 if len(pending) == self._num_ahead:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -72,7 +72,7 @@ class Workers:
 
 @contextmanager
 def start_workers(num_processes: int) -> Iterator[Workers | None]:
-    """Start what runs the tasks: `num_processes` processes or, under mpirun and srun, the ranks after the first.
+    """Start what runs the jobs: `num_processes` processes or, under mpirun and srun, the ranks after the first.
 
     Yields:
         The workers; None on those other ranks, where the work was done by the time the block is entered.

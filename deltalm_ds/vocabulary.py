@@ -16,14 +16,13 @@ import numpy as np
 import sentencepiece
 from numpy.typing import ArrayLike
 
-from deltalm_ds.data.ragged import RaggedRows
-from deltalm_ds.data.randomness import uniform
+from deltalm_ds.arrays.counter_rng import uniform
+from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
-from deltalm_ds.model.config import VOCABULARY_MULTIPLE
+from deltalm_ds.token_ids import ROW_MULTIPLE, SPECIAL_TOKENS, UNK_ID
 
 FORMAT_VERSION = 1
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 BLOCK_NAMES = ("special", "pieces", "sentinels", "languages", "tasks", "padding")
 NBEST_SEGMENTATIONS = 64
 SENTENCEPIECE_VERSION = "0.2.3"  # of which this module knows an inner function
@@ -41,8 +40,6 @@ class Vocabulary:
     Raises:
         InputError: a token occurs twice, or the SentencePiece model cannot be read.
     """
-
-    bos_id, pad_id, eos_id, unk_id = range(4)
 
     def __init__(self, blocks: dict[str, tuple[str, ...]], spm_model: bytes | None = None) -> None:
         assert tuple(blocks) == BLOCK_NAMES
@@ -235,13 +232,13 @@ class Vocabulary:
         """[SentencePiece ids] int64: our id of each piece; `<unk>` where a dict.txt lacks it."""
         processor, end = self._processor, self.block_start("sentinels")
         pieces = (processor.id_to_piece(spm_id) for spm_id in range(processor.get_piece_size()))
-        ids = np.array([self._id_of_token.get(piece, self.unk_id) for piece in pieces], dtype=np.int64)
-        return np.where(ids < end, ids, self.unk_id)
+        ids = np.array([self._id_of_token.get(piece, UNK_ID) for piece in pieces], dtype=np.int64)
+        return np.where(ids < end, ids, UNK_ID)
 
     def piece_differences(self) -> tuple[int, int]:
         """How many pieces only the vocabulary has (never produced), and only the model has (`<unk>`)."""
         in_both = int(np.count_nonzero(self._id_of_spm_id >= len(SPECIAL_TOKENS)))
-        num_lost = int(np.count_nonzero(self._id_of_spm_id == self.unk_id)) - 1
+        num_lost = int(np.count_nonzero(self._id_of_spm_id == UNK_ID)) - 1
         return len(self.blocks["pieces"]) - in_both, num_lost
 
     def encode(self, text: str) -> np.ndarray:
@@ -309,7 +306,7 @@ class Vocabulary:
         """
         end = self.block_start("sentinels")
         named = [(token_id, self.token(token_id)) for token_id in map(int, ids)]
-        pieces = [name for token_id, name in named if self.unk_id <= token_id < end]
+        pieces = [name for token_id, name in named if UNK_ID <= token_id < end]
         return self._processor.decode(pieces)
 
 
@@ -341,7 +338,7 @@ def _make_blocks(
         "sentinels": tuple(f"<extra_id_{index}>" for index in range(num_sentinels)),
         "languages": tuple(f"__{language}__" for language in languages),
         "tasks": tuple(tasks),
-        "padding": tuple(f"<padding_{index}>" for index in range(-num_tokens % VOCABULARY_MULTIPLE)),
+        "padding": tuple(f"<padding_{index}>" for index in range(-num_tokens % ROW_MULTIPLE)),
     }
 
 

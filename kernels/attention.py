@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deltalm_ds.kernels import reference
 from deltalm_ds.kernels.dispatch import backend_for
+from deltalm_ds.kernels.dropout_mask import draw_seed
 from deltalm_ds.kernels.grouped_attention import grouped_attention, shapes_are_compiled
-from deltalm_ds.kernels.randomness import draw_seed
 
 
 def attention(

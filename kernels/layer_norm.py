@@ -6,7 +6,7 @@ from torch import Tensor
 from deltalm_ds.kernels import reference
 from deltalm_ds.kernels.dispatch import backend_for
 from deltalm_ds.kernels.dropout import dropout
-from deltalm_ds.kernels.randomness import draw_seed
+from deltalm_ds.kernels.dropout_mask import draw_seed
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Every op as its plain definition, in float32 or, for float64 inputs, in float64: what the other backends must equal.
 
 Legend: T tokens, B sequences, H heads, D head dim, M model dim, F ffn dim, V vocabulary, K beams. Gradients are
-autograd's. A seed (see `randomness`) is given exactly where something is dropped.
+autograd's. A seed (see `dropout_mask`) is given exactly where something is dropped.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from deltalm_ds.kernels.randomness import keep_mask, scale
+from deltalm_ds.kernels.dropout_mask import keep_mask, scale
 
 IGNORED_LABEL = -100  # torch's own: such a token has no loss and no gradient
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from deltalm_ds.cli import app
-from deltalm_ds.training.metrics import read_metrics
+from deltalm_ds.runs.metrics import read_metrics
 
 RECIPE = {
     "name": "small",

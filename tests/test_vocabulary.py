@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from deltalm_ds import vocabulary as vocabulary_module
 from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.token_ids import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary, read_fairseq_dict
 
 WORDS = [start + end for start in ("riv", "hous", "tabl", "wint", "gard", "stor") for end in ("er", "es", "ing", "y")]
@@ -46,7 +47,7 @@ def vocabulary(spm_path: Path) -> Vocabulary:
 
 def test_layout(vocabulary: Vocabulary) -> None:
     assert [vocabulary.token(i) for i in range(4)] == ["<s>", "<pad>", "</s>", "<unk>"]
-    assert (vocabulary.bos_id, vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2, 3)
+    assert (BOS_ID, PAD_ID, EOS_ID, UNK_ID) == (0, 1, 2, 3)
     # 60 SentencePiece ids are 57 pieces and three specials; ours begin at 4.
     assert vocabulary.sentinel_ids.tolist() == [61, 62, 63, 64, 65]
     assert vocabulary.languages == ("en", "de")
@@ -79,7 +80,7 @@ def test_decoding_leaves_out_what_is_not_text(vocabulary: Vocabulary) -> None:
     ids = vocabulary.encode(SENTENCES[0])
     tagged = [vocabulary.language_id("de"), 0, *ids, *vocabulary.sentinel_ids, vocabulary.task_id("[S]"), 100, 2, 1]
     assert vocabulary.decode(tagged) == SENTENCES[0]
-    assert "⁇" in vocabulary.decode([*ids, vocabulary.unk_id])
+    assert "⁇" in vocabulary.decode([*ids, UNK_ID])
     for outside in (-1, vocabulary.size):
         with pytest.raises(InputError, match="ids 0 to 127"):
             vocabulary.decode([outside])

@@ -16,10 +16,10 @@ from deltalm_ds.checkpoints.directory import (
     save_model,
 )
 from deltalm_ds.checkpoints.provenance import provenance
-from deltalm_ds.checkpoints.run import read_state
 from deltalm_ds.checkpoints.tensor_files import open_tensors
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.runs.checkpoints import read_state
 from deltalm_ds.vocabulary import Vocabulary
 
 TRAINING_FIELDS = {"dropout", "attention_dropout", "activation_dropout", "activation_checkpointing"}

@@ -7,11 +7,11 @@ from typing import Any
 
 from deltalm_ds.checkpoints.directory import check_fit, empty_model, open_weights, read_config
 from deltalm_ds.checkpoints.names import format_of
-from deltalm_ds.checkpoints.run import best_checkpoint, checkpoint_directories, read_state
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.checkpoints.tensor_files import TensorFile, open_tensors
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json
+from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
 from deltalm_ds.vocabulary import Vocabulary
 
 Description = dict[str, Any]

@@ -1,6 +1,7 @@
 """A new model from any checkpoint: every weight of it has a stated origin, and none is left random [FACTS §1].
 
-The plan is made and checked before anything is written; then tensors are read, made and written one after the other.
+How each weight is made is decided and checked before anything is written; then tensors are read, made and written one
+after the other.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +18,12 @@ from deltalm_ds.checkpoints.directory import empty_model, load_weights, paramete
 from deltalm_ds.checkpoints.layer_map import LayerMap, make_layer_map
 from deltalm_ds.checkpoints.origin_table import grouped
 from deltalm_ds.checkpoints.provenance import provenance
-from deltalm_ds.checkpoints.sources import TABLE, Source
-from deltalm_ds.checkpoints.surgery import RowPlan, fit_positions, new_table, plan_rows
+from deltalm_ds.checkpoints.sources import TABLE, SourceCheckpoint
+from deltalm_ds.checkpoints.surgery import RowMap, fit_positions, map_rows, new_table
 from deltalm_ds.errors import InputError
-from deltalm_ds.model.config import VOCABULARY_MULTIPLE, DeltaLMConfig
+from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.token_ids import ROW_MULTIPLE
 from deltalm_ds.vocabulary import Vocabulary
 
 MASK = "<mask>"  # XLM-R's last row, which stands in no dict.txt
@@ -34,10 +36,10 @@ FitPositions = Literal["truncate", "extend"]
 class Initialisation:
     """How each weight of a new model is made from a source; nothing is read yet."""
 
-    source: Source
+    source: SourceCheckpoint
     config: DeltaLMConfig
     layer_map: LayerMap
-    rows: RowPlan
+    rows: RowMap
     fit: FitPositions | None = None
     seed: int = 1
 
@@ -101,10 +103,10 @@ class Initialisation:
         return {*origin.parts} | ({origin.added} if origin.added else set())
 
 
-def plan_initialisation(
-    source: Source,
+def make_initialisation(
+    source: SourceCheckpoint,
     layer_map: LayerMap,
-    rows: RowPlan,
+    rows: RowMap,
     vocabulary_size: int,
     num_heads: int | None = None,
     max_positions: int | None = None,
@@ -147,19 +149,21 @@ def plan_initialisation(
     return Initialisation(source, config, layer_map, rows, fit, seed)
 
 
-def plan_unchanged(source: Source, num_heads: int | None = None, vocabulary_size: int | None = None) -> Initialisation:
+def unchanged_initialisation(
+    source: SourceCheckpoint, num_heads: int | None = None, vocabulary_size: int | None = None
+) -> Initialisation:
     """The source as a DeltaLM whose token ids mean what they mean in the source; an encoder gets its usual decoder.
 
     vocabulary_size: the rows that are tokens, all if None.
     """
     num_tokens = vocabulary_size or source.sizes.num_rows
-    num_rows = -(-num_tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    num_rows = -(-num_tokens // ROW_MULTIPLE) * ROW_MULTIPLE
     kept = {row: row for row in range(num_tokens)}
-    rows = RowPlan(kept, {}, {}, (), 0, num_source_rows=num_tokens, num_rows=num_rows)
-    return plan_initialisation(source, make_layer_map(source.sizes), rows, num_tokens, num_heads)
+    rows = RowMap(kept, {}, {}, (), 0, num_source_rows=num_tokens, num_rows=num_rows)
+    return make_initialisation(source, make_layer_map(source.sizes), rows, num_tokens, num_heads)
 
 
-def own_vocabulary(source: Source, dict_file: Path | None = None, spm_file: Path | None = None) -> Vocabulary:
+def own_vocabulary(source: SourceCheckpoint, dict_file: Path | None = None, spm_file: Path | None = None) -> Vocabulary:
     """The vocabulary that a source's rows are named by: our own model's, or from the files given or found beside it.
 
     Raises:
@@ -177,7 +181,7 @@ def own_vocabulary(source: Source, dict_file: Path | None = None, spm_file: Path
     raise InputError(f"There is no vocabulary beside {source.path}: give its dict.txt (--dict) or spm model (--spm).")
 
 
-def source_tokens(source: Source, vocabulary: Vocabulary) -> list[str | None]:
+def source_tokens(source: SourceCheckpoint, vocabulary: Vocabulary) -> list[str | None]:
     """The name of each row of a source's token table, None for rows behind its dictionary that nothing names.
 
     XLM-R's `<mask>` comes last and is in no dictionary. Surplus rows are known of DeltaLM files only [FACTS §1].
@@ -200,7 +204,7 @@ def source_tokens(source: Source, vocabulary: Vocabulary) -> list[str | None]:
 
 
 def initialise(
-    source: Source,
+    source: SourceCheckpoint,
     out: Path,
     layer_map: LayerMap,
     own: Vocabulary,
@@ -213,39 +217,43 @@ def initialise(
     Args:
         own: the source's vocabulary, which names its rows. vocabulary: the new model's, `own` if None.
         copies: new token -> the source's token whose row it starts from.
-        options: as `plan_initialisation`.
+        options: as `make_initialisation`.
 
     Raises:
-        InputError, DataError: as `plan_rows`, `plan_initialisation` and `save_model`; nothing is left behind.
+        InputError, DataError: as `map_rows`, `make_initialisation` and `save_model`; nothing is left behind.
     """
     vocabulary = vocabulary or own
-    rows = plan_rows(source_tokens(source, own), vocabulary, copies or {})
-    plan = plan_initialisation(source, layer_map, rows, vocabulary.num_tokens, **options)
-    report = describe(plan, vocabulary)
-    save_model(out, plan.config, plan.weights, vocabulary, provenance("deltalm init", **summary(report)))
+    rows = map_rows(source_tokens(source, own), vocabulary, copies or {})
+    initialisation = make_initialisation(source, layer_map, rows, vocabulary.num_tokens, **options)
+    report = report_origins(initialisation, vocabulary)
+    save_model(
+        out, initialisation.config, initialisation.weights, vocabulary, provenance("deltalm init", **summary(report))
+    )
     return {"directory": str(out)} | report
 
 
-def describe(plan: Initialisation, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Everything about a plan: each tensor's origin, every row kept by number, every token new or dropped."""
-    source, rows = plan.source, plan.rows
+def report_origins(initialisation: Initialisation, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Everything about an initialisation: each tensor's origin, rows kept by number, tokens new or dropped."""
+    source, rows = initialisation.source, initialisation.rows
     source_rows = {
-        name: source.num_rows(plan.layer_map.origin(name).name) for name in plan.names if name.endswith(".positions")
+        name: source.num_rows(initialisation.layer_map.origin(name).name)
+        for name in initialisation.names
+        if name.endswith(".positions")
     }
     return {
         "source": str(source.path),
         "kind": source.kind,
-        "model": plan.config.model_dump(),
-        "parameters": empty_model(plan.config).num_parameters(),
-        "encoder_layers": list(plan.layer_map.encoder),
-        "layer_map": [list(item) if isinstance(item, tuple) else item for item in plan.layer_map.decoder],
-        "ffn_order": plan.layer_map.ffn_order,
-        "tensors": plan.origins,
-        "unused": plan.unused,
+        "model": initialisation.config.model_dump(),
+        "parameters": empty_model(initialisation.config).num_parameters(),
+        "encoder_layers": list(initialisation.layer_map.encoder),
+        "layer_map": [list(item) if isinstance(item, tuple) else item for item in initialisation.layer_map.decoder],
+        "ffn_order": initialisation.layer_map.ffn_order,
+        "tensors": initialisation.origins,
+        "unused": initialisation.unused,
         "positions": {
             "source": source_rows,
-            "model": plan.config.max_positions,
-            "fit": plan.fit,
+            "model": initialisation.config.max_positions,
+            "fit": initialisation.fit,
         },
         "rows": {
             "source": source.sizes.num_rows,
@@ -255,7 +263,7 @@ def describe(plan: Initialisation, vocabulary: Vocabulary) -> dict[str, Any]:
             "dropped": list(rows.dropped),
             "unnamed_dropped": rows.num_unnamed,
         },
-        "seed": plan.seed,
+        "seed": initialisation.seed,
     }
 
 

@@ -44,7 +44,7 @@ _VANILLA_SUBLAYERS = _ENCODER_SUBLAYERS | {"cross_attention": _BLOCK_SUBLAYERS["
 
 
 @dataclass(frozen=True)
-class Format:
+class NamingScheme:
     """A foreign format.
 
     Attributes:
@@ -82,7 +82,7 @@ _FAIRSEQ_ENCODER_SIZES = {
     "encoder_attention_heads": "num_heads",
     "encoder_layers": "num_encoder_layers",
 }
-_HUGGING_FACE_XLM_ROBERTA = Format(
+_HUGGING_FACE_XLM_ROBERTA = NamingScheme(
     "xlm-roberta-huggingface",
     renames=(
         (r"^roberta\.", ""),
@@ -110,7 +110,7 @@ _HUGGING_FACE_XLM_ROBERTA = Format(
     },
     required={"model_type": "xlm-roberta", "hidden_act": "gelu", "position_embedding_type": "absolute"},
 )
-_FAIRSEQ_XLM_ROBERTA = Format(
+_FAIRSEQ_XLM_ROBERTA = NamingScheme(
     "xlm-roberta-fairseq",
     renames=(
         (r"^(encoder|decoder)\.(lm_head\.|version$)", r"\2"),
@@ -122,7 +122,7 @@ _FAIRSEQ_XLM_ROBERTA = Format(
     sizes=_FAIRSEQ_ENCODER_SIZES,
     required={"activation_fn": "gelu"},
 )
-_RELEASED = Format(
+_RELEASED = NamingScheme(
     "deltalm-released",
     renames=(
         (r"^src_embedding\.", "encoder."),
@@ -134,7 +134,7 @@ _RELEASED = Format(
         (r"\.ffn\.(fc[12])\.", r".\1."),
     ),
 )
-_FINETUNED = Format(
+_FINETUNED = NamingScheme(
     "deltalm-finetuned",
     unused=(r"(encoder|decoder)\.version$",),
     sizes=_FAIRSEQ_ENCODER_SIZES
@@ -151,7 +151,7 @@ _FINETUNED = Format(
         "no_scale_embedding": True,
     },
 )
-_HUGGING_FACE_DELTALM = Format(
+_HUGGING_FACE_DELTALM = NamingScheme(
     "deltalm-huggingface",
     renames=((r"^model\.", ""), (r"^lm_head\.weight$", OUTPUT_PROJECTION)),
     unused=(rf"{OUTPUT_BIAS}$",),  # must be zero, which is checked
@@ -169,14 +169,14 @@ _HUGGING_FACE_DELTALM = Format(
 )
 
 
-def format_of(names: Collection[str], section: str) -> Format | None:
+def format_of(names: Collection[str], section: str) -> NamingScheme | None:
     """The format of a checkpoint by the names of its tensors and the key of the file that they stand under."""
 
     def has(pattern: str) -> bool:
         return any(re.search(pattern, name) for name in names)
 
     if OUR_MARK in names:
-        return Format("deltalm")
+        return NamingScheme("deltalm")
     if has(r"^(src|tgt)_embedding\."):
         return _RELEASED
     if has(r"\.encoder_attn\.") and has(r"\.fc3\."):

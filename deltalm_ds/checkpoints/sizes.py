@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deltalm_ds.checkpoints import names
-from deltalm_ds.checkpoints.names import Format
+from deltalm_ds.checkpoints.names import NamingScheme
 from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError
 from deltalm_ds.files import read_json
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
-from deltalm_ds.vocabulary import SPECIAL_TOKENS
+from deltalm_ds.token_ids import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_settings(tensors: TensorFile, directory: Path) -> dict[str, Any]:
 
 
 def read_sizes(
-    path: Path, tensors: TensorFile, name_of: Mapping[str, str], form: Format, settings: Mapping[str, Any]
+    path: Path, tensors: TensorFile, name_of: Mapping[str, str], form: NamingScheme, settings: Mapping[str, Any]
 ) -> Sizes:
     """Sizes as the tensors have them; heads as the settings say it, or else a preset of that width.
 
@@ -109,7 +109,7 @@ def read_sizes(
     return sizes
 
 
-def _stated_sizes(path: Path, settings: Mapping[str, Any], form: Format) -> list[tuple[str, str, int]]:
+def _stated_sizes(path: Path, settings: Mapping[str, Any], form: NamingScheme) -> list[tuple[str, str, int]]:
     """(setting, our size, its value) of every size that is stated; settings of another computation are refused."""
     for name, wanted in form.required.items():
         found = settings.get(name, wanted)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from deltalm_ds.checkpoints import names
 from deltalm_ds.checkpoints.directory import open_weights, parameter_shapes, read_config
-from deltalm_ds.checkpoints.names import Format, Kind, fairseq_names, format_of
-from deltalm_ds.checkpoints.run import model_directory
+from deltalm_ds.checkpoints.names import Kind, NamingScheme, fairseq_names, format_of
 from deltalm_ds.checkpoints.sizes import Sizes, own_name, read_settings, read_sizes, table_name
 from deltalm_ds.checkpoints.tensor_files import FLOATING_DTYPES, TensorFile, open_tensors
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json
 from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.runs.checkpoints import model_directory
 
 TABLE = "token_embedding.weight"
 _WEIGHT_FILES = (
@@ -61,7 +61,7 @@ def _common_length(texts: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceCheckpoint:
     """A checkpoint that DeltaLM can start from.
 
     Attributes:
@@ -97,7 +97,7 @@ class Source:
         return sum(self.tensors.shape(part)[0] for part in origin.parts) - origin.first_row
 
 
-def recognise(path: str | Path) -> Source:
+def recognise(path: str | Path) -> SourceCheckpoint:
     """Tell what a file or directory is, from its content, and check that it is complete.
 
     Knows Hugging Face directories and weight files of XLM-R, InfoXLM and DeltaLM, fairseq's XLM-R and InfoXLM files,
@@ -129,12 +129,14 @@ def _is_ours(directory: Path) -> bool:
     return isinstance(content, dict) and "model" in content
 
 
-def _our_directory(directory: Path) -> Source:
+def _our_directory(directory: Path) -> SourceCheckpoint:
     config = read_config(directory)
     tensors = open_weights(directory)
     sizes = {name: value for name, value in config.model_dump().items() if name in Sizes.__annotations__}
     origins = {name: Origin((name,)) for name in parameter_shapes(config)}
-    source = Source("deltalm", directory, tensors, Sizes(num_rows=config.num_embedding_rows, **sizes), origins)
+    source = SourceCheckpoint(
+        "deltalm", directory, tensors, Sizes(num_rows=config.num_embedding_rows, **sizes), origins
+    )
     if missing := sorted(origins.keys() - tensors.keys()):
         raise DataError(f"{directory} has no tensor {missing[0]}: it is not a complete model.")
     if unknown := sorted(tensors.keys() - origins.keys()):
@@ -154,7 +156,7 @@ def _weight_file(directory: Path) -> Path:
     return found[0]
 
 
-def _foreign(path: Path, tensors: TensorFile, form: Format, directory: Path) -> Source:
+def _foreign(path: Path, tensors: TensorFile, form: NamingScheme, directory: Path) -> SourceCheckpoint:
     name_of = _fairseq_names(path, tensors, form)
     sizes = read_sizes(path, tensors, name_of, form, read_settings(tensors, directory))
     origins = _origins(path, name_of, sizes)
@@ -163,7 +165,7 @@ def _foreign(path: Path, tensors: TensorFile, form: Format, directory: Path) -> 
     unused = tuple(name for fairseq, name in name_of.items() if form.is_unused(fairseq))
     if unknown := sorted(tensors.keys() - used - {*copies, *unused}):
         raise DataError(f"{path} holds tensors that DeltaLM has no place for: {', '.join(unknown[:5])}.")
-    source = Source(form.kind, path, tensors, sizes, origins, unused, copies)
+    source = SourceCheckpoint(form.kind, path, tensors, sizes, origins, unused, copies)
     _check_shapes(source)
     return replace(
         source,
@@ -173,7 +175,7 @@ def _foreign(path: Path, tensors: TensorFile, form: Format, directory: Path) -> 
     )
 
 
-def _fairseq_names(path: Path, tensors: TensorFile, form: Format) -> dict[str, str]:
+def _fairseq_names(path: Path, tensors: TensorFile, form: NamingScheme) -> dict[str, str]:
     """The file's own name of each tensor by fairseq's name."""
     name_of: dict[str, str] = {}
     for name in tensors:
@@ -207,7 +209,7 @@ def _shape_config(sizes: Sizes) -> DeltaLMConfig:
     return sizes.config(num_heads=1, num_decoder_blocks=max(1, sizes.num_decoder_blocks))
 
 
-def _check_shapes(source: Source) -> None:
+def _check_shapes(source: SourceCheckpoint) -> None:
     """Every tensor that is used has numbers of the right kind and shape; token and position rows may be any number."""
     shapes = parameter_shapes(_shape_config(source.sizes))
     for ours, origin in source.origins.items():
@@ -221,7 +223,7 @@ def _check_shapes(source: Source) -> None:
             _check_tensor(source, origin.added, (1, source.sizes.hidden_size))
 
 
-def _check_tensor(source: Source, name: str, wanted: tuple[int, ...]) -> None:
+def _check_tensor(source: SourceCheckpoint, name: str, wanted: tuple[int, ...]) -> None:
     found, dtype = source.tensors.shape(name), source.tensors.dtype(name)
     if found != wanted:
         raise DataError(f"{name} in {source.path} has shape {found}, its model needs {wanted}.")
@@ -229,7 +231,7 @@ def _check_tensor(source: Source, name: str, wanted: tuple[int, ...]) -> None:
         raise DataError(f"{name} in {source.path} holds {dtype}, not floating-point numbers.")
 
 
-def _differing_copies(source: Source, name_of: Mapping[str, str]) -> tuple[str, ...]:
+def _differing_copies(source: SourceCheckpoint, name_of: Mapping[str, str]) -> tuple[str, ...]:
     """Copies of the token table that are not equal to it; of an output layer of its own no model could be made."""
     (table,) = source.origins[TABLE].parts
     differing = tuple(copy for copy in source.copies if not _equal(source.tensors[copy], source.tensors[table]))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltalm_ds.data.randomness import name_key, uniform
+from deltalm_ds.arrays.counter_rng import name_key, uniform
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -22,7 +22,7 @@ _CHUNK_ROWS = 16384
 
 
 @dataclass(frozen=True)
-class RowPlan:
+class RowMap:
     """Where each row of a target's table comes from. Rows are those of the target unless said otherwise.
 
     Attributes:
@@ -43,9 +43,9 @@ class RowPlan:
     num_rows: int
 
 
-def plan_rows(
+def map_rows(
     source_tokens: Sequence[str | None], target: Vocabulary, copies: Mapping[str, str] | None = None
-) -> RowPlan:
+) -> RowMap:
     """Map rows by token string.
 
     Args:
@@ -66,7 +66,7 @@ def plan_rows(
             raise InputError(f"The token {new!r} keeps its own row: it cannot be a copy of {old!r}.")
         if old not in source_row:
             raise InputError(f"There is no token {old!r} in the source to copy to {new!r}.")
-    return RowPlan(
+    return RowMap(
         kept={row: source_row[token] for token, row in row_of.items() if token in source_row},
         copied={row_of[new]: source_row[old] for new, old in copies.items()},
         new={row: token for token, row in row_of.items() if token not in source_row and token not in copies},
@@ -87,7 +87,7 @@ def _rows_of_names(tokens: Sequence[str | None]) -> dict[str, int]:
     return rows
 
 
-def new_table(table: Tensor, plan: RowPlan, seed: int) -> Tensor:
+def new_table(table: Tensor, row_map: RowMap, seed: int) -> Tensor:
     """The target's table [V, M] from the source's [V_s, M].
 
     A new row is mean + `NOISE`·std·z, with mean and standard deviation of the rows kept in each dimension and z
@@ -96,18 +96,18 @@ def new_table(table: Tensor, plan: RowPlan, seed: int) -> Tensor:
     Raises:
         DataError: the table has not as many rows as the source has tokens. InputError: no row is kept.
     """
-    if len(table) != plan.num_source_rows:
-        raise DataError(f"The token table has {len(table):,} rows, its vocabulary {plan.num_source_rows:,}.")
-    if not plan.kept:
+    if len(table) != row_map.num_source_rows:
+        raise DataError(f"The token table has {len(table):,} rows, its vocabulary {row_map.num_source_rows:,}.")
+    if not row_map.kept:
         raise InputError("No token of the source is in the new vocabulary: they do not belong together.")
-    result = table.new_zeros(plan.num_rows, table.shape[1])
-    taken = list((plan.kept | plan.copied).items())
+    result = table.new_zeros(row_map.num_rows, table.shape[1])
+    taken = list((row_map.kept | row_map.copied).items())
     for start in range(0, len(taken), _CHUNK_ROWS):
         rows, source_rows = zip(*taken[start : start + _CHUNK_ROWS], strict=True)
         result[list(rows)] = table[list(source_rows)]
-    if plan.new:
-        mean, std = _moments(table, list(plan.kept.values()))
-        for row, token in plan.new.items():
+    if row_map.new:
+        mean, std = _moments(table, list(row_map.kept.values()))
+        for row, token in row_map.new.items():
             result[row] = torch.from_numpy(mean + NOISE * std * _normal(seed, token, len(mean)))
     return result
 

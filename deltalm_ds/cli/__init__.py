@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from deltalm_ds.cli import data, generate, models, training, vocab
+from deltalm_ds.cli import data, evaluation, export, models, training, translation, vocab
 from deltalm_ds.errors import InputError
 
 app = typer.Typer(
@@ -28,10 +28,10 @@ for verb in (
     training.train,
     training.report,
     training.demo,
-    generate.translate,
-    generate.score,
-    generate.evaluate,
-    generate.export,
+    translation.translate,
+    translation.score,
+    evaluation.evaluate,
+    export.export,
 ):
     app.command()(verb)
 

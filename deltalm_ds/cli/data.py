@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltalm_ds.cli.options import AsJson
+
 if TYPE_CHECKING:
     from deltalm_ds.data.manifest import Manifest
     from deltalm_ds.data_tools.build import CorpusSpec
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and verify token shards.")
 
 Directory = Annotated[Path, typer.Argument(help="A data set made by `deltalm data build`.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OVERLONG_HELP = "What happens to a longer side: truncate cuts it, drop leaves the row out. Both are counted."
 
 
@@ -242,10 +243,10 @@ def convert(
 def _corpus_specs(arguments_by_format: dict[str | None, list[str]]) -> "list[CorpusSpec]":
     """Corpora from arguments like `en-de=train.en,train.de`; the same name again adds to the same corpus."""
     from deltalm_ds.data_tools.build import CorpusSpec
-    from deltalm_ds.data_tools.sources import Source, find_sources
+    from deltalm_ds.data_tools.sources import TextSource, find_sources
     from deltalm_ds.errors import InputError
 
-    sources: dict[str, list[Source]] = {}
+    sources: dict[str, list[TextSource]] = {}
     for source_format, arguments in arguments_by_format.items():
         for argument in arguments:
             name, _, value = argument.partition("=")

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from deltalm_ds.cli.options import AsJson
 from deltalm_ds.errors import InputError
 
 AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [FACTS §2]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
-def env(as_json: Json = False) -> None:
+def env(as_json: AsJson = False) -> None:
     """Show versions, processor or GPUs: what a result was made with.
 
     Example: deltalm env --json
@@ -54,7 +54,7 @@ def init(
         list[str] | None, typer.Option(help="NEW=OLD: a new token starts from the row of one of the source's.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the rows of new tokens.")] = 1,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start a model from an XLM-R, InfoXLM or DeltaLM checkpoint, and show where every weight comes from.
 
@@ -113,7 +113,7 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(help="A model, checkpoint, run, export, vocabulary or data set, of any kind.")
     ],
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a file or directory is: kind, sizes, number of weights, dtypes, vocabulary, where it came from.
 
@@ -132,14 +132,14 @@ def average(
     ] = None,
     best: Annotated[int | None, typer.Option(min=1, help="How many of a run's best checkpoints, instead.")] = None,
     metric: Annotated[str, typer.Option(help="Of --best: loss, nll or bleu of the validation set.")] = "loss",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Average the weights of checkpoints: the newest or the best ones of a run, or those named.
 
     Example: deltalm average runs/multi30k --last 5 --out models/multi30k
     """
     from deltalm_ds.checkpoints.average import average_models
-    from deltalm_ds.checkpoints.run import best_checkpoints, newest_checkpoints
+    from deltalm_ds.runs.checkpoints import best_checkpoints, newest_checkpoints
 
     if last and best:
         raise InputError("Give either --last or --best.")

@@ -7,22 +7,23 @@ from typing import Annotated
 
 import typer
 
+from deltalm_ds.cli.options import AsJson
+
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks to plan for.")] = 1,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a recipe and everything it names, and show sizes, memory per rank and the sampling; trains nothing.
 
     Example: deltalm plan recipes/multi30k_en_de.yaml --ranks 2
     """
-    from deltalm_ds.config import load_recipe
+    from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.training.plan import make_plan, plan_lines
 
     result = make_plan(load_recipe(recipe, overrides or ()), ranks)
@@ -39,9 +40,9 @@ def train(
 
     Example: deltalm train recipes/multi30k_en_de.yaml --out runs/multi30k --ranks 2 batch.tokens_per_step=4000
     """
-    from deltalm_ds.config import load_recipe
     from deltalm_ds.errors import STOPPED_EXIT_CODE
     from deltalm_ds.launch.local import default_ranks, train_on_this_machine
+    from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.training.prepare import prepare_run
 
     prepare_run(load_recipe(recipe, overrides or ()), out)
@@ -59,7 +60,7 @@ def report(
 
     Example: deltalm report runs/multi30k
     """
-    from deltalm_ds.evaluation.report import write_report
+    from deltalm_ds.report.run_page import write_report
 
     path = out or run / "report.html"
     write_report(run, path)
@@ -76,6 +77,6 @@ def demo(
 
     Example: deltalm demo --out demo
     """
-    from deltalm_ds.launch.demo import run_demo
+    from deltalm_ds.demo import run_demo
 
     run_demo(out, ranks)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltalm_ds.cli.options import AsJson
+
 if TYPE_CHECKING:
     from deltalm_ds.vocabulary import Vocabulary
 
@@ -87,7 +89,7 @@ def import_(
 @app.command()
 def inspect(
     directory: Annotated[Path, typer.Argument(help="A directory with a vocabulary.json.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the blocks of a vocabulary, and verify its files.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltalm_ds.data.ragged import RaggedRows, gather
+from deltalm_ds.arrays.ragged import RaggedRows, gather
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.packing import PackedSequences
 
@@ -23,14 +23,14 @@ class Batch:
         source: ids with `</s>`, and the language tag where the objective has one.
         target_input: `</s>` followed by the target; the decoder's input.
         labels: [T] int64, the target followed by `</s>`.
-        task_index: [B] int64, the task of each sequence (0 in a padding micro-batch).
+        component_index: [B] int64, the component of each sequence (0 in a padding micro-batch).
         weight: factor of the loss: 1.0, or 0.0 for a micro-batch that only keeps ranks in step.
     """
 
     source: PackedSequences
     target_input: PackedSequences
     labels: Tensor
-    task_index: Tensor
+    component_index: Tensor
     weight: float = 1.0
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -39,7 +39,7 @@ class Batch:
             self.source.to(device),
             self.target_input.to(device),
             self.labels.to(device, non_blocking=True),
-            self.task_index.to(device, non_blocking=True),
+            self.component_index.to(device, non_blocking=True),
             self.weight,
         )
 
@@ -53,7 +53,7 @@ class Batch:
             _with_tail(self.source, -len(self.source.tokens) % multiple),
             _with_tail(self.target_input, -len(self.labels) % multiple),
             torch.cat([self.labels, self.labels.new_full((-len(self.labels) % multiple,), IGNORED_LABEL)]),
-            torch.cat([self.task_index, self.task_index.new_zeros(1)]),
+            torch.cat([self.component_index, self.component_index.new_zeros(1)]),
             self.weight,
         )
 
@@ -76,7 +76,7 @@ def frame(rows: RaggedRows, order: np.ndarray, tags: np.ndarray, eos_id: int) ->
 
 
 def collate(
-    source: RaggedRows, target: RaggedRows, task_index: np.ndarray, num_sequences: list[int], eos_id: int
+    source: RaggedRows, target: RaggedRows, component_index: np.ndarray, num_sequences: list[int], eos_id: int
 ) -> list[Batch]:
     """Pack source and target rows, all ending with `</s>`, into micro-batches of `num_sequences` rows each, in order.
 
@@ -88,9 +88,9 @@ def collate(
     sources = _pack(source, num_sequences)
     targets = _pack(RaggedRows(shifted, target.lengths), num_sequences)
     labels = torch.from_numpy(target.values).split([len(packed.tokens) for packed in targets])
-    tasks = torch.from_numpy(task_index).split(num_sequences)
-    batches = map(Batch, sources, targets, labels, tasks)
-    return [batch if len(batch.task_index) else _padding(eos_id) for batch in batches]
+    components = torch.from_numpy(component_index).split(num_sequences)
+    batches = map(Batch, sources, targets, labels, components)
+    return [batch if len(batch.component_index) else _padding(eos_id) for batch in batches]
 
 
 def _pack(rows: RaggedRows, num_sequences: list[int]) -> list[PackedSequences]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltalm_ds.data.ragged import RaggedRows, gather
-from deltalm_ds.data.randomness import hash_counters, mix_in
+from deltalm_ds.arrays.counter_rng import hash_counters, mix_in
+from deltalm_ds.arrays.ragged import RaggedRows, gather
 from deltalm_ds.errors import InputError
 
 MIN_RAW_TOKENS = 2

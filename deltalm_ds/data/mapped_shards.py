@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from deltalm_ds.arrays.mapped_files import MappedFiles
+from deltalm_ds.arrays.ragged import RaggedRows, gather
 from deltalm_ds.data.manifest import MANIFEST, ROWS_PER_BATCH, Manifest, rows_of_batches, size_fault, token_type
-from deltalm_ds.data.mapped_files import MappedFiles
-from deltalm_ds.data.ragged import RaggedRows, gather
 from deltalm_ds.errors import DataError
 
 

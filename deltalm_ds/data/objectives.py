@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from deltalm_ds.arrays.counter_rng import hash_counters
+from deltalm_ds.arrays.ragged import RaggedRows, join, stack
 from deltalm_ds.data.corruption import MIN_RAW_TOKENS, SpanNoise
-from deltalm_ds.data.ragged import RaggedRows, join, stack
-from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.errors import InputError
 
 Lengths = tuple[np.ndarray, np.ndarray]

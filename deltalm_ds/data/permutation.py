@@ -11,7 +11,7 @@ are mixed freely within a window. At any time the reader touches `window_chunks`
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deltalm_ds.data.randomness import hash_counters, mix_in
+from deltalm_ds.arrays.counter_rng import hash_counters, mix_in
 
 NUM_ROUNDS = 10
 """With fewer, permutations of less than 20 values are measurably uneven (the test counts images of pairs)."""

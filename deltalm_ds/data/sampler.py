@@ -1,9 +1,9 @@
 """Which samples a step draws, as a pure function of (seed, step).
 
-Every task (a corpus under an objective in a direction) has an endless stream of positions (permutation.py). A step
-is due `rate_i = Q · p_i` sequences of task i on average, Q being the size of the global batch in sequences. With
+Every component (a corpus under an objective in a direction) has an endless stream of positions (permutation.py). A step
+is due `rate_i = Q · p_i` sequences of component i on average, Q being the size of the global batch in sequences. With
 F_i(s) the sum of the rates of all steps before s, step s takes the positions [floor(F_i(s) + φ_i),
-floor(F_i(s+1) + φ_i)): after any number of steps each task has been drawn as often as the formula says, ± 1, with
+floor(F_i(s+1) + φ_i)): after any number of steps each component has been drawn as often as the formula says, ± 1, with
 no state to save. F is kept in fixed point, so it is the same integer whichever way a step is reached; and it comes
 from operations that every CPU rounds alike (temperature.py), so that hosts of different make agree on every step.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deltalm_ds.data.randomness import hash_counters
+from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.data.temperature import TemperatureSchedule, log_shares, ordered_sum, probabilities
 from deltalm_ds.errors import InputError
 
@@ -22,15 +22,15 @@ BLOCK_STEPS = 256
 
 
 class Sampler:
-    """Deals stream positions of K tasks to steps.
+    """Deals stream positions of K components to steps.
 
     Args:
-        sizes: [K] rows of each task's corpus, > 0.
-        group_of_task: [K] index of each task's group; the temperature formula holds inside a group.
+        sizes: [K] rows of each component's corpus, > 0.
+        group_of_component: [K] index of each component's group; the temperature formula holds inside a group.
         group_weights: [G] share of sequences of each group; any positive scale.
         temperature: the schedule T(step).
-        mean_tokens: [K] expected source + target tokens of one sequence of each task.
-        keys: [K] one key per task; decides the phase φ of its draws.
+        mean_tokens: [K] expected source + target tokens of one sequence of each component.
+        keys: [K] one key per component; decides the phase φ of its draws.
         tokens_per_step: expected source + target tokens of a global batch; or
         sequences_per_step: expected sequences of a global batch.
 
@@ -41,7 +41,7 @@ class Sampler:
     def __init__(
         self,
         sizes: Sequence[int] | np.ndarray,
-        group_of_task: Sequence[int],
+        group_of_component: Sequence[int],
         group_weights: Sequence[float],
         temperature: TemperatureSchedule,
         mean_tokens: Sequence[float],
@@ -53,10 +53,10 @@ class Sampler:
         if len(budgets) != 1 or budgets[0] <= 0:
             raise InputError("Give exactly one of tokens_per_step and sequences_per_step, greater than 0.")
         if np.min(sizes, initial=1) <= 0 or np.min(group_weights, initial=1) <= 0:
-            raise InputError("A sampler needs tasks with at least one row and groups of positive weight.")
-        self._members = [np.flatnonzero(np.equal(group_of_task, group)) for group in range(len(group_weights))]
+            raise InputError("A sampler needs components with at least one row and groups of positive weight.")
+        self._members = [np.flatnonzero(np.equal(group_of_component, group)) for group in range(len(group_weights))]
         if not (self._members and all(members.size for members in self._members)):
-            raise InputError("A sampler needs at least one task in every group.")
+            raise InputError("A sampler needs at least one component in every group.")
         self.temperature = temperature
         self._log_shares = [log_shares(np.asarray(sizes)[members]) for members in self._members]
         self._group_share = np.asarray(group_weights, dtype=np.float64) / math.fsum(group_weights)
@@ -73,7 +73,7 @@ class Sampler:
         self._summed = -1, self._table[:0]  # the last such block, and F at its steps less F at its start
 
     def probabilities(self, steps: int | np.ndarray) -> np.ndarray:
-        """The probability of each task at steps of shape [...]: [..., K] float64."""
+        """The probability of each component at steps of shape [...]: [..., K] float64."""
         temperatures = self.temperature.at(steps)
         result = np.empty((*temperatures.shape, len(self._phase)))
         for members, logs, share in zip(self._members, self._log_shares, self._group_share, strict=True):
@@ -81,13 +81,13 @@ class Sampler:
         return result
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Task index [N] and stream position [N] (int64) of each sequence of a step, in order of task."""
+        """Component index [N] and stream position [N] (int64) of each sequence of a step, in order of component."""
         first = self.cumulative(step) + self._phase >> FRACTION_BITS
         last = self.cumulative(step + 1) + self._phase >> FRACTION_BITS
         counts = last - first
-        task_index = np.repeat(np.arange(len(counts)), counts)
+        component_index = np.repeat(np.arange(len(counts)), counts)
         starts = np.cumsum(counts) - counts
-        return task_index, np.arange(counts.sum()) + np.repeat(first - starts, counts)
+        return component_index, np.arange(counts.sum()) + np.repeat(first - starts, counts)
 
     def cumulative(self, step: int) -> np.ndarray:
         """F_i(step), [K] int64, in units of 2^-24 sequences."""

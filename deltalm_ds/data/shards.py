@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.manifest import ROWS_PER_BATCH, CorpusManifest, Manifest, Shard, content_fault, size_fault
 from deltalm_ds.data.mapped_shards import MappedShards
-from deltalm_ds.data.ragged import RaggedRows
 from deltalm_ds.errors import DataError
 from deltalm_ds.files import atomic_file, sha256_of
 

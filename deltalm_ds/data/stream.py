@@ -1,7 +1,7 @@
 """The training data as a function of the step: which sequences, on which rank, in which micro-batch.
 
 A step's global batch is drawn by the sampler, its rows are found by the permutation, its lengths come from the
-shards' offsets; all ranks then compute the same plan and read the tokens of their own share only. Nothing here has
+shards' offsets; all ranks then deal it alike and read the tokens of their own share only. Nothing here has
 state: any step can be made at any time, on any number of ranks, and is the same global batch.
 """
 
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deltalm_ds.arrays.counter_rng import hash_counters, name_key
+from deltalm_ds.arrays.ragged import RaggedRows, groups, stack
 from deltalm_ds.data.collation import Batch, collate, frame
+from deltalm_ds.data.micro_batches import deal_micro_batches
+from deltalm_ds.data.mixture import Component, ComponentGroup
 from deltalm_ds.data.objectives import Limits
 from deltalm_ds.data.permutation import permuted_rows
-from deltalm_ds.data.planner import plan
-from deltalm_ds.data.ragged import RaggedRows, groups, stack
-from deltalm_ds.data.randomness import hash_counters, name_key
 from deltalm_ds.data.sampler import FRACTION_BITS, Sampler
-from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 PREFETCH_STEPS = 2
@@ -33,7 +34,7 @@ class GlobalBatch:
     """The N sequences of a step, on all ranks the same; arrays are [N].
 
     Attributes:
-        task_index, positions, rows: int64; the task, its stream position, and the corpus row there.
+        component_index, positions, rows: int64; the component, its stream position, and the corpus row there.
         keys: uint64, one per sample, for whatever its objective draws.
         begins: [2, N] where each side's row begins in its data set, as its reader says.
         raw_lengths: [2, N] tokens that are read of each side (0 where an objective has one side only).
@@ -42,7 +43,7 @@ class GlobalBatch:
             them (policy `drop`); left out because the objective needs more tokens.
     """
 
-    task_index: np.ndarray
+    component_index: np.ndarray
     positions: np.ndarray
     rows: np.ndarray
     keys: np.ndarray
@@ -72,39 +73,49 @@ class StepBatches:
 
 
 class BatchBuilder:
-    """Finds lengths and builds batches of samples of a list of tasks.
+    """Finds lengths and builds batches of samples of a list of components.
 
     Raises:
-        InputError: a task does not go together with the vocabulary or the limits, or comes twice.
+        InputError: a component does not go together with the vocabulary or the limits, or comes twice.
     """
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        components: Sequence[Component],
         vocabulary: Vocabulary,
         limits: Limits,
         micro_batch_tokens: int,
         min_micro_batches: int = 1,
     ) -> None:
-        for task in tasks:
-            task.check(vocabulary, limits)
-        self.tasks = tuple(tasks)
-        self._tags = np.array([task.tag_id(vocabulary) for task in tasks], dtype=np.int64)
-        self._objectives = list(dict.fromkeys(task.objective for task in tasks))
-        self._objective_of_task = np.array([self._objectives.index(task.objective) for task in tasks])
-        # The tasks of a data set are read together: one look-up for all their rows, not one a task.
-        self._readers = list({id(task.corpus.reader): task.corpus.reader for task in tasks}.values())
-        self._reader_of_task = np.array([self._readers.index(task.corpus.reader) for task in tasks])
+        for component in components:
+            component.check(vocabulary, limits)
+        self.components = tuple(components)
+        self._tags = np.array([component.tag_id(vocabulary) for component in components], dtype=np.int64)
+        self._objectives = list(dict.fromkeys(component.objective for component in components))
+        self._objective_of_component = np.array(
+            [self._objectives.index(component.objective) for component in components]
+        )
+        # The components of a data set are read together: one look-up for all their rows, not one a component.
+        self._readers = list(
+            {id(component.corpus.reader): component.corpus.reader for component in components}.values()
+        )
+        self._reader_of_component = np.array([self._readers.index(component.corpus.reader) for component in components])
         # Sorting rows by these plus where they begin puts what an objective reads from a data set together, as on disk.
-        self._shelf_of_task = (self._objective_of_task * len(self._readers) + self._reader_of_task) << SHELF_BITS
-        self._first_row = np.array([task.corpus.first_row for task in tasks], dtype=np.int64)
-        self._columns = np.full((2, len(tasks)), -1)  # of the corpus, in the order of the objective; -1 is none
-        for number, task in enumerate(tasks):
-            self._columns[: len(task.sides), number] = [task.corpus.sides.index(side) for side in task.sides]
+        self._shelf_of_component = (
+            self._objective_of_component * len(self._readers) + self._reader_of_component
+        ) << SHELF_BITS
+        self._first_row = np.array([component.corpus.first_row for component in components], dtype=np.int64)
+        self._columns = np.full((2, len(components)), -1)  # of the corpus, in the order of the objective; -1 is none
+        for number, component in enumerate(components):
+            self._columns[: len(component.sides), number] = [
+                component.corpus.sides.index(side) for side in component.sides
+            ]
         self._vocabulary, self._limits = vocabulary, limits
         self._micro_batch_tokens, self._min_micro_batches = micro_batch_tokens, min_micro_batches
 
-    def select(self, task_index: np.ndarray, positions: np.ndarray, rows: np.ndarray, keys: np.ndarray) -> GlobalBatch:
+    def select(
+        self, component_index: np.ndarray, positions: np.ndarray, rows: np.ndarray, keys: np.ndarray
+    ) -> GlobalBatch:
         """Look up lengths, apply the limits, and leave out what cannot be used; all arrays [N].
 
         Raises:
@@ -112,16 +123,16 @@ class BatchBuilder:
         """
         begins, raw_lengths = np.zeros((2, 2, len(rows)), dtype=np.int64)
         for place, columns in enumerate(self._columns):
-            (taken,) = np.nonzero(columns[task_index] >= 0)
-            for number, members in groups(self._reader_of_task[task_index[taken]]):
+            (taken,) = np.nonzero(columns[component_index] >= 0)
+            for number, members in groups(self._reader_of_component[component_index[taken]]):
                 indices = taken[members]
-                tasks = task_index[indices]
+                components = component_index[indices]
                 begins[place, indices], raw_lengths[place, indices] = self._readers[number].spans(
-                    columns[tasks], self._first_row[tasks] + rows[indices]
+                    columns[components], self._first_row[components] + rows[indices]
                 )
         lengths = np.zeros((2, len(rows)), dtype=np.int64)
         usable, overlong = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
-        for number, members in groups(self._objective_of_task[task_index]):
+        for number, members in groups(self._objective_of_component[component_index]):
             objective = self._objectives[number]
             raw = raw_lengths[: objective.num_columns, members]
             fitted = objective.fit(raw, self._limits, len(self._vocabulary.sentinel_ids))
@@ -138,7 +149,7 @@ class BatchBuilder:
             )
         chosen = slice(None) if kept.all() else kept  # mostly all, and then without copies
         return GlobalBatch(
-            task_index[chosen],
+            component_index[chosen],
             positions[chosen],
             rows[chosen],
             keys[chosen],
@@ -153,7 +164,7 @@ class BatchBuilder:
 
     def build(self, batch: GlobalBatch, rank: int, world_size: int) -> StepBatches:
         """Plan the batch for `world_size` ranks and make the micro-batches of `rank`."""
-        micro_batches = plan(
+        micro_batches = deal_micro_batches(
             batch.source_lengths,
             batch.target_lengths,
             world_size,
@@ -161,17 +172,17 @@ class BatchBuilder:
             self._min_micro_batches,
         )[rank]
         share = np.concatenate(micro_batches)
-        tasks, num_sequences = batch.task_index[share], [len(indices) for indices in micro_batches]
-        on_disk = np.argsort(self._shelf_of_task[tasks] + batch.begins[0, share])
+        components, num_sequences = batch.component_index[share], [len(indices) for indices in micro_batches]
+        on_disk = np.argsort(self._shelf_of_component[components] + batch.begins[0, share])
         order = np.empty_like(on_disk)
         order[on_disk] = np.arange(len(order))
         sources, targets = self._read(batch, share[on_disk])
-        eos_id = self._vocabulary.eos_id
+        eos_id = EOS_ID
         return StepBatches(
             collate(
-                frame(sources, order, self._tags[tasks], eos_id),
-                frame(targets, order, np.zeros_like(tasks), eos_id),
-                tasks,
+                frame(sources, order, self._tags[components], eos_id),
+                frame(targets, order, np.zeros_like(components), eos_id),
+                components,
                 num_sequences,
                 eos_id,
             ),
@@ -186,7 +197,7 @@ class BatchBuilder:
     def _read(self, batch: GlobalBatch, share: np.ndarray) -> tuple[RaggedRows, RaggedRows]:
         """Source and target rows of the samples `share`, which are sorted by objective and data set, not yet framed."""
         sources, targets = [], []
-        for number, members in groups(self._objective_of_task[batch.task_index[share]]):
+        for number, members in groups(self._objective_of_component[batch.component_index[share]]):
             objective, indices = self._objectives[number], share[members]
             columns = [self._read_column(batch, indices, place) for place in range(objective.num_columns)]
             source, target = objective.build(columns, batch.keys[indices], self._vocabulary.sentinel_ids)
@@ -196,24 +207,24 @@ class BatchBuilder:
         return stack(sources or nothing), stack(targets or nothing)
 
     def _read_column(self, batch: GlobalBatch, indices: np.ndarray, place: int) -> RaggedRows:
-        """The raw rows of samples that are sorted by data set; the column at `place` of those that their tasks read."""
-        tasks, parts = batch.task_index[indices], []
-        for number, members in groups(self._reader_of_task[tasks]):
+        """The raw rows of samples that are sorted by data set; the column at `place` of what they read."""
+        components, parts = batch.component_index[indices], []
+        for number, members in groups(self._reader_of_component[components]):
             read = place, indices[members]
             parts.append(self._readers[number].gather(batch.begins[read], batch.raw_lengths[read]))
         column = stack(parts)
         if column.values.max(initial=0) >= self._vocabulary.num_tokens:
             wrong = column.values >= self._vocabulary.num_tokens
-            task = self.tasks[np.repeat(tasks, column.lengths)[wrong.argmax()]]
-            raise DataError(f"The corpus {task.corpus.name!r} has ids outside the vocabulary: verify its shards.")
+            component = self.components[np.repeat(components, column.lengths)[wrong.argmax()]]
+            raise DataError(f"The corpus {component.corpus.name!r} has ids outside the vocabulary: verify its shards.")
         return RaggedRows(column.values.astype(np.int32), column.lengths)  # has room for sentinels, whatever the shards
 
 
 class TrainingStream:
-    """The mixture of tasks that a run trains on.
+    """The mixture of components that a run trains on.
 
     Args:
-        groups: the tasks, in groups with weights.
+        groups: the components, in groups with weights.
         vocabulary: gives `</s>`, language tags and sentinels.
         limits: maximum lengths and the policy for longer sequences.
         temperature: the sampling temperature by step.
@@ -223,12 +234,12 @@ class TrainingStream:
         min_micro_batches: fewest micro-batches per rank and step (gradient accumulation).
 
     Raises:
-        InputError: tasks, vocabulary, limits and budgets do not go together.
+        InputError: components, vocabulary, limits and budgets do not go together.
     """
 
     def __init__(
         self,
-        groups: Sequence[TaskGroup],
+        groups: Sequence[ComponentGroup],
         vocabulary: Vocabulary,
         limits: Limits,
         temperature: TemperatureSchedule,
@@ -238,44 +249,44 @@ class TrainingStream:
         sequences_per_step: float | None = None,
         min_micro_batches: int = 1,
     ) -> None:
-        tasks = [task for group in groups for task in group.tasks]
-        names = [f"{group.name}/{task.name}" for group in groups for task in group.tasks]
+        components = [component for group in groups for component in group.components]
+        names = [f"{group.name}/{component.name}" for group in groups for component in group.components]
         for name in names:
             if names.count(name) > 1:
-                raise InputError(f"The task {name} comes twice: name each task once and use weights.")
-        self._builder = BatchBuilder(tasks, vocabulary, limits, micro_batch_tokens, min_micro_batches)
-        self.tasks = self._builder.tasks
-        task_names = [task.name for task in tasks]
-        # how logs call the tasks: with the group's name only where the task's is not unique
-        self.labels = task_names if len(set(task_names)) == len(tasks) else names
+                raise InputError(f"The component {name} comes twice: name each component once and use weights.")
+        self._builder = BatchBuilder(components, vocabulary, limits, micro_batch_tokens, min_micro_batches)
+        self.components = self._builder.components
+        component_names = [component.name for component in components]
+        # how logs call the components: with the group's name only where the component's is not unique
+        self.labels = component_names if len(set(component_names)) == len(components) else names
         self.temperature = temperature
         self._keys = np.array([hash_counters(seed, name_key(name)) for name in names], dtype=np.uint64)
-        self._num_rows = np.array([task.corpus.num_rows for task in tasks])
+        self._num_rows = np.array([component.corpus.num_rows for component in components])
         self._sampler = Sampler(
             sizes=self._num_rows,
-            group_of_task=[number for number, group in enumerate(groups) for _ in group.tasks],
+            group_of_component=[number for number, group in enumerate(groups) for _ in group.components],
             group_weights=[group.weight for group in groups],
             temperature=temperature,
-            mean_tokens=[task.mean_tokens(limits, len(vocabulary.sentinel_ids)) for task in tasks],
+            mean_tokens=[component.mean_tokens(limits, len(vocabulary.sentinel_ids)) for component in components],
             keys=self._keys,
             tokens_per_step=tokens_per_step,
             sequences_per_step=sequences_per_step,
         )
 
     def probabilities(self, step: int) -> np.ndarray:
-        """[K] float64: each task's share of the sequences of a step."""
+        """[K] float64: each component's share of the sequences of a step."""
         return self._sampler.probabilities(step)
 
     def sequences_drawn(self, step: int) -> np.ndarray:
-        """[K] float64: the expected number of sequences of each task in all steps before `step`."""
+        """[K] float64: the expected number of sequences of each component in all steps before `step`."""
         return self._sampler.cumulative(step) / 2.0**FRACTION_BITS
 
     def global_batch(self, step: int) -> GlobalBatch:
         """The sequences of a step, before they are dealt to ranks."""
-        task_index, positions = self._sampler.draw(step)
-        task_keys = self._keys[task_index]
-        rows = permuted_rows(positions, self._num_rows[task_index], task_keys)
-        return self._builder.select(task_index, positions, rows, hash_counters(task_keys, positions))
+        component_index, positions = self._sampler.draw(step)
+        component_keys = self._keys[component_index]
+        rows = permuted_rows(positions, self._num_rows[component_index], component_keys)
+        return self._builder.select(component_index, positions, rows, hash_counters(component_keys, positions))
 
     def micro_batches(self, step: int, rank: int, world_size: int) -> StepBatches:
         """The share of one rank in a step."""
@@ -283,12 +294,12 @@ class TrainingStream:
 
 
 def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int, seed: int = 0) -> StepBatches:
-    """Every row of the builder's tasks once, in rank `rank`'s share; objectives draw the same each time."""
-    counts = [task.corpus.num_rows for task in builder.tasks]
-    task_index = np.repeat(np.arange(len(counts)), counts)
+    """Every row of the builder's components once, in rank `rank`'s share; objectives draw the same each time."""
+    counts = [component.corpus.num_rows for component in builder.components]
+    component_index = np.repeat(np.arange(len(counts)), counts)
     rows = np.concatenate([np.arange(count) for count in counts])
-    keys = hash_counters(seed, task_index, rows)
-    return builder.build(builder.select(task_index, rows, rows, keys), rank, world_size)
+    keys = hash_counters(seed, component_index, rows)
+    return builder.build(builder.select(component_index, rows, rows, keys), rank, world_size)
 
 
 def prefetch(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.bleu import DirectionScore, score_hypotheses
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import Engine
+from deltalm_ds.generation.interface import Engine, SearchOptions
 from deltalm_ds.generation.translate import encoder_for, read_lines, translate
 from deltalm_ds.vocabulary import Vocabulary
 

@@ -15,6 +15,7 @@ from deltalm_ds.export.hugging_face import common_config, write_model
 from deltalm_ds.export.transformers_engine import TransformersEngine
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 LAYER_NORM_EPS = 1e-5  # BART has no other
@@ -64,7 +65,7 @@ def write_bart(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, p
         "scale_embedding": False,
         "forced_eos_token_id": None,
     }
-    write_model(directory, about, weights, vocabulary, precision, forced_eos_token_id=Vocabulary.eos_id)
+    write_model(directory, about, weights, vocabulary, precision, forced_eos_token_id=EOS_ID)
 
 
 def open_bart(directory: Path) -> TransformersEngine:

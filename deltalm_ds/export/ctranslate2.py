@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import CrossAttention, Embedding, FeedForward, PostNorm, SelfAttention
-from deltalm_ds.vocabulary import SPECIAL_TOKENS, Vocabulary
+from deltalm_ds.token_ids import SPECIAL_TOKENS
+from deltalm_ds.vocabulary import Vocabulary
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
 

@@ -48,8 +48,8 @@ BART = HUGGING_FACE.replace(", trust_remote_code=True", "")
 BART_IDS = HUGGING_FACE_IDS.replace(", trust_remote_code=True", "")
 
 DELTALM = """\
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import load_engine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import generate
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -60,8 +60,8 @@ print(vocabulary.decode(best.ids))
 """
 
 DELTALM_IDS = """\
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import load_engine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import generate
 
 ((best,),) = generate(load_engine("{directory}"), [[4, 5, 6]], SearchOptions())

@@ -16,7 +16,8 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.export.fairseq_weights import TOKEN_TABLE, fairseq_weights
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.vocabulary import SPECIAL_TOKENS, Vocabulary
+from deltalm_ds.token_ids import SPECIAL_TOKENS
+from deltalm_ds.vocabulary import Vocabulary
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 CHECKPOINT = "finetuned.pt"

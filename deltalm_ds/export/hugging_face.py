@@ -17,9 +17,10 @@ from deltalm_ds.export.fairseq_weights import TOKEN_TABLE, fairseq_weights
 from deltalm_ds.export.tokenizer import write_tokenizer
 from deltalm_ds.export.transformers_engine import TransformersEngine
 from deltalm_ds.files import write_json
-from deltalm_ds.generation.beam_search import SearchOptions
+from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.token_ids import BOS_ID, EOS_ID, PAD_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -75,10 +76,10 @@ def common_config(config: DeltaLMConfig, precision: str) -> dict[str, Any]:
         "attention_dropout": config.attention_dropout,
         "activation_dropout": config.activation_dropout,
         "is_encoder_decoder": True,
-        "bos_token_id": Vocabulary.bos_id,
-        "pad_token_id": Vocabulary.pad_id,
-        "eos_token_id": Vocabulary.eos_id,
-        "decoder_start_token_id": Vocabulary.eos_id,
+        "bos_token_id": BOS_ID,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+        "decoder_start_token_id": EOS_ID,
         "dtype": precision,
     }
 
@@ -114,9 +115,9 @@ def _generation_config(max_positions: int) -> dict[str, Any]:
         "length_penalty": search.length_penalty,
         "min_new_tokens": search.min_length,
         "max_length": min(search.max_length + 1, max_positions) + 1,  # with the first and the last </s>
-        "suppress_tokens": [Vocabulary.pad_id],
-        "bos_token_id": Vocabulary.bos_id,
-        "pad_token_id": Vocabulary.pad_id,
-        "eos_token_id": Vocabulary.eos_id,
-        "decoder_start_token_id": Vocabulary.eos_id,
+        "suppress_tokens": [PAD_ID],
+        "bos_token_id": BOS_ID,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+        "decoder_start_token_id": EOS_ID,
     }

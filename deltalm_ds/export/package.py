@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from deltalm_ds.checkpoints.directory import load_model
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.provenance import provenance
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import InputError
@@ -18,13 +18,15 @@ from deltalm_ds.export.bart import open_bart, write_bart
 from deltalm_ds.export.model_card import model_card
 from deltalm_ds.export.parity import ParityReport, check_parity
 from deltalm_ds.files import atomic_directory, read_json, write_json
-from deltalm_ds.generation.engine import Engine, Ids, PyTorchEngine, load_engine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import Engine, Ids
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A format that models are exported to.
 
     Attributes:
@@ -53,7 +55,7 @@ def _open_here(directory: Path) -> Engine:
 
 
 def _open_fairseq(directory: Path) -> Engine:
-    return PyTorchEngine(plan_unchanged(recognise(directory / fairseq.CHECKPOINT)).model())
+    return PyTorchEngine(unchanged_initialisation(recognise(directory / fairseq.CHECKPOINT)).model())
 
 
 _SEARCH_NOTE = (
@@ -62,7 +64,7 @@ _SEARCH_NOTE = (
 )
 
 FORMATS = {
-    "ctranslate2": Format(
+    "ctranslate2": ExportFormat(
         title="CTranslate2",
         library="ctranslate2",
         write=ctranslate2.write_ctranslate2,
@@ -73,7 +75,7 @@ FORMATS = {
         computed_as=ctranslate2.computed_as,
         note="`deltalm translate` and its kin take the directory as they take a model's.",
     ),
-    "huggingface": Format(
+    "huggingface": ExportFormat(
         title="Hugging Face transformers, by code of its own",
         library="transformers",
         write=hugging_face.write_huggingface,
@@ -83,7 +85,7 @@ FORMATS = {
         ids_example=examples.HUGGING_FACE_IDS,
         note=_SEARCH_NOTE,
     ),
-    "bart": Format(
+    "bart": ExportFormat(
         title="Hugging Face transformers, as a BART",
         library="transformers",
         write=write_bart,
@@ -94,7 +96,7 @@ FORMATS = {
         note=f"{_SEARCH_NOTE} An output that reaches the maximum length is ranked without the log-probability of its "
         "`</s>`.",
     ),
-    "onnx": Format(
+    "onnx": ExportFormat(
         title="ONNX Runtime",
         library="onnxruntime",
         write=onnx.write_onnx,
@@ -104,7 +106,7 @@ FORMATS = {
         ids_example=examples.DELTALM_IDS,
         note="What the two graphs take and give stands at the head of `deltalm_ds/export/onnx.py`.",
     ),
-    "fairseq": Format(
+    "fairseq": ExportFormat(
         title="fairseq and Microsoft's DeltaLM code",
         library="torch",
         write=fairseq.write_fairseq,
@@ -181,7 +183,7 @@ def export(
 
 
 def _write(
-    way: Format, to: str, model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str
+    way: ExportFormat, to: str, model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str
 ) -> Engine:
     """Write the files of the format, the vocabulary, and what `load_engine` must know; open them."""
     way.write(model, vocabulary, directory, precision)
@@ -192,7 +194,7 @@ def _write(
     return way.open(directory)
 
 
-def _example(way: Format, name: str, vocabulary: Vocabulary | None, sources: Sequence[Ids] | None) -> str:
+def _example(way: ExportFormat, name: str, vocabulary: Vocabulary | None, sources: Sequence[Ids] | None) -> str:
     """The program that loads the export, to be run beside it; with the language of the first sentence checked."""
     if vocabulary is None or not vocabulary.has_text:
         return way.ids_example.format(directory=name)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deltalm_ds.errors import CheckError
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import Engine, Ids
+from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import generate
 

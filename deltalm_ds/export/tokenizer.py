@@ -15,7 +15,8 @@ from sentencepiece import sentencepiece_model_pb2
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
-from deltalm_ds.vocabulary import SPECIAL_TOKENS, Vocabulary
+from deltalm_ds.token_ids import EOS_ID, SPECIAL_TOKENS, UNK_ID
+from deltalm_ds.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,9 +68,9 @@ def build_tokenizer(vocabulary: Vocabulary) -> "Tokenizer":
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     prefix = "always" if spm.normalizer_spec.add_dummy_prefix else "never"
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=prefix)])
-    eos = SPECIAL_TOKENS[Vocabulary.eos_id]
+    eos = SPECIAL_TOKENS[EOS_ID]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, Vocabulary.eos_id)]
+        single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, EOS_ID)]
     )
     blocks = vocabulary.blocks
     named = (*SPECIAL_TOKENS, *blocks["sentinels"], *blocks["languages"], *blocks["tasks"])
@@ -86,13 +87,13 @@ def _model(vocabulary: Vocabulary, spm: Any) -> Any:
     if spm.trainer_spec.model_type == BPE:
         ids = {piece: number for number, piece in enumerate((*SPECIAL_TOKENS, *vocabulary.blocks["pieces"]))}
         merges = _merges(vocabulary.blocks["pieces"], score_of)
-        unk = SPECIAL_TOKENS[Vocabulary.unk_id]
+        unk = SPECIAL_TOKENS[UNK_ID]
         return models.BPE(ids, merges, unk_token=unk, fuse_unk=True, byte_fallback=byte_fallback)
     lowest = min(score_of[piece] for piece in vocabulary.blocks["pieces"])
     # special tokens must not be likelier than what else their characters could be
     special = [(token, lowest) for token in SPECIAL_TOKENS]
     scored = special + [(piece, score_of[piece]) for piece in vocabulary.blocks["pieces"]]
-    return models.Unigram(scored, Vocabulary.unk_id, byte_fallback)
+    return models.Unigram(scored, UNK_ID, byte_fallback)
 
 
 def _merges(pieces: tuple[str, ...], score_of: dict[str, float]) -> list[tuple[str, str]]:

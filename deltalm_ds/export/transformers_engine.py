@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from deltalm_ds.generation.beam_search import EOS_ID, PAD_ID, Hypothesis, SearchOptions
-from deltalm_ds.generation.engine import Ids
+from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
+from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 SCORED_TOGETHER = 8  # sentences whose logits over the vocabulary are in memory at a time
 IGNORED = -1

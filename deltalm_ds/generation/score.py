@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.engine import Engine, Ids
+from deltalm_ds.generation.interface import Engine, Ids
 from deltalm_ds.generation.translate import BATCH_TOKENS, batches_by_cost
 from deltalm_ds.progress import Advance
 

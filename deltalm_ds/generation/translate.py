@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.beam_search import Hypothesis, SearchOptions
-from deltalm_ds.generation.engine import Engine, Ids
+from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
 from deltalm_ds.progress import Advance, progress
 from deltalm_ds.vocabulary import Vocabulary
 

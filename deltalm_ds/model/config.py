@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-VOCABULARY_MULTIPLE = 64  # rows of the embedding are padded to it: aligned loads on GPUs [FACTS §7]
+from deltalm_ds.token_ids import ROW_MULTIPLE
 
 
 class DeltaLMConfig(BaseModel):
@@ -41,7 +41,7 @@ class DeltaLMConfig(BaseModel):
     @property
     def num_embedding_rows(self) -> int:
         """The vocabulary with its padding rows."""
-        return -(-self.vocabulary_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        return -(-self.vocabulary_size // ROW_MULTIPLE) * ROW_MULTIPLE
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "DeltaLMConfig":

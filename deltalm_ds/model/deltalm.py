@@ -80,17 +80,17 @@ class DeltaLM(nn.Module):
         table, source_rows, target_rows = shared_embedding(
             self.token_embedding.weight, source.tokens, target_input.tokens
         )
-        memory = self._encode(source_rows, source)
-        hidden = self._decode(target_rows, target_input, memory, source)
+        encoder_states = self._encode(source_rows, source)
+        hidden = self._decode(target_rows, target_input, encoder_states, source)
         return linear_cross_entropy(hidden, table, labels, self.config.vocabulary_size, label_smoothing)
 
     def encode(self, source: PackedSequences) -> Tensor:
         """The encoder's output [S, M]."""
         return self._encode(self.token_embedding(source.tokens), source)
 
-    def decode(self, target_input: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
-        """The decoder's output [T, M] for whole targets; memory: [S, M]."""
-        return self._decode(self.token_embedding(target_input.tokens), target_input, memory, source)
+    def decode(self, target_input: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
+        """The decoder's output [T, M] for whole targets; encoder_states: [S, M]."""
+        return self._decode(self.token_embedding(target_input.tokens), target_input, encoder_states, source)
 
     def _encode(self, token_rows: Tensor, source: PackedSequences) -> Tensor:
         x = self.encoder.embedding(token_rows, source.positions)
@@ -99,11 +99,11 @@ class DeltaLM(nn.Module):
         return x
 
     def _decode(
-        self, token_rows: Tensor, target_input: PackedSequences, memory: Tensor, source: PackedSequences
+        self, token_rows: Tensor, target_input: PackedSequences, encoder_states: Tensor, source: PackedSequences
     ) -> Tensor:
         x = self.decoder.embedding(token_rows, target_input.positions)
         for block in self.decoder.blocks:
-            x = self._run(block, x, target_input, memory, source)
+            x = self._run(block, x, target_input, encoder_states, source)
         return x
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
@@ -126,10 +126,10 @@ class DeltaLM(nn.Module):
 
     def start_decoding(self, source: PackedSequences) -> DecoderCache:
         """Encode the source and prepare step-by-step decoding."""
-        memory = self.encode(source)
+        encoder_states = self.encode(source)
         return DecoderCache(
             [SelfAttentionCache() for _ in self._blocks],
-            [block.cross_attention.cache(memory, source) for block in self._blocks],
+            [block.cross_attention.cache(encoder_states, source) for block in self._blocks],
         )
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:

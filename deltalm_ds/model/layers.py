@@ -85,21 +85,21 @@ class CrossAttention(nn.Module):
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.dropout = config.attention_dropout
 
-    def _keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = self.key_value(memory).unflatten(1, (2, self.num_heads, self.head_dim)).unbind(1)
+    def _keys_and_values(self, encoder_states: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.key_value(encoder_states).unflatten(1, (2, self.num_heads, self.head_dim)).unbind(1)
         return k, v  # each [S, H, D]
 
-    def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
-        """x: [T, M], memory: [S, M] (the encoder's output) -> [T, M]."""
+    def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
+        """x: [T, M], encoder_states: [S, M] (the encoder's output) -> [T, M]."""
         q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
-        k, v = self._keys_and_values(memory)
+        k, v = self._keys_and_values(encoder_states)
         dropout_p = self.dropout if self.training else 0.0
         out = attention(q, k, v, target.cu_seqlens, source.cu_seqlens, dropout_p=dropout_p)
         return self.norm(self.output(out.flatten(1)), x)
 
-    def cache(self, memory: Tensor, source: PackedSequences) -> CrossAttentionCache:
-        """Keys and values of every source sentence, computed once. memory: [S, M]."""
-        return CrossAttentionCache.from_packed(*self._keys_and_values(memory), source)
+    def cache(self, encoder_states: Tensor, source: PackedSequences) -> CrossAttentionCache:
+        """Keys and values of every source sentence, computed once. encoder_states: [S, M]."""
+        return CrossAttentionCache.from_packed(*self._keys_and_values(encoder_states), source)
 
     def step(self, x: Tensor, cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] with N = B · beam, the beams of a sentence side by side -> [N, M]."""
@@ -149,10 +149,10 @@ class InterleavedBlock(nn.Module):
         self.cross_attention = CrossAttention(config)
         self.ffn_2 = FeedForward(config)
 
-    def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
-        """x: [T, M], memory: [S, M] -> [T, M]."""
+    def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
+        """x: [T, M], encoder_states: [S, M] -> [T, M]."""
         x = self.ffn_1(self.self_attention(x, target))
-        return self.ffn_2(self.cross_attention(x, target, memory, source))
+        return self.ffn_2(self.cross_attention(x, target, encoder_states, source))
 
     def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] -> [N, M]."""
@@ -169,10 +169,10 @@ class VanillaBlock(nn.Module):
         self.cross_attention = CrossAttention(config)
         self.ffn = FeedForward(config)
 
-    def forward(self, x: Tensor, target: PackedSequences, memory: Tensor, source: PackedSequences) -> Tensor:
-        """x: [T, M], memory: [S, M] -> [T, M]."""
+    def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
+        """x: [T, M], encoder_states: [S, M] -> [T, M]."""
         x = self.self_attention(x, target)
-        return self.ffn(self.cross_attention(x, target, memory, source))
+        return self.ffn(self.cross_attention(x, target, encoder_states, source))
 
     def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] -> [N, M]."""

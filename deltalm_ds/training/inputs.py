@@ -7,17 +7,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deltalm_ds.checkpoints.directory import load_model, read_config
-from deltalm_ds.checkpoints.run import model_directory
-from deltalm_ds.config import Recipe, TrainingGroup, ValidationSection
+from deltalm_ds.data.mixture import Component, ComponentGroup
 from deltalm_ds.data.objectives import Limits, Objective, TranslationSpanCorruption, make_objective
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
-from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.evaluation.translation import TestSet, read_test_sets
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection
+from deltalm_ds.runs.checkpoints import model_directory
 from deltalm_ds.vocabulary import Vocabulary
 
 
@@ -97,19 +97,19 @@ def _initial_or_fresh_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMC
     return DeltaLMConfig.model_validate(read_config(model_directory(recipe.initial_model)).model_dump() | given)
 
 
-def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number: int) -> TaskGroup:
+def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number: int) -> ComponentGroup:
     dataset = ShardDataset.open(path, vocabulary.hash)
     objective = make_objective(group.objective, **group.objective_options)
-    tasks = [
-        Task(corpus, objective, reverse)
+    components = [
+        Component(corpus, objective, reverse)
         for corpus in dataset.corpora.values()
         for reverse in _directions(group, corpus, objective)
     ]
-    return TaskGroup(f"{number}", tuple(tasks), group.weight)
+    return ComponentGroup(f"{number}", tuple(components), group.weight)
 
 
 def _directions(group: TrainingGroup, corpus: Corpus, objective: Objective) -> Iterator[bool]:
-    """Whether to read the corpus reversed: only pairs can be, and one whose sides the objective joins is one task."""
+    """Whether to read the corpus reversed: only pairs can be, and not where the objective joins the sides."""
     forward_only = corpus.kind != "parallel" or objective.name == TranslationSpanCorruption.name
     if forward_only or group.directions != "reverse":
         yield False
@@ -140,5 +140,5 @@ def _open_validation(recipe: Recipe, vocabulary: Vocabulary, limits: Limits) -> 
         _open_group(group, recipe.validation.shards, vocabulary, number)
         for number, group in enumerate(recipe.data.train)
     ]
-    tasks = {task.name: task for group in groups for task in group.tasks}
-    return BatchBuilder(list(tasks.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)
+    components = {component.name: component for group in groups for component in group.components}
+    return BatchBuilder(list(components.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)

@@ -19,12 +19,12 @@ OPTIMIZER_BYTES = 12  # a parameter: float32 master weight and Adam's two moment
 SAMPLE_TOKENS = 64
 
 
-def precision(engine: dict[str, Any]) -> str:
-    """`fp32`, `bf16` or `fp16`, by an engine configuration."""
-    return next((name for name in ("bf16", "fp16") if engine.get(name, {}).get("enabled")), "fp32")
+def precision(ds_config: dict[str, Any]) -> str:
+    """`fp32`, `bf16` or `fp16`, by a DeepSpeed configuration."""
+    return next((name for name in ("bf16", "fp16") if ds_config.get(name, {}).get("enabled")), "fp32")
 
 
-def model_states(engine: dict[str, Any], num_parameters: int, num_ranks: int) -> dict[str, int]:
+def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int) -> dict[str, int]:
     """What a rank holds of the model and its training, at its largest, just before an update.
 
     As [Rajbhandari+20 §5], with what DeepSpeed 0.19.8 was seen to keep (live tensors counted on 2 and 4 ranks, stages
@@ -36,16 +36,16 @@ def model_states(engine: dict[str, Any], num_parameters: int, num_ranks: int) ->
     Returns:
         bytes by what they are for; an offloaded optimizer's are in the host's memory and not counted.
     """
-    zero = engine["zero_optimization"]
+    zero = ds_config["zero_optimization"]
     stage = zero["stage"]
-    weight_bytes = 4 if precision(engine) == "fp32" else 2
-    keeps_narrow = weight_bytes == 2 and not engine.get("bf16", {}).get("immediate_grad_update", False)
+    weight_bytes = 4 if precision(ds_config) == "fp32" else 2
+    keeps_narrow = weight_bytes == 2 and not ds_config.get("bf16", {}).get("immediate_grad_update", False)
     full_gradient_bytes = 4 + 2 * keeps_narrow
     offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
     share = -(-num_parameters // num_ranks)
     gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0
     buckets = 2 if stage < 3 and zero.get("overlap_comm") else 1
-    communication_bytes = 2 if engine.get("communication_data_type", precision(engine)) in ("fp16", "bf16") else 4
+    communication_bytes = 2 if ds_config.get("communication_data_type", precision(ds_config)) in ("fp16", "bf16") else 4
     return {
         "weights": weight_bytes * (share if stage == 3 else num_parameters),
         "gathered_weights": weight_bytes * gathered,
@@ -82,10 +82,10 @@ class ActivationCost:
         tokens, twice = _one_sequence(length), _one_sequence(2 * length)
         dtype = model.token_embedding.weight.dtype
         x = torch.zeros(length, config.hidden_size, dtype=dtype, requires_grad=True)
-        memory = torch.zeros(2 * length, config.hidden_size, dtype=dtype, requires_grad=True)
+        encoder_states = torch.zeros(2 * length, config.hidden_size, dtype=dtype, requires_grad=True)
         layer, block, embedding = model.encoder.layers[0], model.decoder.blocks[0], model.encoder.embedding
-        once = _saved_bytes(block, lambda: block(x, tokens, memory[:length], tokens), memory)
-        more_source = _saved_bytes(block, lambda: block(x, tokens, memory, twice), memory) - once
+        once = _saved_bytes(block, lambda: block(x, tokens, encoder_states[:length], tokens), encoder_states)
+        more_source = _saved_bytes(block, lambda: block(x, tokens, encoder_states, twice), encoder_states) - once
         return cls(
             config,
             weight_bytes,

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from deltalm_ds.config import Recipe
-from deltalm_ds.data.planner import plan
+from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.training.engine_config import engine_config
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.deepspeed_config import deepspeed_config
 from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, precision
 from deltalm_ds.training.prepare import check_shards
@@ -26,23 +26,23 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     Raises:
         InputError, DataError: the recipe or something it names does not hold; every check is made before planning.
     """
-    engine = engine_config(recipe)
+    ds_config = deepspeed_config(recipe)
     inputs = open_inputs(recipe)
     check_shards(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     steps, largest = _planned_steps(recipe, inputs.stream, num_ranks)
     num_parameters = model.num_parameters(padding_rows=True)
-    memory = model_states(engine, num_parameters, num_ranks)
-    memory |= _micro_batch_memory(inputs.model_config, 4 if precision(engine) == "fp32" else 2, largest)
+    memory = model_states(ds_config, num_parameters, num_ranks)
+    memory |= _micro_batch_memory(inputs.model_config, 4 if precision(ds_config) == "fp32" else 2, largest)
     checkpoint_bytes = CHECKPOINT_BYTES * num_parameters
     return {
         "recipe": recipe.name,
         "num_ranks": num_ranks,
-        "engine": {
-            "name": recipe.engine,
-            "precision": precision(engine),
-            "zero_stage": engine["zero_optimization"]["stage"],
+        "deepspeed": {
+            "name": recipe.deepspeed,
+            "precision": precision(ds_config),
+            "zero_stage": ds_config["zero_optimization"]["stage"],
         },
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
@@ -52,7 +52,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         # those kept, the best one, and the one that is being written
         "checkpoints_bytes": checkpoint_bytes * (recipe.training.keep_last + 2),
         "steps": steps,
-        "tasks": _tasks(recipe.training.max_steps, inputs.stream),
+        "components": _components(recipe.training.max_steps, inputs.stream),
     }
 
 
@@ -66,7 +66,7 @@ def _planned_steps(
     for step in sorted(step for step in wanted if step < max_steps):
         batch = stream.global_batch(step)
         lengths = batch.source_lengths, batch.target_lengths
-        ranks = plan(*lengths, num_ranks, recipe.batch.micro_batch_tokens, recipe.batch.min_micro_batches)
+        ranks = deal_micro_batches(*lengths, num_ranks, recipe.batch.micro_batch_tokens, recipe.batch.min_micro_batches)
         sizes = [(int(lengths[0][rows].sum()), int(lengths[1][rows].sum())) for rank in ranks for rows in rank]
         micro_batches += sizes
         records.append(
@@ -99,32 +99,32 @@ def _micro_batch_memory(
     return {"activations": activations, "loss": loss}
 
 
-def _tasks(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:
-    """For each task its rows, its probability over time, and how often its corpus is passed over."""
+def _components(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:
+    """For each component its rows, its probability over time, and how often its corpus is passed over."""
     moments = {"first": 0, "middle": max_steps // 2, "last": max_steps - 1}
     probability = {name: stream.probabilities(step) for name, step in moments.items()}
     drawn = stream.sequences_drawn(max_steps)
     at_end = drawn - stream.sequences_drawn(max_steps - 1)
     return [
         {
-            "task": label,
-            "rows": task.corpus.num_rows,
+            "component": label,
+            "rows": component.corpus.num_rows,
             "probability": {name: float(values[number]) for name, values in probability.items()},
             "sequences": float(drawn[number]),
-            "passes": float(drawn[number] / task.corpus.num_rows),
-            "steps_per_pass_at_end": float(task.corpus.num_rows / at_end[number]) if at_end[number] else None,
+            "passes": float(drawn[number] / component.corpus.num_rows),
+            "steps_per_pass_at_end": float(component.corpus.num_rows / at_end[number]) if at_end[number] else None,
         }
-        for number, (label, task) in enumerate(zip(stream.labels, stream.tasks, strict=True))
+        for number, (label, component) in enumerate(zip(stream.labels, stream.components, strict=True))
     ]
 
 
 def plan_lines(result: dict[str, Any]) -> list[str]:
     """The plan as lines for people."""
-    engine, model = result["engine"], result["model"]
+    ds_config, model = result["deepspeed"], result["model"]
     memory = {name: size for name, size in result["memory_bytes_per_rank"].items() if size}
     return [
-        f"{result['recipe']}: {result['num_ranks']} rank(s), {engine['name']} "
-        f"({engine['precision']}, ZeRO stage {engine['zero_stage']})",
+        f"{result['recipe']}: {result['num_ranks']} rank(s), {ds_config['name']} "
+        f"({ds_config['precision']}, ZeRO stage {ds_config['zero_stage']})",
         f"model: {model['num_encoder_layers']} encoder layers, {model['num_decoder_blocks']} {model['decoder']} "
         f"decoder blocks, width {model['hidden_size']}, FFN {model['ffn_size']}, {model['num_heads']} heads, "
         f"vocabulary {model['vocabulary_size']:,}",
@@ -138,8 +138,8 @@ def plan_lines(result: dict[str, Any]) -> list[str]:
         "steps as they will be",
         *_table([_step_cells(step) for step in result["steps"]]),
         "",
-        "tasks (p: share of the sequences at the first, middle and last step)",
-        *_table([_task_cells(task) for task in result["tasks"]]),
+        "components (p: share of the sequences at the first, middle and last step)",
+        *_table([_component_cells(component) for component in result["components"]]),
     ]
 
 
@@ -158,14 +158,14 @@ def _step_cells(step: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _task_cells(task: dict[str, Any]) -> dict[str, str]:
-    per_pass = task["steps_per_pass_at_end"]
+def _component_cells(component: dict[str, Any]) -> dict[str, str]:
+    per_pass = component["steps_per_pass_at_end"]
     return {
-        "task": task["task"],
-        "rows": f"{task['rows']:,}",
-        **{f"p {moment}": f"{p:.4f}" for moment, p in task["probability"].items()},
-        "sequences": f"{task['sequences']:,.0f}",
-        "passes": f"{task['passes']:,.2f}",
+        "component": component["component"],
+        "rows": f"{component['rows']:,}",
+        **{f"p {moment}": f"{p:.4f}" for moment, p in component["probability"].items()},
+        "sequences": f"{component['sequences']:,.0f}",
+        "passes": f"{component['passes']:,.2f}",
         "steps/pass at end": f"{per_pass:,.0f}" if per_pass else "-",
     }
 

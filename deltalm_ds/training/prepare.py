@@ -5,15 +5,16 @@ from pathlib import Path
 
 import yaml
 
-from deltalm_ds.config import Recipe, save_recipe
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file
-from deltalm_ds.training.engine_config import engine_config
+from deltalm_ds.recipe.loading import save_recipe
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.deepspeed_config import deepspeed_config
 from deltalm_ds.training.inputs import open_inputs
 
 # what may differ between the first start of a run and a later one, without making it another experiment
-_MAY_CHANGE = {"about", "engine"}
+_MAY_CHANGE = {"about", "deepspeed"}
 
 
 CHECKED_BYTES = 4 << 30  # data sets up to this size are read whole before training: some seconds
@@ -42,7 +43,7 @@ def prepare_run(recipe: Recipe, run: Path) -> None:
     Raises:
         InputError, DataError: something does not hold; nothing was written.
     """
-    engine_config(recipe)
+    deepspeed_config(recipe)
     open_inputs(recipe)
     check_shards(recipe)
     path = run / "recipe.yaml"

@@ -10,8 +10,8 @@ import deepspeed
 import torch
 from torch import Tensor
 
+from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.data.collation import Batch
-from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.deltalm import DeltaLM
 
@@ -19,20 +19,20 @@ SHAPE_MULTIPLE = 32  # tokens of a micro-batch, source and target each
 
 
 class LossSums:
-    """Sums over target tokens since the last reading, per task, kept on the device: no synchronisation in a step."""
+    """Sums over target tokens since the last reading, by component, on the device: a step does not wait for them."""
 
-    def __init__(self, num_tasks: int, device: torch.device) -> None:
-        self.sums = torch.zeros(3, num_tasks, dtype=torch.float64, device=device)  # smoothed loss, nll, tokens
+    def __init__(self, num_components: int, device: torch.device) -> None:
+        self.sums = torch.zeros(3, num_components, dtype=torch.float64, device=device)  # smoothed loss, nll, tokens
 
     def add(self, batch: Batch, token_loss: Tensor, token_nll: Tensor) -> None:
         """Count a micro-batch's token losses [T]."""
         if batch.weight:
-            task_of_token = batch.task_index[batch.target_input.sequence_of_token]
+            component_of_token = batch.component_index[batch.target_input.sequence_of_token]
             values = torch.stack([token_loss, token_nll, batch.labels != IGNORED_LABEL]).double()
-            self.sums.index_add_(1, task_of_token, values)
+            self.sums.index_add_(1, component_of_token, values)
 
     def read(self) -> Tensor:
-        """[3, tasks] summed over all ranks; starts anew. A collective."""
+        """[3, components] summed over all ranks; starts anew. A collective."""
         total = self.sums.clone()
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)
@@ -41,7 +41,7 @@ class LossSums:
 
 
 def train_step(
-    engine: deepspeed.DeepSpeedEngine,
+    ds_engine: deepspeed.DeepSpeedEngine,
     batches: Sequence[Batch],
     num_target_tokens: int,
     learning_rate: float,
@@ -56,17 +56,17 @@ def train_step(
         dropout_key: (seed, step); with rank and micro-batch it decides every dropout mask.
     """
     world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    for group in engine.optimizer.param_groups:
+    for group in ds_engine.optimizer.param_groups:
         group["lr"] = learning_rate
-    engine.train()
+    ds_engine.train()
     for index, batch in enumerate(batches):
-        batch = batch.rounded_up(SHAPE_MULTIPLE).to(engine.device)
+        batch = batch.rounded_up(SHAPE_MULTIPLE).to(ds_engine.device)
         torch.manual_seed(int(hash_counters(*dropout_key, rank, index)) >> 1)
-        loss, token_loss, token_nll = engine(batch.source, batch.target_input, batch.labels, label_smoothing)
+        loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
         sums.add(batch, token_loss, token_nll)
-        engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
-    engine.step()
-    return engine.was_step_applied()
+        ds_engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
+    ds_engine.step()
+    return ds_engine.was_step_applied()
 
 
 @torch.no_grad()

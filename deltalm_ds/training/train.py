@@ -20,17 +20,18 @@ from torch import distributed
 
 from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.checkpoints.provenance import provenance
-from deltalm_ds.checkpoints.run import TrainingState, checkpoint_directories, read_state
-from deltalm_ds.config import Recipe, load_recipe
 from deltalm_ds.data.stream import StepBatches, evaluation_batches, prefetch
 from deltalm_ds.environment import environment
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 from deltalm_ds.files import write_json
 from deltalm_ds.progress import progress
-from deltalm_ds.training.engine import initialize, start_distributed
+from deltalm_ds.recipe.loading import load_recipe
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.runs.checkpoints import TrainingState, checkpoint_directories, read_state
+from deltalm_ds.runs.metrics import MetricsLog
+from deltalm_ds.training.checkpoint import keep_checkpoints, loss_scaler_state, restore, save_checkpoint
+from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
 from deltalm_ds.training.inputs import Inputs, fresh_or_initial_model, open_inputs
-from deltalm_ds.training.metrics import MetricsLog
-from deltalm_ds.training.state import keep_checkpoints, loss_scaler_state, restore, save_checkpoint
 from deltalm_ds.training.step import LossSums, evaluate_loss, train_step
 from deltalm_ds.training.validation import validation_bleu
 
@@ -46,8 +47,8 @@ class Trainer:
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
         self.inputs: Inputs = open_inputs(self.recipe)
-        self.state, self.engine = self._start_or_resume()
-        self.sums = LossSums(len(self.inputs.stream.tasks), self.engine.device)
+        self.state, self.ds_engine = self._start_or_resume()
+        self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
         self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
         self.rates, self.note = Rates(), ""
         self.stop_requested = False
@@ -60,15 +61,15 @@ class Trainer:
         if not checkpoints:
             model = fresh_or_initial_model(self.recipe, self.inputs.model_config)
             initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-            engine = initialize(model, self.recipe)
-            _set_exact_masters(engine, initial)
-            return TrainingState(), engine
+            ds_engine = initialize(model, self.recipe)
+            _set_exact_masters(ds_engine, initial)
+            return TrainingState(), ds_engine
         state = read_state(checkpoints[-1])
         model = load_model(checkpoints[-1], **self.inputs.model_config.model_dump())
-        engine = initialize(model, self.recipe, state.updates)
-        restore(engine, checkpoints[-1], state)
+        ds_engine = initialize(model, self.recipe, state.updates)
+        restore(ds_engine, checkpoints[-1], state)
         self._say(f"going on from step {state.step} ({checkpoints[-1]})")
-        return state, engine
+        return state, ds_engine
 
     def train(self) -> int:
         """Run to the last step or to a signal; returns the exit code."""
@@ -94,7 +95,7 @@ class Trainer:
     def _update(self, batches: StepBatches) -> None:
         training, state = self.recipe.training, self.state
         applied = train_step(
-            self.engine,
+            self.ds_engine,
             batches.micro_batches,
             batches.num_target_tokens,
             self.recipe.schedule.learning_rate(state.updates, training.max_steps),
@@ -113,8 +114,8 @@ class Trainer:
         record = loss_record(sums, stream.labels)
         probabilities = stream.probabilities(step - 1)
         record |= {
-            "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
-            "gradient_norm": finite_or_none(float(self.engine.get_global_grad_norm())),
+            "learning_rate": self.ds_engine.optimizer.param_groups[0]["lr"],
+            "gradient_norm": finite_or_none(float(self.ds_engine.get_global_grad_norm())),
             "skipped_updates": step - self.state.updates,
             "temperature": float(stream.temperature.at(step - 1)),
             "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
@@ -128,8 +129,8 @@ class Trainer:
     def _validate_and_save(self, validate: bool = True) -> None:
         """Measure, save, and remove what is no longer kept. Collectives."""
         self.state.validation = self._validate() if validate else {}
-        self.state.loss_scaler = loss_scaler_state(self.engine)
-        save_checkpoint(self.engine, self.inputs.vocabulary, self.run, self.state, self._provenance())
+        self.state.loss_scaler = loss_scaler_state(self.ds_engine)
+        save_checkpoint(self.ds_engine, self.inputs.vocabulary, self.run, self.state, self._provenance())
         if self.rank == 0:
             keep_checkpoints(self.run, self.recipe.training.keep_last)
         self._say(f"step {self.state.step}: saved; {_summary(self.state.validation)}")
@@ -140,11 +141,11 @@ class Trainer:
         if validation is None or builder is None:
             return {}
         batches = evaluation_batches(builder, self.rank, self.world_size).micro_batches
-        sums = LossSums(len(builder.tasks), self.engine.device)
-        evaluate_loss(self.engine, batches, self.recipe.training.label_smoothing, sums)
-        record = loss_record(sums.read(), [task.name for task in builder.tasks])
+        sums = LossSums(len(builder.components), self.ds_engine.device)
+        evaluate_loss(self.ds_engine, batches, self.recipe.training.label_smoothing, sums)
+        record = loss_record(sums.read(), [component.name for component in builder.components])
         if self.inputs.validation_tests:
-            bleu = validation_bleu(self.engine, self.inputs.vocabulary, self.inputs.validation_tests, validation)
+            bleu = validation_bleu(self.ds_engine, self.inputs.vocabulary, self.inputs.validation_tests, validation)
             record |= {"bleu": sum(bleu.values()) / len(bleu), "bleu_of": bleu}
         if self.log:
             self.log.write(self.state.step, "validation", record)
@@ -154,7 +155,7 @@ class Trainer:
         self.stop_requested = True
 
     def _anyone_stopped(self) -> bool:
-        flag = torch.tensor(float(self.stop_requested), device=self.engine.device)
+        flag = torch.tensor(float(self.stop_requested), device=self.ds_engine.device)
         distributed.all_reduce(flag)
         return bool(flag)
 
@@ -197,23 +198,23 @@ def finite_or_none(value: float) -> float | None:
 
 
 def loss_record(sums: torch.Tensor, names: list[str]) -> dict[str, Any]:
-    """Losses per target token in nats from sums [3, tasks]; tasks without tokens are left out."""
+    """Losses per target token in nats from sums [3, components]; components without tokens are left out."""
     loss, nll, tokens = sums.sum(dim=1).tolist()
     return {
         "loss": loss / max(tokens, 1.0),
         "nll": nll / max(tokens, 1.0),
         "nll_of": {
-            name: task_nll / task_tokens
-            for name, task_nll, task_tokens in zip(names, sums[1].tolist(), sums[2].tolist(), strict=True)
-            if task_tokens
+            name: component_nll / component_tokens
+            for name, component_nll, component_tokens in zip(names, sums[1].tolist(), sums[2].tolist(), strict=True)
+            if component_tokens
         },
     }
 
 
-def _set_exact_masters(engine: Any, weights: dict[str, torch.Tensor]) -> None:
+def _set_exact_masters(ds_engine: Any, weights: dict[str, torch.Tensor]) -> None:
     """16-bit engines round the weights they are given: set the float32 masters to the exact ones [FACTS §8]."""
-    if engine.bfloat16_enabled() or engine.fp16_enabled():
-        for name, parameter in engine.module.named_parameters():
+    if ds_engine.bfloat16_enabled() or ds_engine.fp16_enabled():
+        for name, parameter in ds_engine.module.named_parameters():
             safe_set_full_fp32_param(parameter, weights[name])
 
 

@@ -6,20 +6,20 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import distributed
 
-from deltalm_ds.config import ValidationSection
 from deltalm_ds.evaluation.bleu import score_hypotheses
 from deltalm_ds.evaluation.translation import TestSet
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import PyTorchEngine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.translate import encoder_for, generate
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.recipe.schema import ValidationSection
 from deltalm_ds.vocabulary import Vocabulary
 
 
 def validation_bleu(
-    engine: Any, vocabulary: Vocabulary, tests: list[TestSet], validation: ValidationSection
+    ds_engine: Any, vocabulary: Vocabulary, tests: list[TestSet], validation: ValidationSection
 ) -> dict[str, float]:
-    """BLEU of each direction, the same on every rank. A collective; `engine` is DeepSpeed's."""
+    """BLEU of each direction, the same on every rank. A collective."""
     options = SearchOptions(beam=validation.beam, max_length=validation.max_length)
     sources = [
         encoder_for(vocabulary, test.target_lang if vocabulary.languages else None)(line)
@@ -27,7 +27,7 @@ def validation_bleu(
         for line in test.sources
     ]
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    found = generate(PyTorchEngine(_whole_model(engine)), sources[rank::world_size], options)
+    found = generate(PyTorchEngine(_whole_model(ds_engine)), sources[rank::world_size], options)
     texts = [vocabulary.decode(hypotheses[0].ids) for hypotheses in found]
     shares: list[list[str]] = [[] for _ in range(world_size)]
     distributed.all_gather_object(shares, texts)
@@ -39,12 +39,12 @@ def validation_bleu(
     return scores
 
 
-def _whole_model(engine: Any) -> DeltaLM:
+def _whole_model(ds_engine: Any) -> DeltaLM:
     """The model with all of its weights on this rank; at ZeRO-3 a copy of its own."""
-    if engine.zero_optimization_stage() < 3:
-        return engine.module
-    model = DeltaLM(engine.module.config)
+    if ds_engine.zero_optimization_stage() < 3:
+        return ds_engine.module
+    model = DeltaLM(ds_engine.module.config)
     with torch.no_grad():
-        for ours, theirs in zip(model.parameters(), engine.module.parameters(), strict=True):
+        for ours, theirs in zip(model.parameters(), ds_engine.module.parameters(), strict=True):
             ours.copy_(safe_get_full_fp32_param(theirs))
-    return model.to(engine.device)
+    return model.to(ds_engine.device)

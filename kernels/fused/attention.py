@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from deltalm_ds.kernels import dispatch
+from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
-from deltalm_ds.kernels.randomness import scale, threshold
 
 MAX_HEAD_DIM = 128
 LOG2_E = math.log2(math.e)

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
-from deltalm_ds.kernels.randomness import scale, threshold
 
 TILE = 1024  # elements of a program
 

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
-from deltalm_ds.kernels.randomness import scale, threshold
 
 ROWS, COLUMNS = 4, 256  # tile of a program: eight elements a thread of four warps
 NUM_STRIPS = 64  # strips of rows in which the bias's gradient is summed, on any device

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
-from deltalm_ds.kernels.randomness import scale, threshold
 
 NUM_STRIPS = 256  # rows are summed in so many strips, on any device: the sums' order is always the same
 TILE = 1024  # elements a program holds at once, where rows are not longer

@@ -1,4 +1,4 @@
-"""Dropout masks inside Triton kernels: one Philox call for 16 elements, as `deltalm_ds.kernels.randomness` defines."""
+"""Dropout masks inside Triton kernels: one Philox call for 16 elements, as `deltalm_ds.kernels.dropout_mask` says."""
 
 import triton
 import triton.language as tl

@@ -21,9 +21,9 @@ from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.checkpoints.initialise import (
     initialise,
     own_vocabulary,
-    plan_unchanged,
     source_tokens,
     summary,
+    unchanged_initialisation,
 )
 from deltalm_ds.checkpoints.layer_map import make_layer_map
 from deltalm_ds.checkpoints.sources import recognise
@@ -72,7 +72,7 @@ def test_all_forms_of_a_deltalm_give_the_same_model(fixtures, released, tmp_path
         "finetuned": save(tmp_path / "finetuned.pt", finetuned_names(released), "model"),
         "port": save(tmp_path / "port.bin", hugging_face_names(released), None),
     }
-    unchanged = plan_unchanged(recognise(forms["released"]), OFFICIAL_HEADS).model().state_dict()
+    unchanged = unchanged_initialisation(recognise(forms["released"]), OFFICIAL_HEADS).model().state_dict()
     for name, path in forms.items():
         init(path, tmp_path / name, OFFICIAL_HEADS, dictionary=dictionary)
         model = load_model(tmp_path / name)
@@ -84,7 +84,7 @@ def test_all_forms_of_a_deltalm_give_the_same_model(fixtures, released, tmp_path
 
 def test_the_trained_files_are_equal(reference):
     models = [
-        plan_unchanged(recognise(reference / "base_trained" / name), OFFICIAL_HEADS).model().state_dict()
+        unchanged_initialisation(recognise(reference / "base_trained" / name), OFFICIAL_HEADS).model().state_dict()
         for name in ("pretrained.pt", "finetuned.pt")
     ]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -92,7 +92,7 @@ def test_the_trained_files_are_equal(reference):
 
 def test_rows_stay_in_their_order(released, fixtures):
     """Row i of the table is token i; the two unused rows before the first position go."""
-    weights = plan_unchanged(recognise(fixtures / "official_base.pt"), OFFICIAL_HEADS).weights
+    weights = unchanged_initialisation(recognise(fixtures / "official_base.pt"), OFFICIAL_HEADS).weights
     assert torch.equal(weights["token_embedding.weight"]()[:1000], released["tgt_embedding.embed_tokens.weight"])
     assert not weights["token_embedding.weight"]()[1000:].any()
     positions = released["src_embedding.embed_positions.weight"]
@@ -142,7 +142,7 @@ def test_the_other_order_of_ffns(fixtures, tmp_path):
 
 def test_a_model_in_memory_shares_no_weights(xlmr):
     """Encoder and decoder start from the same tensors; training one must not change the other."""
-    model = plan_unchanged(recognise(xlmr)).model()
+    model = unchanged_initialisation(recognise(xlmr)).model()
     assert len({weight.untyped_storage().data_ptr() for weight in model.parameters()}) == len([*model.parameters()])
 
 
@@ -164,7 +164,7 @@ def test_blocks_of_a_deltalm_can_be_chosen(fixtures, tmp_path):
     dictionary = write_dictionary(tmp_path, 996)
     arguments = fixtures / "official_base.pt", tmp_path / "out", OFFICIAL_HEADS
     report = init(*arguments, layers=(None, "1 0,3 0"), dictionary=dictionary)
-    whole = plan_unchanged(recognise(fixtures / "official_base.pt"), OFFICIAL_HEADS).model()
+    whole = unchanged_initialisation(recognise(fixtures / "official_base.pt"), OFFICIAL_HEADS).model()
     made = load_model(tmp_path / "out")
     for i, j in ((0, 1), (2, 0)):
         theirs = whole.decoder.blocks[j].state_dict()
@@ -285,7 +285,7 @@ def test_options_that_do_not_fit(options, message, xlmr, tmp_path):
 )
 def test_heads_that_nothing_states(num_heads, message, fixtures):
     with pytest.raises(InputError, match=re.escape(message)):
-        plan_unchanged(recognise(fixtures / "official_base.pt"), num_heads)
+        unchanged_initialisation(recognise(fixtures / "official_base.pt"), num_heads)
 
 
 # --- the report ---

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltalm_ds.checkpoints.surgery import NOISE, fit_positions, new_table, plan_rows
+from deltalm_ds.checkpoints.surgery import NOISE, fit_positions, map_rows, new_table
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.vocabulary import SPECIAL_TOKENS, Vocabulary
+from deltalm_ds.token_ids import SPECIAL_TOKENS
+from deltalm_ds.vocabulary import Vocabulary
 
 WIDTH = 5
 
@@ -48,7 +49,7 @@ def test_rows_follow_their_tokens(source, pieces, languages, data):
     named = [token for token in source if token is not None]
     copies = data.draw(st.dictionaries(st.sampled_from(fresh), st.sampled_from(named))) if fresh else {}
     table = random_table(len(source))
-    plan = plan_rows(source, target, copies)
+    plan = map_rows(source, target, copies)
     found = new_table(table, plan, seed=3)
 
     row_of = {token: table[row] for row, token in enumerate(source) if token is not None}
@@ -76,7 +77,7 @@ def test_new_rows_are_near_the_mean_of_the_kept_ones():
     table = random_table(len(source)) * torch.arange(1.0, WIDTH + 1)  # another spread in each dimension
     table[6:] = 1000.0
     target = vocabulary(["a", "b", *(f"new{index}" for index in range(20_000))])
-    plan = plan_rows(source, target)
+    plan = map_rows(source, target)
     rows = new_table(table, plan, seed=1)[list(plan.new)].double().numpy()
     kept = table[:6].double().numpy()
     noise = (rows - kept.mean(0)) / kept.std(0)
@@ -94,7 +95,7 @@ def test_noise_depends_on_seed_and_token_alone():
 
     def row(token, pieces, seed=1, languages=()):
         target = vocabulary(pieces, languages)
-        plan = plan_rows(source, target)
+        plan = map_rows(source, target)
         (number,) = (row for row, name in plan.new.items() if name == token)
         return new_table(table, plan, seed)[number]
 
@@ -108,10 +109,10 @@ def test_tags_and_sentinels_inherit_nothing_by_place():
     """The rows behind the dictionary of the released file mean something that nobody knows."""
     source = [*SPECIAL_TOKENS, "a", *([None] * 104)]
     target = vocabulary(["a"], ["de"], num_sentinels=100)
-    plan = plan_rows(source, target)
+    plan = map_rows(source, target)
     assert (len(plan.kept), len(plan.new), plan.num_unnamed) == (5, 101, 104)
     named = vocabulary(["a"], ["de"], num_sentinels=100)
-    assert plan_rows([named.token(row) for row in range(named.num_tokens)], target).new == {}
+    assert map_rows([named.token(row) for row in range(named.num_tokens)], target).new == {}
 
 
 REFUSED = [
@@ -126,15 +127,15 @@ REFUSED = [
 @pytest.mark.parametrize(("source", "copies", "error", "message"), REFUSED)
 def test_what_is_refused(source, copies, error, message):
     with pytest.raises(error, match=message):
-        plan_rows(source, vocabulary(["a"], ["de"]), copies)
+        map_rows(source, vocabulary(["a"], ["de"]), copies)
 
 
 def test_a_table_of_another_vocabulary():
-    plan = plan_rows([*SPECIAL_TOKENS, "a"], vocabulary(["a"]))
+    plan = map_rows([*SPECIAL_TOKENS, "a"], vocabulary(["a"]))
     with pytest.raises(DataError, match="token table has 6 rows, its vocabulary 5"):
         new_table(random_table(6), plan, seed=1)
     with pytest.raises(InputError, match="No token of the source is in the new vocabulary"):
-        new_table(random_table(1), plan_rows(["x"], vocabulary(["a"])), seed=1)
+        new_table(random_table(1), map_rows(["x"], vocabulary(["a"])), seed=1)
 
 
 @given(have=st.integers(1, 12), wanted=st.integers(1, 40), how=st.sampled_from([None, "truncate", "extend"]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from foreign import NUM_HEADS, NUM_POSITIONS, NUM_ROWS, fairseq_arguments, fairseq_xlm_roberta, xlm_roberta
 
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.model.packing import PackedSequences
 
@@ -95,7 +95,7 @@ def test_the_encoder_gives_the_same_output(save, num_layers, tmp_path):
     source = recognise(tmp_path / "xlmr")
     assert source.kind == f"xlm-roberta-{'fairseq' if 'fairseq' in save.__name__ else 'huggingface'}"
     assert source.sizes.num_heads == NUM_HEADS and source.sizes.max_positions == NUM_POSITIONS
-    ours = plan_unchanged(source).model()
+    ours = unchanged_initialisation(source).model()
     assert ours.config.num_decoder_blocks == num_layers // 2
     for seed in range(3):
         assert_same_encoder(theirs, ours, texts(4, seed))
@@ -105,7 +105,7 @@ def test_the_encoder_gives_the_same_output(save, num_layers, tmp_path):
 def test_depths_of_the_real_models(num_layers, tmp_path):
     theirs = xlm_roberta(num_layers)
     save_hugging_face(theirs, tmp_path / "xlmr")
-    assert_same_encoder(theirs, plan_unchanged(recognise(tmp_path / "xlmr")).model(), texts(3, seed=0))
+    assert_same_encoder(theirs, unchanged_initialisation(recognise(tmp_path / "xlmr")).model(), texts(3, seed=0))
 
 
 @pytest.mark.parametrize("save", [save_bin, save_fairseq, save_fairseq_split])
@@ -113,7 +113,7 @@ def test_decoder_sublayers_are_those_of_the_encoder_bit_for_bit(save, tmp_path):
     """Block i: self-attention and first FFN of layer 2i, cross-attention and second FFN of layer 2i + 1."""
     theirs = xlm_roberta(6)
     save(theirs, tmp_path / "xlmr")
-    ours = plan_unchanged(recognise(tmp_path / "xlmr")).model()
+    ours = unchanged_initialisation(recognise(tmp_path / "xlmr")).model()
     for i, block in enumerate(ours.decoder.blocks):
         first, second = theirs.roberta.encoder.layer[2 * i], theirs.roberta.encoder.layer[2 * i + 1]
         attention, cross = first.attention.self, second.attention.self
@@ -147,7 +147,7 @@ def test_decoder_sublayers_are_those_of_the_encoder_bit_for_bit(save, tmp_path):
 def test_other_precisions_become_float32(dtype, tmp_path):
     theirs = xlm_roberta(2).to(dtype)
     theirs.save_pretrained(tmp_path / "xlmr")
-    ours = plan_unchanged(recognise(tmp_path / "xlmr")).model()
+    ours = unchanged_initialisation(recognise(tmp_path / "xlmr")).model()
     weight = theirs.roberta.encoder.layer[1].intermediate.dense.weight
     assert ours.encoder.layers[1].ffn.input.weight.dtype == torch.float32
     assert torch.equal(ours.encoder.layers[1].ffn.input.weight, weight.float())
@@ -160,4 +160,4 @@ def test_the_epsilon_of_the_norms_is_taken_over(tmp_path):
             module.eps = 1e-2
     theirs.config.layer_norm_eps = 1e-2
     theirs.save_pretrained(tmp_path / "xlmr")
-    assert_same_encoder(theirs, plan_unchanged(recognise(tmp_path / "xlmr")).model(), texts(3, seed=0))
+    assert_same_encoder(theirs, unchanged_initialisation(recognise(tmp_path / "xlmr")).model(), texts(3, seed=0))

@@ -93,10 +93,10 @@ class TestRecipes:
         assert "micro_batch_tokens=79 cannot hold one pair" in sentence
         assert "either initial_model or model" in sentence
 
-    def test_engine_that_contradicts_the_recipe(self, world, verb):
+    def test_deepspeed_configuration_that_contradicts_the_recipe(self, world, verb):
         config = {"zero_optimization": {"stage": 0}, "gradient_clipping": 7.0, "optimizer": {}, "train_batch_size": 8}
-        (world / "engine.json").write_text(json.dumps(config))
-        sentence = refused(world, *verb, "engine=engine.json")
+        (world / "deepspeed.json").write_text(json.dumps(config))
+        sentence = refused(world, *verb, "deepspeed=deepspeed.json")
         for fault in (
             "zero_optimization.stage",
             "gradient_clipping: is 7.0",
@@ -105,9 +105,9 @@ class TestRecipes:
         ):
             assert fault in sentence
 
-    def test_missing_engine(self, world, verb):
-        assert "nearest is 'bf16_zero2'" in refused(world, *verb, "engine=bf16_zero22")
-        assert "engine.json does not exist" in refused(world, *verb, "engine=engine.json")
+    def test_missing_deepspeed_configuration(self, world, verb):
+        assert "nearest is 'bf16_zero2'" in refused(world, *verb, "deepspeed=bf16_zero22")
+        assert "deepspeed.json does not exist" in refused(world, *verb, "deepspeed=deepspeed.json")
 
     @pytest.mark.parametrize("override", ["training.max_steps", "data.train.5.weight=2", "name.x=1", "seed=[1"])
     def test_overrides(self, world, verb, override):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deltalm_ds.data.ragged import RaggedRows, gather
+from deltalm_ds.arrays.ragged import RaggedRows, gather
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
 
 NUM_SENTINELS = 100

@@ -6,16 +6,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltalm_ds.arrays.ragged import RaggedRows, gather, groups, join, stack
 from deltalm_ds.data.collation import Batch, collate, frame
-from deltalm_ds.data.ragged import RaggedRows, gather, groups, join, stack
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 
 EOS = 2
 
 
-def collate_one(source: list[list[int]], target: list[list[int]], tasks: list[int]) -> Batch:
-    task_index = np.array(tasks, dtype=np.int64)
-    (batch,) = collate(framed(source), framed(target), task_index, [len(tasks)], EOS)
+def collate_one(source: list[list[int]], target: list[list[int]], components: list[int]) -> Batch:
+    component_index = np.array(components, dtype=np.int64)
+    (batch,) = collate(framed(source), framed(target), component_index, [len(components)], EOS)
     return batch
 
 
@@ -41,7 +41,7 @@ def test_a_batch_by_hand():
     assert batch.target_input.cu_seqlens.tolist() == [0, 2, 6]
     assert batch.target_input.max_seqlen == 4
     assert batch.labels.tolist() == [20, 2, 21, 22, 23, 2]
-    assert batch.task_index.tolist() == [4, 0]
+    assert batch.component_index.tolist() == [4, 0]
     assert batch.weight == 1.0
     types = [tensor.dtype for tensor in (batch.source.tokens, batch.target_input.tokens, batch.labels)]
     assert {str(dtype) for dtype in types} == {"torch.int64"}
@@ -56,7 +56,7 @@ def test_rounding_up_adds_one_sequence_without_labels():
     assert (rounded.source.max_seqlen, rounded.target_input.max_seqlen) == (3, 4)
     assert rounded.target_input.cu_seqlens.tolist() == [0, 2, 6, 8]
     assert rounded.labels.tolist() == [20, 2, 21, 22, 23, 2, IGNORED_LABEL, IGNORED_LABEL]
-    assert rounded.task_index.tolist() == [4, 3, 0]
+    assert rounded.component_index.tolist() == [4, 3, 0]
     assert rounded.weight == batch.weight
 
 
@@ -64,13 +64,13 @@ def test_a_padding_micro_batch_is_one_end_of_sentence_of_weight_zero():
     batch = collate_one([], [], [])
     assert batch.weight == 0.0
     assert batch.source.tokens.tolist() == batch.target_input.tokens.tolist() == batch.labels.tolist() == [EOS]
-    assert batch.task_index.tolist() == [0]
+    assert batch.component_index.tolist() == [0]
 
 
 def test_moving_to_a_device_keeps_everything():
     batch = collate_one([[10]], [[20]], [1])
     moved = batch.to("meta")
-    tensors = (moved.source.tokens, moved.target_input.cu_seqlens, moved.labels, moved.task_index)
+    tensors = (moved.source.tokens, moved.target_input.cu_seqlens, moved.labels, moved.component_index)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.weight, moved.source.max_seqlen) == (1.0, 2)
 
@@ -99,7 +99,7 @@ def test_micro_batches_of_a_step_are_those_made_alone(rows: list[tuple[list[int]
         assert batch.source.lengths.tolist() == [len(row) for row in by_hand[first:last] or [[EOS]]]
         assert batch.source.max_seqlen == int(batch.source.lengths.max())
         assert batch.target_input.max_seqlen == int(batch.target_input.lengths.max())
-        assert batch.task_index.tolist() == (chosen or [0])
+        assert batch.component_index.tolist() == (chosen or [0])
         assert batch.weight == float(first < last)
 
 

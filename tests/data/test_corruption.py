@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltalm_ds.arrays.counter_rng import hash_counters
+from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.corruption import SpanNoise, random_segmentation
-from deltalm_ds.data.ragged import RaggedRows
-from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.errors import InputError
 
 SENTINELS = np.arange(5000, 5200)

@@ -8,6 +8,8 @@ from fakes import FIRST_PIECE, NUM_PIECES, small_vocabulary
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltalm_ds.arrays.counter_rng import hash_counters
+from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.corruption import SpanNoise
 from deltalm_ds.data.objectives import (
     OBJECTIVES,
@@ -19,8 +21,6 @@ from deltalm_ds.data.objectives import (
     describe,
     make_objective,
 )
-from deltalm_ds.data.ragged import RaggedRows
-from deltalm_ds.data.randomness import hash_counters
 from deltalm_ds.errors import InputError
 
 SENTINELS = small_vocabulary().sentinel_ids

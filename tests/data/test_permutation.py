@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltalm_ds.arrays.counter_rng import hash_counters, name_key, uniform
 from deltalm_ds.data.permutation import feistel, permuted_rows
-from deltalm_ds.data.randomness import hash_counters, name_key, uniform
 
 
 def chi_squared(counts: np.ndarray) -> float:

@@ -56,13 +56,13 @@ def test_positions_are_contiguous_and_seeking_changes_nothing(schedule: Temperat
     replayed = make_sampler(schedule)
     next_position = np.zeros(4, dtype=np.int64)
     for step in range(800):
-        task_index, positions = replayed.draw(step)
-        for task in range(4):
-            mine = positions[task_index == task]
-            assert np.array_equal(mine, next_position[task] + np.arange(len(mine)))
-            next_position[task] += len(mine)
+        component_index, positions = replayed.draw(step)
+        for component in range(4):
+            mine = positions[component_index == component]
+            assert np.array_equal(mine, next_position[component] + np.arange(len(mine)))
+            next_position[component] += len(mine)
         if step % 97 == 0:
-            for fresh, seeked in zip(make_sampler(schedule).draw(step), (task_index, positions), strict=True):
+            for fresh, seeked in zip(make_sampler(schedule).draw(step), (component_index, positions), strict=True):
                 assert np.array_equal(fresh, seeked)
 
 
@@ -87,8 +87,8 @@ def test_cumulative_adds_up_exactly_over_blocks():
 
 def test_a_far_step_is_reached_at_once():
     sampler = make_sampler(TemperatureSchedule(1.0, 5.0, rise_steps=1000))
-    task_index, positions = sampler.draw(10**8)
-    assert len(task_index) == pytest.approx(4000 / np.dot(formula(5.0), MEAN_TOKENS), abs=4)
+    component_index, positions = sampler.draw(10**8)
+    assert len(component_index) == pytest.approx(4000 / np.dot(formula(5.0), MEAN_TOKENS), abs=4)
     assert positions.max() > 10**9
 
 
@@ -162,9 +162,11 @@ def test_seeking_is_replaying(rise: int, interval: int, data: st.DataObject):
     replayed = make_sampler(schedule)
     ends = np.cumsum([np.bincount(replayed.draw(step)[0], minlength=4) for step in range(300)], axis=0)
     for step in data.draw(st.lists(st.integers(1, 299), min_size=20, max_size=20)):
-        task_index, positions = make_sampler(schedule).draw(step)
-        for task in range(4):
-            assert positions[task_index == task].tolist() == list(range(ends[step - 1, task], ends[step, task]))
+        component_index, positions = make_sampler(schedule).draw(step)
+        for component in range(4):
+            assert positions[component_index == component].tolist() == list(
+                range(ends[step - 1, component], ends[step, component])
+            )
 
 
 DIGEST = """

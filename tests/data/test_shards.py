@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltalm_ds.arrays.mapped_files import MappedFiles
 from deltalm_ds.data import manifest as manifest_module
 from deltalm_ds.data import mapped_shards as mapped_shards_module
 from deltalm_ds.data import shards as shards_module
 from deltalm_ds.data.manifest import CorpusManifest, Manifest, _json_checksum, token_type
-from deltalm_ds.data.mapped_files import MappedFiles
 from deltalm_ds.data.mapped_shards import MappedShards, read_record_batches
 from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.errors import DataError, InputError

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
+from deltalm_ds.data.mixture import Component, ComponentGroup
 from deltalm_ds.data.objectives import Limits, Seq2Seq, SpanCorruption, TranslationSpanCorruption
 from deltalm_ds.data.shards import Corpus, ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data.stream import BatchBuilder, StepBatches, TrainingStream, evaluation_batches, prefetch
-from deltalm_ds.data.tasks import Task, TaskGroup
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.token_ids import EOS_ID
 
 VOCABULARY = small_vocabulary()
 PAIR, OTHER_PAIR, MONO = random_corpus("en-de", 700), random_corpus("en-fr", 90), random_corpus("de", 300, 25)
@@ -31,31 +32,31 @@ def make_stream(
     seed: int = 1, limits: Limits | None = None, corpora: Sequence[Any] = (PAIR, OTHER_PAIR, MONO), **arguments: Any
 ) -> TrainingStream:
     pair, other_pair, mono = corpora
-    seq2seq = tuple(Task(corpus, Seq2Seq(), reverse) for corpus in (pair, other_pair) for reverse in (False, True))
+    seq2seq = tuple(Component(corpus, Seq2Seq(), reverse) for corpus in (pair, other_pair) for reverse in (False, True))
     pretraining = (
-        Task(mono, SpanCorruption()),
-        Task(pair, SpanCorruption(), reverse=True),
-        Task(pair, TranslationSpanCorruption(sides="one")),
+        Component(mono, SpanCorruption()),
+        Component(pair, SpanCorruption(), reverse=True),
+        Component(pair, TranslationSpanCorruption(sides="one")),
     )
-    groups = [TaskGroup("translate", seq2seq, 2.0), TaskGroup("pretrain", pretraining, 1.0)]
+    groups = [ComponentGroup("translate", seq2seq, 2.0), ComponentGroup("pretrain", pretraining, 1.0)]
     arguments = {"micro_batch_tokens": 700, "tokens_per_step": 3000} | arguments
     schedule = TemperatureSchedule(1.0, 5.0, rise_steps=20)
     return TrainingStream(groups, VOCABULARY, limits or Limits(256, 256), schedule, seed, **arguments)
 
 
 def sequences(batches: list[Batch]) -> Counter[tuple]:
-    """Every (task, source, labels) of some micro-batches; decoder inputs are checked on the way."""
+    """Every (component, source, labels) of some micro-batches; decoder inputs are checked on the way."""
     found: Counter[tuple] = Counter()
     for batch in batches:
         if batch.weight == 0.0:
             continue
         source_ends, target_ends = batch.source.cu_seqlens.tolist(), batch.target_input.cu_seqlens.tolist()
-        for index, task in enumerate(batch.task_index.tolist()):
+        for index, component in enumerate(batch.component_index.tolist()):
             source = batch.source.tokens[source_ends[index] : source_ends[index + 1]].tolist()
             labels = batch.labels[target_ends[index] : target_ends[index + 1]].tolist()
             decoder_input = batch.target_input.tokens[target_ends[index] : target_ends[index + 1]].tolist()
-            assert decoder_input == [VOCABULARY.eos_id, *labels[:-1]]
-            found[task, tuple(source), tuple(labels)] += 1
+            assert decoder_input == [EOS_ID, *labels[:-1]]
+            found[component, tuple(source), tuple(labels)] += 1
     return found
 
 
@@ -103,7 +104,7 @@ def test_seeking_is_replaying_at_hundreds_of_steps():
     batches = [replayed.global_batch(step) for step in range(300)]
     for step in np.random.default_rng(0).permutation(300).tolist():
         there, here = batches[step], fresh.global_batch(step)
-        for name in ("task_index", "positions", "rows", "keys", "raw_lengths", "source_lengths", "target_lengths"):
+        for name in ("component_index", "positions", "rows", "keys", "raw_lengths", "source_lengths", "target_lengths"):
             assert np.array_equal(getattr(there, name), getattr(here, name))
 
 
@@ -128,21 +129,21 @@ def test_every_row_once_per_pass():
     drawn: dict[int, list[tuple[int, int]]] = {}
     for step in range(60):
         batch = stream.global_batch(step)
-        for task, position, row in zip(batch.task_index, batch.positions, batch.rows, strict=True):
-            drawn.setdefault(int(task), []).append((int(position), int(row)))
-    for task, pairs in drawn.items():
-        num_rows = stream.tasks[task].corpus.num_rows
+        for component, position, row in zip(batch.component_index, batch.positions, batch.rows, strict=True):
+            drawn.setdefault(int(component), []).append((int(position), int(row)))
+    for component, pairs in drawn.items():
+        num_rows = stream.components[component].corpus.num_rows
         assert [position for position, _ in pairs] == list(range(len(pairs)))
         rows = [row for _, row in pairs]
         for start in range(0, len(rows), num_rows):
             one_pass = rows[start : start + num_rows]
             assert len(set(one_pass)) == len(one_pass)
-    assert max(len(pairs) for pairs in drawn.values()) > 700  # some task came to its second pass
+    assert max(len(pairs) for pairs in drawn.values()) > 700  # some component came to its second pass
 
 
 def test_a_row_is_corrupted_anew_in_every_pass():
     stream = TrainingStream(
-        [TaskGroup("all", (Task(MONO, SpanCorruption()),))],
+        [ComponentGroup("all", (Component(MONO, SpanCorruption()),))],
         VOCABULARY,
         Limits(256, 256),
         TemperatureSchedule(),
@@ -159,13 +160,13 @@ def test_contents_are_those_of_the_corpus():
     stream = make_stream()
     batch = stream.global_batch(5)
     expected = Counter()
-    for task, row in zip(batch.task_index.tolist(), batch.rows.tolist(), strict=True):
-        if task < 4:  # the translation tasks
-            corpus, reverse = (PAIR, OTHER_PAIR)[task // 2], bool(task % 2)
+    for component, row in zip(batch.component_index.tolist(), batch.rows.tolist(), strict=True):
+        if component < 4:  # the translation components
+            corpus, reverse = (PAIR, OTHER_PAIR)[component // 2], bool(component % 2)
             sides = ("target", "source") if reverse else ("source", "target")
             source, target = (corpus.rows[side][row].tolist() for side in sides)
             tag = VOCABULARY.language_id(corpus.languages[0 if reverse else 1])
-            expected[task, (tag, *source, 2), (*target, 2)] += 1
+            expected[component, (tag, *source, 2), (*target, 2)] += 1
     found = sequences(stream.micro_batches(5, 0, 1).micro_batches)
     assert Counter({key: n for key, n in found.items() if key[0] < 4}) == expected
 
@@ -195,13 +196,13 @@ def test_shards_are_read_as_they_were_written(tmp_path):
             strict=True,
         ):
             assert there.source.tokens.equal(here.source.tokens) and there.labels.equal(here.labels)
-            assert there.task_index.equal(here.task_index)
+            assert there.component_index.equal(here.component_index)
 
 
 def test_ids_outside_the_vocabulary_are_refused_and_their_corpus_is_named(tmp_path):
     wrong: Any = FakeCorpus("de", ("de",), {"source": [np.array([9, 9, 1 << 15])] * 20})
     corpora = write_shards(tmp_path / "d", random_corpus("en", 20), wrong)
-    builder = BatchBuilder([Task(corpus, SpanCorruption()) for corpus in corpora], VOCABULARY, Limits(64, 64), 500)
+    builder = BatchBuilder([Component(corpus, SpanCorruption()) for corpus in corpora], VOCABULARY, Limits(64, 64), 500)
     with pytest.raises(DataError, match="corpus 'de' has ids outside the vocabulary"):
         evaluation_batches(builder, 0, 1)
 
@@ -227,7 +228,7 @@ def test_overlong_and_too_short_sequences_are_counted(overlong: Any):
         "target": [np.full(n, 9, np.uint16) for n in (3, 3, 60, 2)],
     }
     corpus: Any = FakeCorpus("en-de", ("en", "de"), rows)
-    builder = BatchBuilder([Task(corpus, Seq2Seq())], VOCABULARY, Limits(20, 30, overlong), 100)
+    builder = BatchBuilder([Component(corpus, Seq2Seq())], VOCABULARY, Limits(20, 30, overlong), 100)
     step = evaluation_batches(builder, 0, 1)
     assert step.num_too_short == 1
     lengths = sorted((len(source), len(labels)) for _, source, labels in sequences(step.micro_batches).elements())
@@ -241,14 +242,18 @@ def test_overlong_and_too_short_sequences_are_counted(overlong: Any):
 
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_evaluation_goes_once_through_every_row(world_size: int):
-    tasks = [Task(PAIR, Seq2Seq()), Task(OTHER_PAIR, Seq2Seq(), reverse=True), Task(MONO, SpanCorruption())]
-    builder = BatchBuilder(tasks, VOCABULARY, Limits(256, 256), 600)
+    components = [
+        Component(PAIR, Seq2Seq()),
+        Component(OTHER_PAIR, Seq2Seq(), reverse=True),
+        Component(MONO, SpanCorruption()),
+    ]
+    builder = BatchBuilder(components, VOCABULARY, Limits(256, 256), 600)
     ranks = [evaluation_batches(builder, rank, world_size) for rank in range(world_size)]
     found = sum((sequences(rank.micro_batches) for rank in ranks), Counter())
     assert len({len(rank.micro_batches) for rank in ranks}) == 1
     assert found.total() + ranks[0].num_too_short == 700 + 90 + 300
     assert found == sum((sequences(evaluation_batches(builder, rank, 2).micro_batches) for rank in range(2)), Counter())
-    translations = Counter(source for task, source, _ in found.elements() if task == 0)
+    translations = Counter(source for component, source, _ in found.elements() if component == 0)
     tag = VOCABULARY.language_id("de")
     assert translations == Counter((tag, *row.tolist(), 2) for row in PAIR.rows["source"])
 
@@ -299,19 +304,19 @@ def test_stopping_early_ends_the_thread():
 
 
 @pytest.mark.parametrize(
-    ("tasks", "message"),
+    ("components", "message"),
     [
-        ([Task(MONO, Seq2Seq())], "'de' is monolingual"),
-        ([Task(MONO, SpanCorruption(), reverse=True)], "'de' is monolingual"),
-        ([Task(PAIR, Seq2Seq()), Task(PAIR, Seq2Seq())], "comes twice"),
-        ([Task(random_corpus("en-tr", 5), Seq2Seq())], "no tag for the language 'tr'"),
-        ([Task(FakeCorpus("de", ("de",), {"source": []}), SpanCorruption())], "is empty"),  # type: ignore[arg-type]
+        ([Component(MONO, Seq2Seq())], "'de' is monolingual"),
+        ([Component(MONO, SpanCorruption(), reverse=True)], "'de' is monolingual"),
+        ([Component(PAIR, Seq2Seq()), Component(PAIR, Seq2Seq())], "comes twice"),
+        ([Component(random_corpus("en-tr", 5), Seq2Seq())], "no tag for the language 'tr'"),
+        ([Component(FakeCorpus("de", ("de",), {"source": []}), SpanCorruption())], "is empty"),  # type: ignore[arg-type]
     ],
 )
-def test_tasks_that_do_not_fit_are_refused_before_training(tasks: list[Task], message: str):
+def test_tasks_that_do_not_fit_are_refused_before_training(components: list[Component], message: str):
     with pytest.raises(InputError, match=message):
         TrainingStream(
-            [TaskGroup("all", tuple(tasks))],
+            [ComponentGroup("all", tuple(components))],
             VOCABULARY,
             Limits(64, 64),
             TemperatureSchedule(),
@@ -323,12 +328,12 @@ def test_tasks_that_do_not_fit_are_refused_before_training(tasks: list[Task], me
 
 def test_missing_sentinels_are_noticed_before_training():
     with pytest.raises(InputError, match="0 sentinels"):
-        BatchBuilder([Task(MONO, SpanCorruption())], small_vocabulary(num_sentinels=0), Limits(64, 64), 500)
+        BatchBuilder([Component(MONO, SpanCorruption())], small_vocabulary(num_sentinels=0), Limits(64, 64), 500)
 
 
 def test_a_step_without_usable_sequences_is_an_error():
     long_rows = [np.full(50, 9, np.uint16)] * 20
     corpus: Any = FakeCorpus("en-de", ("en", "de"), {"source": long_rows, "target": long_rows})
-    builder = BatchBuilder([Task(corpus, Seq2Seq())], VOCABULARY, Limits(20, 20, "drop"), 100)
+    builder = BatchBuilder([Component(corpus, Seq2Seq())], VOCABULARY, Limits(20, 20, "drop"), 100)
     with pytest.raises(InputError, match=r"None of the 20 sequences drawn can be used \(20 too long, 0 too short\)"):
         evaluation_batches(builder, 0, 1)

@@ -25,9 +25,9 @@ from deltalm_ds import files
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data_tools import build as build_module
 from deltalm_ds.data_tools import workers as workers_module
-from deltalm_ds.data_tools.build import BUILDING, PLAN, CorpusSpec, build
+from deltalm_ds.data_tools.build import BUILDING, SPECIFICATION, CorpusSpec, build
 from deltalm_ds.data_tools.filters import Settings
-from deltalm_ds.data_tools.sources import Source
+from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.data_tools.verify import verify
 from deltalm_ds.data_tools.workers import start_workers
 from deltalm_ds.errors import DataError, InputError
@@ -67,15 +67,15 @@ def vocabulary(workspace):
 @pytest.fixture
 def specs(workspace):
     return [
-        CorpusSpec.from_name("en-de", [Source((workspace / "train.en", workspace / "train.de"))]),
-        CorpusSpec.from_name("de", [Source((workspace / "mono.de.gz",))]),
+        CorpusSpec.from_name("en-de", [TextSource((workspace / "train.en", workspace / "train.de"))]),
+        CorpusSpec.from_name("de", [TextSource((workspace / "mono.de.gz",))]),
     ]
 
 
 def mono_spec(tmp_path, lines):
     path = tmp_path / "mono.txt"
     path.write_text("".join(f"{line}\n" for line in lines))
-    return [CorpusSpec.from_name("de", [Source((path,))])]
+    return [CorpusSpec.from_name("de", [TextSource((path,))])]
 
 
 def all_rows(directory):
@@ -178,7 +178,7 @@ def test_subword_samples_do_not_depend_on_the_size_of_shards(vocabulary, tmp_pat
 
 
 def test_the_same_name_joins_files_in_order(vocabulary, tmp_path, workspace):
-    sources = [Source((workspace / "train.en",)), Source((workspace / "train.de",))]
+    sources = [TextSource((workspace / "train.en",)), TextSource((workspace / "train.de",))]
     build([CorpusSpec.from_name("en", sources)], vocabulary, tmp_path / "out")
     rows = all_rows(tmp_path / "out")["en", "source"]
     assert [vocabulary.decode(row) for row in rows] == sentences(300, 1) + sentences(300, 2)
@@ -215,7 +215,7 @@ def test_bad_input_in_a_later_corpus_is_found_before_anything_is_tokenised(vocab
     """The corpora that were read are not read again once the bad file is mended, nor when it is left out."""
     bad_text = tmp_path / "bad.txt"
     bad_text.write_bytes(b"good\n\xff\n")
-    bad = CorpusSpec.from_name("fr", [Source((bad_text,))])
+    bad = CorpusSpec.from_name("fr", [TextSource((bad_text,))])
     with pytest.raises(InputError, match=r"bad\.txt, line 2: not valid UTF-8"):
         build([*specs, bad], vocabulary, tmp_path / "out")
     assert content_of(tmp_path / "out") == {}
@@ -233,7 +233,7 @@ def test_bad_input_in_a_later_corpus_is_found_before_anything_is_tokenised(vocab
 def test_bad_input_alone_leaves_nothing(vocabulary, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff\n")
     with pytest.raises(InputError, match="line 1"):
-        build([CorpusSpec.from_name("fr", [Source((tmp_path / "bad.txt",))])], vocabulary, tmp_path / "out")
+        build([CorpusSpec.from_name("fr", [TextSource((tmp_path / "bad.txt",))])], vocabulary, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -245,12 +245,14 @@ def test_impossible_corpora(vocabulary, specs, tmp_path):
     twice = CorpusSpec.from_name("de", specs[1].sources * 2)
     with pytest.raises(InputError, match=r"mono\.de\.gz is given twice for the corpus de"):
         build([twice], vocabulary, tmp_path / "out")
-    by_another_name = CorpusSpec.from_name("en", [Source((Path("a.txt"),)), Source((Path("a.txt").absolute(),))])
+    by_another_name = CorpusSpec.from_name(
+        "en", [TextSource((Path("a.txt"),)), TextSource((Path("a.txt").absolute(),))]
+    )
     with pytest.raises(InputError, match=r"a\.txt is given twice for the corpus en"):
         build([by_another_name], vocabulary, tmp_path / "out")
     with pytest.raises(InputError, match="only once"):
-        build([CorpusSpec.from_name("en-de", [Source((Path("-"),) * 2)])], vocabulary, tmp_path / "out")
-    piped = [CorpusSpec.from_name(name, [Source((Path("-"),))]) for name in ("en", "de")]
+        build([CorpusSpec.from_name("en-de", [TextSource((Path("-"),) * 2)])], vocabulary, tmp_path / "out")
+    piped = [CorpusSpec.from_name(name, [TextSource((Path("-"),))]) for name in ("en", "de")]
     with pytest.raises(InputError, match="only once"):
         build(piped, vocabulary, tmp_path / "out")
     with pytest.raises(InputError, match="script of 'xx' is not known"):
@@ -337,15 +339,15 @@ import sys, time
 from pathlib import Path
 from deltalm_ds import files
 from deltalm_ds.data_tools import build as b
-from deltalm_ds.data_tools.sources import Source
+from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.data_tools.workers import start_workers
 from deltalm_ds.vocabulary import Vocabulary
 fsync = files.fsync_path
 files.fsync_path = lambda path: (time.sleep(0.02), fsync(path))
 if __name__ == "__main__":
     w = Path(sys.argv[1])
-    specs = [b.CorpusSpec.from_name("en-de", [Source((w / "train.en", w / "train.de"))]),
-             b.CorpusSpec.from_name("de", [Source((w / "mono.de.gz",))])]
+    specs = [b.CorpusSpec.from_name("en-de", [TextSource((w / "train.en", w / "train.de"))]),
+             b.CorpusSpec.from_name("de", [TextSource((w / "mono.de.gz",))])]
     with start_workers(int(sys.argv[3])) as workers:
         print("starting", flush=True)
         b.build(specs, Vocabulary.load(w / "vocab"), sys.argv[2], b.Settings(rows_per_shard=20), workers)
@@ -459,7 +461,7 @@ def test_another_build_is_not_mixed_in(workspace, vocabulary, specs, tmp_path, h
     os.utime(workspace / "train.en")
     with pytest.raises(InputError, match=r"what differs: the text of en-de\. Go on"):
         build(specs, vocabulary, half_built, Settings(rows_per_shard=50))
-    assert content_of(half_built) | content_of(half_built / BUILDING) == before and PLAN in before
+    assert content_of(half_built) | content_of(half_built / BUILDING) == before and SPECIFICATION in before
 
 
 def test_text_that_changes_while_it_is_read(vocabulary, tmp_path, monkeypatch):
@@ -520,7 +522,7 @@ def test_directories_in_use_are_refused_and_untouched(vocabulary, specs, tmp_pat
     assert content_of(tmp_path / "other") == {"precious.arrow": b"x"}
 
 
-@pytest.mark.parametrize("last_removed", ["lock", PLAN])
+@pytest.mark.parametrize("last_removed", ["lock", SPECIFICATION])
 def test_interrupted_at_its_very_end_it_is_not_taken_for_another_build(
     vocabulary, specs, tmp_path, monkeypatch, last_removed
 ):

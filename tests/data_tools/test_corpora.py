@@ -21,7 +21,7 @@ from deltalm_ds.cli import app
 from deltalm_ds.data_tools.corpora import convert
 from deltalm_ds.data_tools.published_formats import FORMATS
 from deltalm_ds.data_tools.scripts import scripts_of
-from deltalm_ds.data_tools.sources import Source, read_columns, read_records
+from deltalm_ds.data_tools.sources import TextSource, read_columns, read_records
 from deltalm_ds.errors import InputError
 
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -113,7 +113,7 @@ def pairs_of(format_name, *files):
     out = files[0].parent / "out.jsonl"
     out.unlink(missing_ok=True)
     conversion = convert(format_name, files, [out])
-    pairs = list(read_records(Source((out,)), 2, Counter()))
+    pairs = list(read_records(TextSource((out,)), 2, Counter()))
     assert len(pairs) == conversion.rows
     return pairs, conversion.items, conversion.dropped
 
@@ -384,7 +384,7 @@ def num_records(source, num_sides):
 )
 def test_summaries_are_read_as_they_are(name, records):
     path = SHARED / "summarisation" / f"{name}.jsonl.xz"
-    assert num_records(Source((path,), columns=("text", "summary")), 2) == (records, {})
+    assert num_records(TextSource((path,), columns=("text", "summary")), 2) == (records, {})
 
 
 @needs_shared
@@ -393,7 +393,7 @@ def test_l10n10_has_the_pairs_its_table_says():
         (sizes,) = (row for row in csv.DictReader(file, delimiter="\t") if row["group"] == "train")
     del sizes["group"]
     found = {
-        language: num_records(Source((SHARED / f"l10n10/train.en-{language}.tsv.xz",), columns=("2", "3")), 2)
+        language: num_records(TextSource((SHARED / f"l10n10/train.en-{language}.tsv.xz",), columns=("2", "3")), 2)
         for language in sizes
     }
     assert found == {language: (int(size), {}) for language, size in sizes.items()}
@@ -407,6 +407,6 @@ def test_mono_has_the_lines_its_table_says_in_a_script_that_is_known(tmp_path):
         languages = list(csv.DictReader(file, delimiter="\t"))
     assert len(languages) == 132
     for language in languages:
-        source = Source((tmp_path / "mono" / f"{language['code']}.txt",))
+        source = TextSource((tmp_path / "mono" / f"{language['code']}.txt",))
         assert num_records(source, 1) == (int(language["lines"]), {}), language
         assert language["script"] in scripts_of(language["code"])

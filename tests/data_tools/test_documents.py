@@ -9,14 +9,15 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltalm_ds.data.mixture import Component
 from deltalm_ds.data.objectives import Limits, Seq2Seq, SpanCorruption
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data.stream import BatchBuilder
-from deltalm_ds.data.tasks import Task
 from deltalm_ds.data_tools.build import CorpusSpec, build
 from deltalm_ds.data_tools.encode import window_lengths
 from deltalm_ds.data_tools.filters import Settings
-from deltalm_ds.data_tools.sources import Source, find_sources
+from deltalm_ds.data_tools.sources import TextSource, find_sources
+from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 TEXT = "the cat sees a small dog and the dog sees a big cat near old green trees by blue water"
@@ -49,7 +50,7 @@ def vocabulary(tmp_path_factory):
 def source(tmp_path):
     path = tmp_path / "documents.txt"
     path.write_text("\n\n".join("\n".join(lines) for lines in DOCUMENTS))
-    return Source((path,))
+    return TextSource((path,))
 
 
 def rows_of(out, name="en", side="source"):
@@ -67,7 +68,7 @@ def test_windows_are_those_of_a_plain_definition(tmp_path, vocabulary, source, c
     if as_jsonl:
         path = tmp_path / "documents.jsonl"
         path.write_text("\n".join(json.dumps({"text": "\n".join(lines)}) for lines in DOCUMENTS))
-        source = Source((path,))
+        source = TextSource((path,))
     spec = CorpusSpec.from_name("en", [source])
     build([spec], vocabulary, tmp_path / "out", Settings(window_tokens=100, cross_documents=cross))
     tokens = [np.concatenate([vocabulary.encode(line) for line in lines]) for lines in DOCUMENTS]
@@ -80,7 +81,7 @@ def test_windows_are_those_of_a_plain_definition(tmp_path, vocabulary, source, c
 def test_windows_do_not_cross_languages_or_files(tmp_path, vocabulary, source):
     copy = tmp_path / "copy.txt"
     copy.write_bytes(source.files[0].read_bytes())
-    specs = [CorpusSpec.from_name("en", [source, Source((copy,))]), CorpusSpec.from_name("fr", [source])]
+    specs = [CorpusSpec.from_name("en", [source, TextSource((copy,))]), CorpusSpec.from_name("fr", [source])]
     build(specs, vocabulary, tmp_path / "out", Settings(window_tokens=568, cross_documents=True))
     english, french = (rows_of(tmp_path / "out", name) for name in ("en", "fr"))
     assert [row.tolist() for row in english] == [row.tolist() for row in french] * 2
@@ -97,7 +98,7 @@ def test_window_lengths(lengths, size, cross):
 def batches_of(out, name, objective, vocabulary, limits):
     """The sources and targets of every row as training reads them, sorted."""
     corpus = ShardDataset.open(out).corpora[name]
-    builder = BatchBuilder([Task(corpus, objective)], vocabulary, limits, micro_batch_tokens=100_000)
+    builder = BatchBuilder([Component(corpus, objective)], vocabulary, limits, micro_batch_tokens=100_000)
     numbers = np.arange(corpus.num_rows)
     chosen = builder.select(np.zeros_like(numbers), numbers, numbers, numbers.astype(np.uint64))
     assert (chosen.num_truncated, chosen.num_overlong, chosen.num_too_short) == (0, 0, 0)
@@ -119,7 +120,7 @@ def test_windows_of_568_tokens_give_512_inputs_and_114_targets(tmp_path, vocabul
     sentinels = set(vocabulary.sentinel_ids.tolist())
     restored = []
     for inputs, targets in pairs:
-        assert inputs.pop() == targets.pop() == vocabulary.eos_id
+        assert inputs.pop() == targets.pop() == EOS_ID
         starts = [place for place, token in enumerate(targets) if token in sentinels]
         spans = {targets[a]: targets[a + 1 : b] for a, b in pairwise([*starts, len(targets)])}
         restored.append([token for place in inputs for token in spans.get(place, [place])])
@@ -129,7 +130,7 @@ def test_windows_of_568_tokens_give_512_inputs_and_114_targets(tmp_path, vocabul
 def test_only_monolingual_corpora_are_documents(tmp_path, vocabulary, source):
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("a cat\ta dog\na dog\ta cat\n")
-    specs = [CorpusSpec.from_name("en", [source]), CorpusSpec.from_name("en-fr", [Source((pairs,))])]
+    specs = [CorpusSpec.from_name("en", [source]), CorpusSpec.from_name("en-fr", [TextSource((pairs,))])]
     build(specs, vocabulary, tmp_path / "out", Settings(window_tokens=2))
     assert [vocabulary.decode(row) for row in rows_of(tmp_path / "out", "en-fr")] == ["a cat", "a dog"]
 
@@ -143,7 +144,7 @@ def test_a_task_from_jsonl_fields_to_training_rows(tmp_path, vocabulary):
     (corpus,) = build([spec], vocabulary, tmp_path / "out", Settings()).corpora
     assert (corpus.name, corpus.kind, corpus.languages) == ("headlines", "task", ("en", "fr"))
     pairs = batches_of(tmp_path / "out", "headlines", Seq2Seq(), vocabulary, Limits(5000, 500))
-    end = vocabulary.eos_id
+    end = EOS_ID
     assert pairs == sorted(
         (
             [vocabulary.language_id("fr"), *vocabulary.encode(record["document"]).tolist(), end],

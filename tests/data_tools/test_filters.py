@@ -15,7 +15,7 @@ from deltalm_ds.data_tools.build import CorpusSpec, build
 from deltalm_ds.data_tools.cut import _number_by_part
 from deltalm_ds.data_tools.filters import Settings
 from deltalm_ds.data_tools.scripts import LANGUAGES_OF_SCRIPT, script_shares, scripts_of
-from deltalm_ds.data_tools.sources import Source
+from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.errors import InputError
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -40,7 +40,7 @@ def build_pairs(tmp_path, vocabulary, pairs, chosen, name="en-de"):
     files = tuple(tmp_path / f"{out.name}.{side}" for side in range(len(pairs[0])))
     for side, path in enumerate(files):
         path.write_text("".join(f"{pair[side]}\n" for pair in pairs))
-    (corpus,) = build([CorpusSpec.from_name(name, [Source(files)])], vocabulary, out, chosen).corpora
+    (corpus,) = build([CorpusSpec.from_name(name, [TextSource(files)])], vocabulary, out, chosen).corpora
     reader = ShardDataset.open(out).corpora[name]
     sides = [reader.tokens(side, np.arange(reader.num_rows)) for side in reader.sides]
     return corpus.dropped, [tuple(map(vocabulary.decode, row)) for row in zip(*sides, strict=True)]
@@ -87,7 +87,7 @@ def test_duplicates_over_shards_and_sources_against_a_set(tmp_path, vocabulary, 
     paths = [tmp_path / f"{number}.txt" for number in range(3)]
     for number, path in enumerate(paths):
         path.write_text("\n".join(texts[number * 33 : number * 33 + 33 + number // 2]))
-    spec = CorpusSpec.from_name("en", [Source((path,)) for path in paths])
+    spec = CorpusSpec.from_name("en", [TextSource((path,)) for path in paths])
     chosen = Settings(deduplicate=True, rows_per_shard=7)
     (corpus,) = build([spec], vocabulary, tmp_path / "out", chosen).corpora
     reader = ShardDataset.open(tmp_path / "out").corpora["en"]

@@ -15,10 +15,11 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deltalm_ds.data_tools import lines, sources
-from deltalm_ds.data_tools.lines import line_blocks
-from deltalm_ds.data_tools.sources import Source, divide, find_sources, read_columns, read_records
+from deltalm_ds import lines
+from deltalm_ds.data_tools import sources
+from deltalm_ds.data_tools.sources import TextSource, divide, find_sources, read_columns, read_records
 from deltalm_ds.errors import InputError
+from deltalm_ds.lines import line_blocks
 
 COMPRESS = {
     "": lambda data: data,
@@ -56,9 +57,14 @@ def test_every_format_gives_the_same_records(tmp_path, compression, line_end):
     jsonl = write(tmp_path / "f.jsonl", "".join(rows), compression)
     columns = {"n": [1] * 3, "source": [pair[0] for pair in PAIRS], "target": [pair[1] for pair in PAIRS]}
     pq.write_table(pa.table(columns), tmp_path / "f.parquet", row_group_size=2)
-    for source in (Source(tuple(sides)), Source((tsv,)), Source((jsonl,)), Source((tmp_path / "f.parquet",))):
+    for source in (
+        TextSource(tuple(sides)),
+        TextSource((tsv,)),
+        TextSource((jsonl,)),
+        TextSource((tmp_path / "f.parquet",)),
+    ):
         assert records_of(source, 2) == (PAIRS, {})
-    assert records_of(Source((sides[0],)))[0] == [(pair[0],) for pair in PAIRS]
+    assert records_of(TextSource((sides[0],)))[0] == [(pair[0],) for pair in PAIRS]
 
 
 @settings(max_examples=200, deadline=None)
@@ -77,25 +83,25 @@ def test_lines_end_at_line_feeds_only(tmp_path_factory, text):
 def test_empty_records_are_counted_and_white_space_is_stripped(tmp_path):
     source = write(tmp_path / "a", " one \n\n\u3000three\n four\n")
     target = write(tmp_path / "b", "eins\nzwei\n \t \nvier\xa0\n")
-    assert records_of(Source((source, target)), 2) == ([("one", "eins"), ("four", "vier")], {"empty": 2})
+    assert records_of(TextSource((source, target)), 2) == ([("one", "eins"), ("four", "vier")], {"empty": 2})
     tsv = write(tmp_path / "c.tsv", "one\teins\n\tzwei\nthree\t\n\n")
-    assert records_of(Source((tsv,)), 2) == ([("one", "eins")], {"empty": 3})
+    assert records_of(TextSource((tsv,)), 2) == ([("one", "eins")], {"empty": 3})
     jsonl = write(tmp_path / "d.jsonl", '{"text": " one "}\n\n{"text": ""}\n')
-    assert records_of(Source((jsonl,))) == ([("one",)], {"empty": 2})
+    assert records_of(TextSource((jsonl,))) == ([("one",)], {"empty": 2})
 
 
 def test_columns_and_fields_by_name(tmp_path):
     tsv = write(tmp_path / "c.tsv", "group\tone\teins\nother\ttwo\tzwei\tmore\n")
-    assert records_of(Source((tsv,), columns=("3", "2")), 2)[0] == [("eins", "one"), ("zwei", "two")]
+    assert records_of(TextSource((tsv,), columns=("3", "2")), 2)[0] == [("eins", "one"), ("zwei", "two")]
     jsonl = write(tmp_path / "d.txt", '{"text": "long", "summary": "short"}\n')
-    assert records_of(Source((jsonl,), "jsonl", ("text", "summary")), 2)[0] == [("long", "short")]
+    assert records_of(TextSource((jsonl,), "jsonl", ("text", "summary")), 2)[0] == [("long", "short")]
 
 
 @pytest.mark.parametrize("counts", [(3, 5), (5, 3), (0, 4), (4, 0)])
 def test_unequal_parallel_files_name_both_counts(tmp_path, counts):
     paths = [write(tmp_path / f"file{side}", "x\n" * count) for side, count in enumerate(counts)]
     with pytest.raises(InputError, match=rf"file0 has {counts[0]} lines but .*file1 has {counts[1]}:"):
-        records_of(Source(tuple(paths)), 2)
+        records_of(TextSource(tuple(paths)), 2)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_unequal_parallel_files_name_both_counts(tmp_path, counts):
 def test_bad_text_names_file_and_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        records_of(Source((tmp_path / name,)))
+        records_of(TextSource((tmp_path / name,)))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def test_bad_text_names_file_and_line(tmp_path, name, content, message):
 def test_bad_tsv(tmp_path, content, columns, message):
     path = write(tmp_path / "f.tsv", content)
     with pytest.raises(InputError, match=message):
-        records_of(Source((path,), columns=columns), 2)
+        records_of(TextSource((path,), columns=columns), 2)
 
 
 @pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
@@ -143,7 +149,7 @@ def test_compressed_file_cut_short_is_an_error(tmp_path, compression, keep):
     path = write(tmp_path / "f", "".join(f"line {index}\n" for index in range(5_000)), compression)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(InputError, match="is damaged or cut short"):
-        records_of(Source((path,)))
+        records_of(TextSource((path,)))
 
 
 @pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
@@ -165,7 +171,7 @@ def test_concatenated_compressed_files_are_read_to_the_end(tmp_path, compression
 )
 def test_wrong_files(files, num_sides, message):
     with pytest.raises(InputError, match=message):
-        records_of(Source(tuple(map(Path, files))), num_sides)
+        records_of(TextSource(tuple(map(Path, files))), num_sides)
 
 
 @pytest.mark.parametrize("blocks", [2, 5, 1 << 20])
@@ -173,7 +179,7 @@ def test_parallel_files_with_lines_of_any_length(tmp_path, monkeypatch, blocks):
     monkeypatch.setattr(lines, "BLOCK_BYTES", blocks)
     sides = [[letter * (1 + number * step % 7) for number in range(50)] for letter, step in (("a", 3), ("b", 5))]
     paths = [write(tmp_path / str(side), "\n".join(texts)) for side, texts in enumerate(sides)]
-    assert records_of(Source(tuple(paths)), 2)[0] == list(zip(*sides, strict=True))
+    assert records_of(TextSource(tuple(paths)), 2)[0] == list(zip(*sides, strict=True))
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -202,16 +208,16 @@ def test_members_of_an_archive(tmp_path):
     (pair,) = find_sources(f"{tmp_path}/opus.zip!*.en,{tmp_path}/opus.zip!c.de-en.de")
     assert records_of(pair, 2)[0] == [("one", "eins"), ("two", "zwei")]
     with pytest.raises(InputError, match=r"opus.zip: 3 members fit; name one.*README"):
-        records_of(Source((tmp_path / "opus.zip",)))
+        records_of(TextSource((tmp_path / "opus.zip",)))
     with pytest.raises(InputError, match=r"opus.zip!\*\.fr: 0 members fit"):
-        records_of(Source((Path(f"{tmp_path}/opus.zip!*.fr"),)))
+        records_of(TextSource((Path(f"{tmp_path}/opus.zip!*.fr"),)))
     with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
         archive.writestr("pairs.tsv", "one\teins\n")
-    assert records_of(Source((tmp_path / "one.zip",), "tsv"), 2)[0] == [("one", "eins")]
+    assert records_of(TextSource((tmp_path / "one.zip",), "tsv"), 2)[0] == [("one", "eins")]
     data = (tmp_path / "one.zip").read_bytes()
     write(tmp_path / "bad.zip", data.replace(b"eins", b"einz"))
     with pytest.raises(InputError, match=r"bad.zip is damaged"):
-        records_of(Source((tmp_path / "bad.zip",), "tsv"), 2)
+        records_of(TextSource((tmp_path / "bad.zip",), "tsv"), 2)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +242,9 @@ def test_parquet(tmp_path, monkeypatch, column, fields, message):
     pq.write_table(pa.table({"text": column, "other": ["x", "y", "z"]}), path)
     if message:
         with pytest.raises(InputError, match=message):
-            records_of(Source((path,), columns=fields))
+            records_of(TextSource((path,), columns=fields))
         return
-    records, dropped = records_of(Source((path,), columns=fields))
+    records, dropped = records_of(TextSource((path,), columns=fields))
     assert [text for (text,) in records] == [text for text in column.to_pylist() if text]
     assert sum(dropped.values()) == column.null_count
 
@@ -249,7 +255,7 @@ def test_parquet_cut_short(tmp_path, keep):
     pq.write_table(pa.table({"text": ["some text"] * 1000}), path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(InputError, match="is damaged, not a Parquet file"):
-        records_of(Source((path,)))
+        records_of(TextSource((path,)))
 
 
 def test_documents_are_separated_by_blank_lines(tmp_path, monkeypatch):
@@ -257,11 +263,11 @@ def test_documents_are_separated_by_blank_lines(tmp_path, monkeypatch):
     text = "\n\none\ntwo\n \t\n\nthree\r\n\r\nfour\n"
     path = write(tmp_path / "a", text)
     dropped = Counter()
-    found = [text for (texts,) in read_columns(Source((path,)), 1, dropped, documents=True) for text in texts]
+    found = [text for (texts,) in read_columns(TextSource((path,)), 1, dropped, documents=True) for text in texts]
     assert (found, dropped) == (["one\ntwo", "three", "four"], {})
     monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 5)
     with pytest.raises(InputError, match="line 4: the document is longer"):
-        list(read_columns(Source((path,)), 1, dropped, documents=True))
+        list(read_columns(TextSource((path,)), 1, dropped, documents=True))
 
 
 def test_arguments_that_name_sources(tmp_path, monkeypatch):
@@ -297,9 +303,9 @@ def test_spans_of_a_file_give_all_its_lines_once(tmp_path, text, span_bytes, blo
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "BLOCK_BYTES", block_bytes)
-        spans = divide(Source((path,)), span_bytes)
+        spans = divide(TextSource((path,)), span_bytes)
         found = [record for span in spans for record in read_records(span, 1, Counter())]
-    assert found == list(read_records(Source((path,)), 1, Counter()))
+    assert found == list(read_records(TextSource((path,)), 1, Counter()))
     assert len(spans) == max(1, -(-len(text.encode()) // span_bytes))
 
 
@@ -317,11 +323,11 @@ def test_an_error_in_a_span_names_the_line_of_the_file(tmp_path, name, line, mes
     path.write_bytes(b"\n".join([*[good] * 6, line, good]))
     num_sides = 1 if name == "text.txt" else 2
     with pytest.raises(InputError, match=message):
-        for span in divide(Source((path,)), 20):
+        for span in divide(TextSource((path,)), 20):
             list(read_records(span, num_sides, Counter()))
 
 
 @pytest.mark.parametrize("names", [("a.txt", "b.txt"), ("a.txt.gz",), ("a.parquet",), ("a.zip!b",), ("-",)])
 def test_what_cannot_be_read_from_any_place_is_not_divided(names):
-    source = Source(tuple(map(Path, names)))
+    source = TextSource(tuple(map(Path, names)))
     assert divide(source, 1) == [source]

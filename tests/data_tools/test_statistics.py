@@ -13,6 +13,7 @@ from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data_tools import statistics as statistics_module
 from deltalm_ds.data_tools.statistics import plot_lengths, statistics
 from deltalm_ds.data_tools.train_vocabulary import train
+from deltalm_ds.token_ids import UNK_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 SENTENCES = [
@@ -57,7 +58,7 @@ def test_against_plain_counting(dataset, vocabulary, monkeypatch):
     assert source.mean_length == pytest.approx(np.mean(lengths))
     for share, found in ((0.5, source.median_length), (0.9, source.p90_length), (0.99, source.p99_length)):
         assert found == min(n for n in lengths if sum(m <= n for m in lengths) >= share * len(lengths))
-    assert source.unknown_rate == sum(row.count(Vocabulary.unk_id) for row in rows) / sum(lengths) > 0
+    assert source.unknown_rate == sum(row.count(UNK_ID) for row in rows) / sum(lengths) > 0
     bounds = [*source.histogram]
     expected = Counter(min(bound for bound in bounds if bound >= length) for length in lengths)
     assert source.histogram == {bound: expected[bound] for bound in bounds}

@@ -5,7 +5,7 @@ import sentencepiece
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.translation import TestSet, evaluate_directions, read_test_sets
-from deltalm_ds.generation.beam_search import Hypothesis, SearchOptions
+from deltalm_ds.generation.interface import Hypothesis, SearchOptions
 from deltalm_ds.vocabulary import Vocabulary
 
 SENTENCES = ["one two three four five", "six seven eight nine ten", "five four three two one"]

@@ -11,7 +11,7 @@ from deltalm_ds.export import bart
 from deltalm_ds.export.package import export
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.files import read_json
-from deltalm_ds.generation.engine import PyTorchEngine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.model.layers import PostNorm
 
 

@@ -10,8 +10,8 @@ from deltalm_ds.export import ctranslate2 as exporter
 from deltalm_ds.export.package import export
 from deltalm_ds.export.parity import random_sources
 from deltalm_ds.files import read_json
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import load_engine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import generate
 
 

@@ -12,14 +12,15 @@ import json
 import pytest
 import torch
 
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.names import POSITION_OFFSET
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import InputError
 from deltalm_ds.export.fairseq import write_fairseq
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.vocabulary import SPECIAL_TOKENS, Vocabulary
+from deltalm_ds.token_ids import SPECIAL_TOKENS
+from deltalm_ds.vocabulary import Vocabulary
 
 SIZES = {"vocabulary_size": 20, "hidden_size": 16, "ffn_size": 32, "num_heads": 2, "max_positions": 6}
 
@@ -41,7 +42,7 @@ def load(path):
 
 def read_back(path):
     """As `deltalm init` reads it."""
-    return plan_unchanged(recognise(path / "finetuned.pt")).model()
+    return unchanged_initialisation(recognise(path / "finetuned.pt")).model()
 
 
 def vocabulary(tmp_path):

@@ -7,13 +7,14 @@ import torch
 from toys import random_model, save
 
 from deltalm_ds.checkpoints.directory import load_model, load_weights
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.export.hugging_face import open_huggingface, write_huggingface
 from deltalm_ds.export.hugging_face_files.modeling_deltalm import DeltaLMForConditionalGeneration
 from deltalm_ds.export.package import FORMATS, export
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import PyTorchEngine, load_engine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import encoder_for, generate
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.vocabulary import Vocabulary
@@ -153,7 +154,7 @@ def test_it_comes_back(embedding_norm, tmp_path):
     """`deltalm init` reads it as it reads other ports of DeltaLM."""
     model = random_model(embedding_norm=embedding_norm)
     write_huggingface(model, None, tmp_path, "float32")
-    back = plan_unchanged(recognise(tmp_path)).model()
+    back = unchanged_initialisation(recognise(tmp_path)).model()
     assert back.config.embedding_norm == embedding_norm
     for name, tensor in back.state_dict().items():
         rows = model.config.vocabulary_size if name == "token_embedding.weight" else len(tensor)

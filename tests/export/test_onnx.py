@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from safetensors.torch import save_file
 
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import CheckError, InputError
 from deltalm_ds.export import onnx as export
@@ -22,9 +22,9 @@ from deltalm_ds.export import onnx_graph
 from deltalm_ds.export.package import export as package_export
 from deltalm_ds.export.parity import check_parity, random_sources
 from deltalm_ds.files import write_json
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import PyTorchEngine
-from deltalm_ds.generation.onnx_engine import OnnxEngine
+from deltalm_ds.generation.engines.onnx import OnnxEngine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.translate import generate
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -55,7 +55,7 @@ def random_model(decoder="interleaved", embedding_norm=True):
 @pytest.fixture(scope="module")
 def trained():
     """The official toy model that was trained, and the sources of the beam search reference."""
-    model = plan_unchanged(recognise(FIXTURES / "official_base_trained.pt"), num_heads=4).model()
+    model = unchanged_initialisation(recognise(FIXTURES / "official_base_trained.pt"), num_heads=4).model()
     reference = json.loads(gzip.decompress((FIXTURES / "beam.json.gz").read_bytes()))
     return model.eval(), [source[:-1] for source in reference["sources"]]
 
@@ -188,7 +188,7 @@ def test_a_missing_package_is_named_and_nothing_is_left(tmp_path, monkeypatch):
     for package in ("onnx", "onnxruntime"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
-            patch.delitem(sys.modules, "deltalm_ds.generation.onnx_engine", raising=False)
+            patch.delitem(sys.modules, "deltalm_ds.generation.engines.onnx", raising=False)
             with pytest.raises(InputError, match=rf"package {package}: pip install 'deltalm-ds\[export\]'"):
                 package_export(tmp_path / "model", tmp_path / "out", "onnx")
         assert not (tmp_path / "out").exists()

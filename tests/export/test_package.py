@@ -11,8 +11,8 @@ from deltalm_ds.errors import CheckError, InputError
 from deltalm_ds.export import package
 from deltalm_ds.export.package import FORMATS, export
 from deltalm_ds.files import read_json
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import load_engine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import encoder_for, generate
 from deltalm_ds.vocabulary import Vocabulary
 

@@ -9,6 +9,7 @@ from toys import TEXT, text_vocabulary
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.export.tokenizer import build_tokenizer, write_tokenizer
+from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 KINDS = {
@@ -52,7 +53,7 @@ def assert_same(both, text):
     """Equal ids, or others of the same probability; the scores of BPE are ranks and differ."""
     vocabulary, tokenizer = both
     ours, theirs = vocabulary.encode(text).tolist(), tokenizer.encode(text).ids
-    assert theirs[-1] == vocabulary.eos_id
+    assert theirs[-1] == EOS_ID
     if ours != theirs[:-1]:
         assert probability(vocabulary, ours) == pytest.approx(probability(vocabulary, theirs[:-1]), abs=1e-3), text
 

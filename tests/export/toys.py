@@ -7,12 +7,13 @@ from pathlib import Path
 import sentencepiece
 import torch
 
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.files import write_json
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -58,7 +59,7 @@ def random_model(seed=0, **changes):
 
 def trained_model():
     """The official toy model that was trained, and the sources of the beam search reference."""
-    model = plan_unchanged(recognise(FIXTURES / "official_base_trained.pt"), num_heads=4).model()
+    model = unchanged_initialisation(recognise(FIXTURES / "official_base_trained.pt"), num_heads=4).model()
     reference = json.loads(gzip.decompress((FIXTURES / "beam.json.gz").read_bytes()))
     return model, [source[:-1] for source in reference["sources"]]
 
@@ -81,6 +82,6 @@ def text_model(directory):
     """A directory with a random model whose outputs end before the maximum length, and its vocabulary."""
     vocabulary = text_vocabulary(directory.parent)
     model = random_model(vocabulary_size=vocabulary.num_tokens, max_positions=64)
-    eos = model.token_embedding.weight.data[Vocabulary.eos_id]
+    eos = model.token_embedding.weight.data[EOS_ID]
     model.decoder.blocks[-1].ffn_2.norm.bias.data += 3 * eos / eos.norm() ** 2  # a higher logit at every step
     return save(model, directory, vocabulary)

@@ -10,13 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.generation.beam_search import EOS_ID, PAD_ID, SearchOptions, beam_search
+from deltalm_ds.generation.beam_search import beam_search
+from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 REFERENCE = json.loads(gzip.decompress((FIXTURES / "beam.json.gz").read_bytes()))
@@ -24,7 +26,7 @@ REFERENCE = json.loads(gzip.decompress((FIXTURES / "beam.json.gz").read_bytes())
 
 @pytest.fixture(scope="module")
 def official_model():
-    model = plan_unchanged(recognise(FIXTURES / "official_base_trained.pt"), num_heads=4).model()
+    model = unchanged_initialisation(recognise(FIXTURES / "official_base_trained.pt"), num_heads=4).model()
     return model
 
 

@@ -9,7 +9,7 @@ import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from deltalm_ds.cli import generate
+from deltalm_ds.cli import evaluation, export, translation
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
 from deltalm_ds.model.config import DeltaLMConfig
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run():
     app = typer.Typer()
-    for verb in (generate.translate, generate.score, generate.evaluate, generate.export):
+    for verb in (translation.translate, translation.score, evaluation.evaluate, export.export):
         app.command()(verb)
 
     def run(*arguments, input=None):

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.beam_search import EOS_ID, SearchOptions
-from deltalm_ds.generation.engine import PyTorchEngine, load_engine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.token_ids import EOS_ID
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.export.onnx import write_onnx
 from deltalm_ds.files import write_json
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import PyTorchEngine, load_engine
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 
@@ -86,7 +87,7 @@ def test_faulty_directories_are_named(directory, tmp_path):
 
 
 def test_a_missing_onnxruntime_is_named(directory, monkeypatch):
-    monkeypatch.delitem(sys.modules, "deltalm_ds.generation.onnx_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "deltalm_ds.generation.engines.onnx", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime: pip install 'deltalm-ds\[export\]'"):
         load_engine(directory)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.beam_search import Hypothesis, SearchOptions
+from deltalm_ds.generation.interface import Hypothesis, SearchOptions
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import (
     BATCH_TOKENS,

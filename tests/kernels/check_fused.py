@@ -27,7 +27,7 @@ from kernel_cases import (
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deltalm_ds.kernels import dispatch, randomness
+from deltalm_ds.kernels import dispatch, dropout_mask
 from deltalm_ds.kernels.attention import attention
 from deltalm_ds.kernels.dispatch import OPS
 from deltalm_ds.kernels.dropout import dropout
@@ -219,7 +219,7 @@ def test_dropout_masks_are_the_definition() -> None:
     seed = torch.tensor([2**62 + 12345], device=DEVICE)
     from deltalm_ds.kernels.fused.dropout import dropout as fused_dropout
 
-    mask = randomness.keep_mask(seed, 0.1, torch.arange(37, device=DEVICE), 101)
+    mask = dropout_mask.keep_mask(seed, 0.1, torch.arange(37, device=DEVICE), 101)
     assert torch.equal(fused_dropout(torch.ones(37, 101, device=DEVICE), 0.1, seed), mask * (256 / 230))
     # one query: with scores of 0 and values that are unit vectors, the output is the row of the mask
     num_keys, head_dim = 32, 32
@@ -228,7 +228,7 @@ def test_dropout_masks_are_the_definition() -> None:
     cu_q, cu_k = torch.tensor([0, 0, 1], device=DEVICE).int(), torch.tensor([0, 0, num_keys], device=DEVICE).int()
     out = fused_attention.attention(q, k, v, cu_q, cu_k, False, 0.1, seed)
     for head in range(2):
-        row = randomness.keep_mask(seed, 0.1, torch.zeros(1, dtype=torch.int64, device=DEVICE), num_keys, head)[0]
+        row = dropout_mask.keep_mask(seed, 0.1, torch.zeros(1, dtype=torch.int64, device=DEVICE), num_keys, head)[0]
         torch.testing.assert_close(out[0, head], row * (256 / 230) / num_keys)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.randomness import draw_seed, keep_mask, philox, scale, threshold
+from deltalm_ds.kernels.dropout_mask import draw_seed, keep_mask, philox, scale, threshold
 
 # (counter, key, result) of Philox4x32-10, as its authors publish them with Random123 (kat_vectors)
 KNOWN_ANSWERS = [

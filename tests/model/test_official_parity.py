@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from deltalm_ds.checkpoints.initialise import plan_unchanged
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.names import POSITION_OFFSET, fairseq_names
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.kernels.attention import attention
 from deltalm_ds.kernels.optimizer import adam
 from deltalm_ds.model import layers
 from deltalm_ds.model.packing import PackedSequences
-from deltalm_ds.training.schedules import Schedule
+from deltalm_ds.recipe.schedules import Schedule
 
 PAD = 1
 NUM_TOKENS, NUM_HEADS, LABEL_SMOOTHING = 1000, 4, 0.1
@@ -61,7 +61,7 @@ def make_model(path, dtype, monkeypatch):
     """The official weights in our model, without dropout."""
     if dtype == torch.float64:
         monkeypatch.setattr(layers, "attention", official_attention)
-    return plan_unchanged(recognise(path), NUM_HEADS, NUM_TOKENS).model(dropout=0.0).train().to(dtype)
+    return unchanged_initialisation(recognise(path), NUM_HEADS, NUM_TOKENS).model(dropout=0.0).train().to(dtype)
 
 
 @dataclass

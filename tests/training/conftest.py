@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deltalm_ds.config import Recipe
 from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
 from deltalm_ds.data.shards import ragged_batch, write_corpus
+from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.prepare import prepare_run
 from deltalm_ds.vocabulary import Vocabulary
 

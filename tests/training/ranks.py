@@ -18,8 +18,8 @@ from torch import distributed
 
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.errors import InputError
-from deltalm_ds.training import state
-from deltalm_ds.training.engine import start_distributed
+from deltalm_ds.training import checkpoint
+from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.train import Trainer
 
 
@@ -65,7 +65,7 @@ def run_job(job):
         start_from_first_checkpoint(job)
     distributed.barrier()
     write = full_disk_at_step_20 if job["fault"] == "full disk" else write_safetensors
-    with mock.patch.object(state, "write_safetensors", write):
+    with mock.patch.object(checkpoint, "write_safetensors", write):
         try:
             return Trainer(Path(job["run"])).train()
         except InputError as error:

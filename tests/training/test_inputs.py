@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from deltalm_ds.config import TrainingGroup
 from deltalm_ds.data.objectives import make_objective
+from deltalm_ds.recipe.schema import TrainingGroup
 from deltalm_ds.training.inputs import _directions
 
 

@@ -1,4 +1,4 @@
-"""Which Adam an engine gets, and what is said where one cannot run."""
+"""Which Adam a DeepSpeed engine gets, and what is said where one cannot run."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +7,10 @@ import deepspeed.ops.adam
 import pytest
 import torch
 
-from deltalm_ds.config import OptimizerSection
 from deltalm_ds.errors import InputError
-from deltalm_ds.training import engine
-from deltalm_ds.training.engine import create_moments, make_optimizer
+from deltalm_ds.recipe.schema import OptimizerSection
+from deltalm_ds.training import deepspeed_engine
+from deltalm_ds.training.deepspeed_engine import create_moments, make_optimizer
 
 PLAIN = {"stage": 2}
 OFFLOADED = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
@@ -67,7 +67,7 @@ def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_apex_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "apex_adam", lambda parameters, *settings: settings)
+    monkeypatch.setattr(deepspeed_engine, "apex_adam", lambda parameters, *settings: settings)
     assert made(PLAIN, implementation="apex", eps=1e-6) == ((0.9, 0.98), 1e-6, 0.0)
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
-from deltalm_ds.config import Recipe
 from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
 from deltalm_ds.data.shards import ragged_batch, write_corpus
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
-from deltalm_ds.training.engine_config import config_path
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.deepspeed_config import config_path
 from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states
 from deltalm_ds.training.plan import make_plan, plan_lines
@@ -69,12 +69,12 @@ def recipe_of(content: dict[str, Any], **changes: Any) -> Recipe:
 
 def test_sampling_and_passes(content: dict[str, Any]) -> None:
     # a pair gives 12 + 11 tokens (tag and </s>, </s>), so a step has 10 sequences; at T = 1, p = rows / 800
-    tasks = {task["task"]: task for task in make_plan(recipe_of(content), 1)["tasks"]}
-    assert list(tasks) == [f"seq2seq:{n}" for n in ("en-de:en-de", "en-de:de-en", "en-fr:en-fr", "en-fr:fr-en")]
-    german, french = tasks["seq2seq:en-de:de-en"], tasks["seq2seq:en-fr:en-fr"]
+    components = {component["component"]: component for component in make_plan(recipe_of(content), 1)["components"]}
+    assert list(components) == [f"seq2seq:{n}" for n in ("en-de:en-de", "en-de:de-en", "en-fr:en-fr", "en-fr:fr-en")]
+    german, french = components["seq2seq:en-de:de-en"], components["seq2seq:en-fr:en-fr"]
     assert german["probability"] == pytest.approx({"first": 0.375, "middle": 0.375, "last": 0.375})
     assert (german["rows"], french["rows"]) == (300, 100)
-    # 80 steps of 10 sequences are 800: each of the four tasks has passed over its rows once
+    # 80 steps of 10 sequences are 800: each of the four components has passed over its rows once
     assert german["sequences"] == pytest.approx(300) and french["sequences"] == pytest.approx(100)
     assert german["passes"] == pytest.approx(1) and french["passes"] == pytest.approx(1)
     assert german["steps_per_pass_at_end"] == pytest.approx(80) == french["steps_per_pass_at_end"]
@@ -82,15 +82,15 @@ def test_sampling_and_passes(content: dict[str, Any]) -> None:
 
 def test_sequences_are_those_that_are_drawn_under_a_rising_temperature(content: dict[str, Any]) -> None:
     recipe = recipe_of(content, sampling={"temperature_start": 1.0, "temperature_end": 5.0, "rise_steps": 60})
-    tasks = make_plan(recipe, 1)["tasks"]
+    components = make_plan(recipe, 1)["components"]
     stream = open_inputs(recipe).stream
-    drawn = np.sum([np.bincount(stream.global_batch(step).task_index, minlength=4) for step in range(80)], axis=0)
-    assert all(abs(task["sequences"] - count) <= 1 for task, count in zip(tasks, drawn, strict=True))
+    drawn = np.sum([np.bincount(stream.global_batch(step).component_index, minlength=4) for step in range(80)], axis=0)
+    assert all(abs(component["sequences"] - count) <= 1 for component, count in zip(components, drawn, strict=True))
     share = 3 ** (1 / 5) / (3 ** (1 / 5) + 1) / 2
-    assert tasks[0]["probability"] == pytest.approx(
-        {"first": 0.375, "middle": tasks[0]["probability"]["middle"], "last": share}
+    assert components[0]["probability"] == pytest.approx(
+        {"first": 0.375, "middle": components[0]["probability"]["middle"], "last": share}
     )
-    assert share < tasks[0]["probability"]["middle"] < 0.375
+    assert share < components[0]["probability"]["middle"] < 0.375
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
@@ -146,15 +146,15 @@ def test_lines_and_json_agree(content: dict[str, Any]) -> None:
     weights = next(line for line in lines if line.startswith("  weights"))
     assert weights.split()[1:] == [f"{result['memory_bytes_per_rank']['weights'] / MIB:.1f}", "MiB"]
     assert not any("gathered" in line for line in lines)
-    task = next(line for line in lines if line.startswith("seq2seq:en-fr:fr-en"))
-    assert task.split()[1:] == ["100", "0.1250", "0.1250", "0.1250", "100", "1.00", "80"]
+    component = next(line for line in lines if line.startswith("seq2seq:en-fr:fr-en"))
+    assert component.split()[1:] == ["100", "0.1250", "0.1250", "0.1250", "100", "1.00", "80"]
     step = next(line for line in lines if line.startswith("20 "))
     assert step.split()[1] == "0.001"
 
 
 def test_what_does_not_hold_is_refused_and_nothing_is_written(content: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nearest is 'fp32_zero"):
-        make_plan(recipe_of(content, engine="fp32_zero4"), 1)
+        make_plan(recipe_of(content, deepspeed="fp32_zero4"), 1)
     other = write_inputs(tmp_path)
     spoiled = tmp_path / "vocabulary" / "vocabulary.json"
     spoiled.write_text(spoiled.read_text().replace("__fr__", "__it__"))
@@ -164,13 +164,13 @@ def test_what_does_not_hold_is_refused_and_nothing_is_written(content: dict[str,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def engine_of(stage: int, precision: str, **zero: Any) -> dict[str, Any]:
-    engine: dict[str, Any] = {"zero_optimization": {"stage": stage, "reduce_bucket_size": 10, **zero}}
+def ds_config_of(stage: int, precision: str, **zero: Any) -> dict[str, Any]:
+    ds_config: dict[str, Any] = {"zero_optimization": {"stage": stage, "reduce_bucket_size": 10, **zero}}
     if precision != "fp32":
-        engine[precision] = {"enabled": True}
+        ds_config[precision] = {"enabled": True}
     if precision == "bf16":
-        engine["communication_data_type"] = "fp32"
-    return engine
+        ds_config["communication_data_type"] = "fp32"
+    return ds_config
 
 
 @pytest.mark.parametrize(
@@ -186,13 +186,13 @@ def engine_of(stage: int, precision: str, **zero: Any) -> dict[str, Any]:
     ],
 )
 def test_model_states_by_hand(stage: int, precision: str, expected: tuple[int, ...]) -> None:
-    assert tuple(model_states(engine_of(stage, precision), 1000, 4).values()) == expected
+    assert tuple(model_states(ds_config_of(stage, precision), 1000, 4).values()) == expected
 
 
 def test_options_of_the_engine_that_change_memory() -> None:
-    assert model_states(engine_of(2, "fp32", overlap_comm=True), 1000, 4)["reduce_buckets"] == 80
-    assert model_states(engine_of(3, "bf16", stage3_max_live_parameters=100), 1000, 4)["gathered_weights"] == 200
-    assert model_states(engine_of(2, "fp32", offload_optimizer={"device": "cpu"}), 1000, 4)["optimizer"] == 0
+    assert model_states(ds_config_of(2, "fp32", overlap_comm=True), 1000, 4)["reduce_buckets"] == 80
+    assert model_states(ds_config_of(3, "bf16", stage3_max_live_parameters=100), 1000, 4)["gathered_weights"] == 200
+    assert model_states(ds_config_of(2, "fp32", offload_optimizer={"device": "cpu"}), 1000, 4)["optimizer"] == 0
 
 
 def test_activations_of_a_layer_by_hand() -> None:
@@ -271,7 +271,7 @@ def live_bytes() -> int:
 def count_before_the_update(rank: int, name: str, port: int, result: str) -> None:
     import deepspeed
 
-    from deltalm_ds.training.engine import start_distributed
+    from deltalm_ds.training.deepspeed_engine import start_distributed
 
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in place.items()})
@@ -281,14 +281,14 @@ def count_before_the_update(rank: int, name: str, port: int, result: str) -> Non
     config["zero_optimization"] |= {"reduce_bucket_size": 300_000}
     model = Square()
     optimizer = torch.optim.AdamW(model.parameters())
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    ds_config, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     x = torch.zeros(4, 500, dtype=torch.bfloat16 if "bf16" in name else torch.float32)
     for _ in range(2):  # Adam's moments exist from the first update on
         for _ in range(2):
-            engine.backward(engine(x), scale_wrt_gas=False)
+            ds_config.backward(ds_config(x), scale_wrt_gas=False)
         gc.collect()
         size = live_bytes()
-        engine.step()
+        ds_config.step()
     if rank == 0:
         Path(result).write_text(f"{size}")
     torch.distributed.barrier()  # a rank that leaves first looks to the other like one that crashed

@@ -5,10 +5,11 @@ import os
 import pytest
 
 from deltalm_ds.checkpoints.directory import save_model
-from deltalm_ds.config import ModelSection, load_recipe
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.recipe.loading import load_recipe
+from deltalm_ds.recipe.schema import ModelSection
 from deltalm_ds.training.inputs import fresh_or_initial_model, open_inputs
 from deltalm_ds.training.prepare import prepare_run
 from deltalm_ds.vocabulary import Vocabulary
@@ -22,8 +23,8 @@ def test_the_run_directory_has_the_resolved_recipe(make_recipe, tmp_path):
 
 def test_a_run_is_continued_with_its_own_recipe_alone(make_recipe, tmp_path):
     prepare_run(make_recipe(), tmp_path / "run")
-    prepare_run(make_recipe(engine="bf16_zero3"), tmp_path / "run")  # the engine may change
-    assert load_recipe(tmp_path / "run" / "recipe.yaml").engine == "bf16_zero3"
+    prepare_run(make_recipe(deepspeed="bf16_zero3"), tmp_path / "run")  # the DeepSpeed configuration may change
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").deepspeed == "bf16_zero3"
     with pytest.raises(InputError, match=r"another recipe \(sections batch, seed differ\)"):
         prepare_run(make_recipe(seed=2, batch={"tokens_per_step": 301}), tmp_path / "run")
     assert load_recipe(tmp_path / "run" / "recipe.yaml").seed == 1
@@ -35,7 +36,7 @@ def test_a_run_is_continued_with_its_own_recipe_alone(make_recipe, tmp_path):
         ({"model": {"max_positions": 31}}, "at most the model's 31 positions"),
         ({"model": {"num_heads": 5, "dropout": 0.0}}, "num_heads=5 does not divide hidden_size=32"),
         ({"model": {"dropout": 1.5}}, r"model\.dropout: "),
-        ({"engine": "fp32_zero0"}, "no engine configuration 'fp32_zero0'"),
+        ({"deepspeed": "fp32_zero0"}, "no DeepSpeed configuration 'fp32_zero0'"),
         ({"vocabulary": "nowhere"}, r"nowhere/vocabulary\.json does not exist"),
         ({"data": {"train": [{"path": "nowhere"}]}}, "nowhere is not a shard data set"),
         ({"validation": {"shards": "nowhere"}}, "nowhere is not a shard data set"),
@@ -102,4 +103,4 @@ def test_validation_knows_objectives_apart_by_their_options(training_data, make_
     names = [
         f"span_corruption{options}:en-de:{side}" for options in ("", "(noise_density=0.3)") for side in ("en", "de")
     ]
-    assert inputs.validation is not None and [task.name for task in inputs.validation.tasks] == names
+    assert inputs.validation is not None and [component.name for component in inputs.validation.components] == names

@@ -19,13 +19,13 @@ from conftest import Job
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig
 
-from deltalm_ds.checkpoints.run import best_checkpoint, checkpoint_directories, read_state
 from deltalm_ds.errors import DataError
 from deltalm_ds.files import read_json
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.training.engine_config import CONFIG_DIRECTORY, engine_config
+from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
+from deltalm_ds.runs.metrics import read_metrics
+from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config
 from deltalm_ds.training.inputs import open_inputs
-from deltalm_ds.training.metrics import read_metrics
 
 STAGES = (1, 2, 3)
 DROPOUT = {"dropout": 0.2, "attention_dropout": 0.1, "activation_dropout": 0.1}
@@ -84,7 +84,7 @@ def plain(make_recipe):
     return plain_training(make_recipe(), 20)
 
 
-def fp16_engine(directory, stage):
+def fp16_config(directory, stage):
     """As in ds_configs, with a loss scale so small that no update is skipped and losses can be compared."""
     config = read_json(CONFIG_DIRECTORY / f"fp16_zero{stage}.json")
     config["fp16"] = {"enabled": True, "initial_scale_power": 8}
@@ -110,19 +110,19 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
     def of_precision(ranks, precision, stage, accumulation=1):
         return prepare(
             f"{ranks}_ranks_{precision}_zero{stage}_accumulation{accumulation}",
-            engine=fp16_engine(directory, stage) if precision == "fp16" else f"{precision}_zero{stage}",
+            deepspeed=fp16_config(directory, stage) if precision == "fp16" else f"{precision}_zero{stage}",
             batch={"min_micro_batches": accumulation},
         )
 
     train([of_precision(1, "fp32", stage, accumulation) for stage, accumulation in ((1, 4), (2, 1), (3, 4))], 1)
     jobs = [of_precision(2, "fp32", stage, accumulation) for stage in STAGES for accumulation in (1, 4)]
     jobs += [of_precision(2, precision, stage) for precision in ("bf16", "fp16") for stage in STAGES]
-    jobs.append(prepare("grown", resumes="1_ranks_fp32_zero2_accumulation1", engine="fp32_zero3"))
+    jobs.append(prepare("grown", resumes="1_ranks_fp32_zero2_accumulation1", deepspeed="fp32_zero3"))
     for precision, stage in (("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3), ("fp16", 2)):
         name = f"{precision}_zero{stage}"
-        engine = fp16_engine(directory, stage) if precision == "fp16" else name
+        engine = fp16_config(directory, stage) if precision == "fp16" else name
         batch = {"min_micro_batches": 1}
-        jobs.append(prepare(f"resumed_{name}", f"2_ranks_{name}_accumulation1", engine=engine, batch=batch))
+        jobs.append(prepare(f"resumed_{name}", f"2_ranks_{name}_accumulation1", deepspeed=engine, batch=batch))
     jobs.append(prepare("full_disk", fault="full disk"))
     for damage in ("truncated optimizer", "lost moment", "truncated state"):
         jobs.append(prepare(damage, "2_ranks_fp32_zero1_accumulation1", damage, batch={"min_micro_batches": 1}))
@@ -132,7 +132,7 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
 
 
 # twice as long as the others, so that there is time to kill it
-UNINTERRUPTED = {"model": DROPOUT, "engine": "fp32_zero2", "training": {"max_steps": 90, "save_every": 15}}
+UNINTERRUPTED = {"model": DROPOUT, "deepspeed": "fp32_zero2", "training": {"max_steps": 90, "save_every": 15}}
 
 
 @pytest.mark.parametrize(
@@ -269,4 +269,4 @@ def test_killed_resumed_stopped_and_resumed_it_repeats_every_digit(runs, make_ru
 def test_deepspeed_accepts_every_engine_file(file, make_recipe, monkeypatch):
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    DeepSpeedConfig(engine_config(make_recipe(engine=file.stem)))
+    DeepSpeedConfig(deepspeed_config(make_recipe(deepspeed=file.stem)))

@@ -98,28 +98,30 @@ class DeltaLMDecoderLayer(DeltaLMLayer):
         self,
         x: Tensor,
         mask: Tensor | None,
-        memory: Tensor,
-        memory_mask: Tensor | None,
+        encoder_states: Tensor,
+        encoder_mask: Tensor | None,
         cache: EncoderDecoderCache | None,
     ) -> Tensor:
-        """x: [B, T, M]; memory: [B, S, M] -> [B, T, M]; the cache grows by T."""
+        """x: [B, T, M]; encoder_states: [B, S, M] -> [B, T, M]; the cache grows by T."""
         keys, values = self.self_attn.keys_and_values(x)
         if cache is not None:
             keys, values = cache.self_attention_cache.update(keys, values, self.layer_idx)
         x = self.add(x, self.self_attn(x, keys, values, mask), self.self_attn_layer_norm)
         if self.is_interleaved:
             x = self.feed_forward(x, self.fc3, self.fc4, self.ffn_layer_norm)
-        attended = self.encoder_attn(x, *self._memory_keys_and_values(memory, cache), memory_mask)
+        attended = self.encoder_attn(x, *self._source_keys_and_values(encoder_states, cache), encoder_mask)
         x = self.add(x, attended, self.encoder_attn_layer_norm)
         return self.feed_forward(x, self.fc1, self.fc2, self.final_layer_norm)
 
-    def _memory_keys_and_values(self, memory: Tensor, cache: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
+    def _source_keys_and_values(
+        self, encoder_states: Tensor, cache: EncoderDecoderCache | None
+    ) -> tuple[Tensor, Tensor]:
         """Computed once a sentence, where there is a cache."""
         if cache is None:
-            return self.encoder_attn.keys_and_values(memory)
+            return self.encoder_attn.keys_and_values(encoder_states)
         if not cache.is_updated.get(self.layer_idx):
             cache.is_updated[self.layer_idx] = True
-            keys, values = self.encoder_attn.keys_and_values(memory)
+            keys, values = self.encoder_attn.keys_and_values(encoder_states)
             return cache.cross_attention_cache.update(keys, values, self.layer_idx)
         layer: Any = cache.cross_attention_cache.layers[self.layer_idx]
         return layer.keys, layer.values
@@ -188,19 +190,22 @@ class DeltaLMDecoder(DeltaLMStack):
     def forward(
         self,
         token_embeddings: Tensor,
-        memory: Tensor,
-        memory_mask: Tensor | None,
+        encoder_states: Tensor,
+        encoder_mask: Tensor | None,
         target_mask: Tensor | None,
         cache: EncoderDecoderCache | None,
     ) -> Tensor:
-        """token_embeddings: [B, T, M]; memory: [B, S, M] -> [B, T, M]. Masks: [B, S] and [B, P + T], 0 at padding."""
+        """token_embeddings: [B, T, M]; encoder_states: [B, S, M] -> [B, T, M].
+
+        Masks: [B, S] and [B, P + T], 0 at padding.
+        """
         length, num_before = token_embeddings.shape[1], cache.get_seq_length() if cache is not None else 0
         x = self.embed(token_embeddings, num_before)
         mask = torch.ones(length, num_before + length, dtype=torch.bool, device=x.device).tril(num_before)
         if target_mask is not None:
             mask = mask & target_mask[:, None, None].bool()
         for layer in self.layers:
-            x = layer(x, mask, memory, _key_mask(memory_mask), cache)
+            x = layer(x, mask, encoder_states, _key_mask(encoder_mask), cache)
         return x
 
 
@@ -240,16 +245,16 @@ class DeltaLMModel(DeltaLMPreTrainedModel):
             encoder_outputs = self.encoder(input_ids, attention_mask)
         if past_key_values is None and use_cache:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        memory = encoder_outputs[0]
+        encoder_states = encoder_outputs[0]
         hidden = self.decoder(
             self.encoder.embed_tokens(decoder_input_ids),
-            memory,
+            encoder_states,
             attention_mask,
             decoder_attention_mask,
             past_key_values,
         )
         return Seq2SeqModelOutput(
-            last_hidden_state=hidden, past_key_values=past_key_values, encoder_last_hidden_state=memory
+            last_hidden_state=hidden, past_key_values=past_key_values, encoder_last_hidden_state=encoder_states
         )
 
 

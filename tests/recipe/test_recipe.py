@@ -1,4 +1,4 @@
-"""Recipes: every fault in one sentence, all at once; overrides; the engine's files."""
+"""Recipes: every fault in one sentence, all at once; overrides; DeepSpeed's files."""
 
 import json
 import re
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deltalm_ds.config import Recipe, load_recipe, save_recipe
 from deltalm_ds.errors import InputError
-from deltalm_ds.training.engine_config import CONFIG_DIRECTORY, engine_config
+from deltalm_ds.recipe.loading import load_recipe, save_recipe
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config
 
 RECIPE = {
     "name": "test",
@@ -34,7 +35,7 @@ def test_a_recipe_and_its_defaults(path):
     assert recipe.data.train[0].objective == "seq2seq"
     assert recipe.data.train[1].weight == 2.0
     assert recipe.optimizer.betas == (0.9, 0.98)
-    assert recipe.engine == "fp32_zero1"
+    assert recipe.deepspeed == "fp32_zero1"
 
 
 def test_what_is_saved_is_read(path, tmp_path):
@@ -134,25 +135,25 @@ def test_a_missing_file(tmp_path):
         load_recipe(tmp_path / "none.yaml")
 
 
-# --- the engine's configuration ---
+# --- DeepSpeed's configuration ---
 
 
-def recipe_with(engine, **training):
-    content = {**RECIPE, "engine": str(engine), "training": {**RECIPE["training"], **training}}
+def recipe_with(deepspeed, **training):
+    content = {**RECIPE, "deepspeed": str(deepspeed), "training": {**RECIPE["training"], **training}}
     return Recipe.model_validate(content)
 
 
 def written(tmp_path, change):
     config = json.loads((CONFIG_DIRECTORY / "bf16_zero2.json").read_text())
     change(config)
-    path = tmp_path / "engine.json"
+    path = tmp_path / "deepspeed.json"
     path.write_text(json.dumps(config))
     return path
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG_DIRECTORY.glob("*.json")), ids=lambda file: file.stem)
-def test_every_engine_file_is_what_its_name_says(file):
-    config = engine_config(recipe_with(file.stem, clip_norm=0.7))
+def test_every_deepspeed_file_is_what_its_name_says(file):
+    config = deepspeed_config(recipe_with(file.stem, clip_norm=0.7))
     precision, stage = file.stem.split("_zero")
     assert config["zero_optimization"]["stage"] == int(stage)
     assert [p for p in ("bf16", "fp16") if config.get(p, {}).get("enabled")] == [precision] * (precision != "fp32")
@@ -184,9 +185,9 @@ def test_there_is_a_file_for_each_precision_and_stage():
 )
 def test_contradictions(change, message, tmp_path):
     with pytest.raises(InputError) as caught:
-        engine_config(recipe_with(written(tmp_path, change)))
+        deepspeed_config(recipe_with(written(tmp_path, change)))
     assert message in str(caught.value)
-    assert "engine.json" in str(caught.value)
+    assert "deepspeed.json" in str(caught.value)
 
 
 def test_contradictions_come_all_at_once(tmp_path):
@@ -195,23 +196,23 @@ def test_contradictions_come_all_at_once(tmp_path):
         config["zero_optimization"]["stage"] = 4
 
     with pytest.raises(InputError) as caught:
-        engine_config(recipe_with(written(tmp_path, change)))
+        deepspeed_config(recipe_with(written(tmp_path, change)))
     assert str(caught.value).count("\n") == 4
 
 
 def test_the_same_value_as_the_recipes_is_no_contradiction(tmp_path):
     path = written(tmp_path, lambda config: config.update(gradient_clipping=1.0))
-    assert engine_config(recipe_with(path))["gradient_clipping"] == 1.0
+    assert deepspeed_config(recipe_with(path))["gradient_clipping"] == 1.0
 
 
-def test_engine_files_that_are_none(tmp_path):
-    with pytest.raises(InputError, match=r"no engine configuration 'bf16_zero4'.*nearest is 'bf16_zero"):
-        engine_config(recipe_with("bf16_zero4"))
+def test_deepspeed_files_that_are_none(tmp_path):
+    with pytest.raises(InputError, match=r"no DeepSpeed configuration 'bf16_zero4'.*nearest is 'bf16_zero"):
+        deepspeed_config(recipe_with("bf16_zero4"))
     with pytest.raises(InputError, match="does not exist"):
-        engine_config(recipe_with(tmp_path / "none.json"))
+        deepspeed_config(recipe_with(tmp_path / "none.json"))
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(InputError, match="must be a JSON object"):
-        engine_config(recipe_with(Path(tmp_path / "list.json")))
+        deepspeed_config(recipe_with(Path(tmp_path / "list.json")))
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf"])

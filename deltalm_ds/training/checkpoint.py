@@ -21,20 +21,20 @@ from deepspeed.utils import (
 from torch import Tensor
 
 from deltalm_ds.checkpoints.directory import open_weights
-from deltalm_ds.checkpoints.run import TrainingState, best_checkpoint, checkpoint_directories, damaged
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import fsync_path, publish_directory, write_json
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.training.engine import MOMENTS
+from deltalm_ds.runs.checkpoints import TrainingState, best_checkpoint, checkpoint_directories, damaged
+from deltalm_ds.training.deepspeed_engine import MOMENTS
 from deltalm_ds.vocabulary import Vocabulary
 
 LOSS_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def save_checkpoint(
-    engine: deepspeed.DeepSpeedEngine,
+    ds_engine: deepspeed.DeepSpeedEngine,
     vocabulary: Vocabulary,
     run: Path,
     state: TrainingState,
@@ -50,7 +50,7 @@ def save_checkpoint(
     temporary = path.with_name(f".{path.name}.tmp")
     if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
-    weights, moments = _gather_own_share(engine)
+    weights, moments = _gather_own_share(ds_engine)
     torch.distributed.barrier()
     part = f"{rank + 1:05d}-of-{world_size:05d}.safetensors"
     fault = _try_to_write(temporary, {f"model-{part}": weights, f"optimizer-{part}": moments})
@@ -58,7 +58,7 @@ def save_checkpoint(
     torch.distributed.all_gather_object(faults, fault)
     fault = next((fault for fault in faults if fault), None)
     if rank == 0:
-        fault = fault or _try_to_publish(engine.module, vocabulary, temporary, path, state, provenance)
+        fault = fault or _try_to_publish(ds_engine.module, vocabulary, temporary, path, state, provenance)
         if fault:
             shutil.rmtree(temporary, ignore_errors=True)
     shared = [fault]
@@ -68,11 +68,11 @@ def save_checkpoint(
     return path
 
 
-def _gather_own_share(engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _gather_own_share(ds_engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Full weights and moments of the parameters dealt to this rank. Collectives: all ranks walk all parameters."""
-    owner = _deal(engine.module)
+    owner = _deal(ds_engine.module)
     weights, moments = {}, {}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in ds_engine.module.named_parameters():
         weight = safe_get_full_fp32_param(parameter)
         both = [safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS]
         if owner[name] == torch.distributed.get_rank():
@@ -144,18 +144,18 @@ def keep_checkpoints(run: Path, keep_last: int) -> None:
         shutil.rmtree(leftover)
 
 
-def loss_scaler_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, float] | None:
+def loss_scaler_state(ds_engine: deepspeed.DeepSpeedEngine) -> dict[str, float] | None:
     """What the dynamic loss scale depends on; None but in fp16."""
-    if not engine.fp16_enabled():
+    if not ds_engine.fp16_enabled():
         return None
-    scaler = vars(engine.optimizer.loss_scaler)  # a static scale has not all of them
+    scaler = vars(ds_engine.optimizer.loss_scaler)  # a static scale has not all of them
     return {name: scaler[name] for name in LOSS_SCALER_FIELDS if name in scaler}
 
 
-def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
-    """Put a checkpoint's exact weights and moments into an engine.
+def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
+    """Put a checkpoint's exact weights and moments into a DeepSpeed engine.
 
-    The model was loaded with the weights before, and the engine initialized with the count of updates.
+    The model was loaded with the weights before, and the DeepSpeed engine initialized with the count of updates.
 
     Raises:
         DataError: a tensor is missing, or a file cannot be read.
@@ -164,14 +164,14 @@ def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Training
         tensors = {**open_weights(checkpoint), **_open_moments(checkpoint)}
     except InputError as error:
         raise damaged(checkpoint, error) from None
-    names = [name for name, _ in engine.module.named_parameters()]
+    names = [name for name, _ in ds_engine.module.named_parameters()]
     for wanted in (*names, *(f"{moment}.{name}" for name in names for moment in MOMENTS)):
         if wanted not in tensors:
             raise DataError(f"The checkpoint {checkpoint} has no tensor {wanted}.")
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in ds_engine.module.named_parameters():
         safe_set_full_fp32_param(parameter, tensors[name])
         for moment in MOMENTS:
             key = f"{moment}.{name}"
             safe_set_full_optimizer_state(parameter, tensors[key], moment)
     for field, value in (state.loss_scaler or {}).items():
-        setattr(engine.optimizer.loss_scaler, field, value)
+        setattr(ds_engine.optimizer.loss_scaler, field, value)

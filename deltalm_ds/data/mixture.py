@@ -11,7 +11,7 @@ from deltalm_ds.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Task:
+class Component:
     """A corpus under an objective; `reverse` swaps its sides (or takes the target side as the text)."""
 
     corpus: Corpus
@@ -32,7 +32,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Unique in a group, for logs and as the key of the task's random numbers: `seq2seq:en-de:de-en`."""
+        """Unique in a group, for logs and as the key of the component's random numbers: `seq2seq:en-de:de-en`."""
         return f"{describe(self.objective)}:{self.corpus.name}:{'-'.join(self.languages)}"
 
     def check(self, vocabulary: Vocabulary, limits: Limits) -> None:
@@ -65,9 +65,9 @@ class Task:
 
 
 @dataclass(frozen=True)
-class TaskGroup:
-    """Tasks that share a part of the global batch; the temperature formula holds among them."""
+class ComponentGroup:
+    """Components that share a part of the global batch; the temperature formula holds among them."""
 
     name: str
-    tasks: tuple[Task, ...]
+    components: tuple[Component, ...]
     weight: float = 1.0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.data.corruption import SpanNoise
-from deltalm_ds.data.planner import QUADRATIC_TOKENS, _deal, plan
+from deltalm_ds.data.micro_batches import QUADRATIC_TOKENS, _deal, deal_micro_batches
 from deltalm_ds.errors import InputError
 
 
@@ -18,14 +18,14 @@ from deltalm_ds.errors import InputError
 )
 def test_a_plan_is_a_partition_within_the_budget(lengths, world_size, micro_batch_tokens, min_micro_batches):
     source, target = np.array(lengths, dtype=np.int64).reshape(-1, 2).T
-    ranks = plan(source, target, world_size, micro_batch_tokens, min_micro_batches)
+    ranks = deal_micro_batches(source, target, world_size, micro_batch_tokens, min_micro_batches)
     assert len(ranks) == world_size
     assert {len(micros) for micros in ranks} == {len(ranks[0])}
     assert len(ranks[0]) >= min_micro_batches
     planned = [int(index) for micros in ranks for micro in micros for index in micro]
     assert sorted(planned) == list(range(len(lengths)))
     assert all((source + target)[micro].sum() <= micro_batch_tokens for micros in ranks for micro in micros)
-    again = plan(source, target, world_size, micro_batch_tokens, min_micro_batches)
+    again = deal_micro_batches(source, target, world_size, micro_batch_tokens, min_micro_batches)
     assert all(np.array_equal(a, b) for x, y in zip(ranks, again, strict=True) for a, b in zip(x, y, strict=True))
 
 
@@ -37,7 +37,7 @@ def test_balance_on_realistic_lengths(world_size: int):
         target = np.clip(source * generator.uniform(0.7, 1.4, len(source)), 2, 256).astype(int)
         tokens = source + target
         cap = int(tokens.mean() * 200)
-        ranks = plan(source, target, world_size, cap)
+        ranks = deal_micro_batches(source, target, world_size, cap)
         cost = tokens * (QUADRATIC_TOKENS + tokens)
         totals = np.array([sum(cost[micro].sum() for micro in micros) for micros in ranks])
         assert totals.max() / totals.min() < 1.03
@@ -53,7 +53,7 @@ def test_balance_on_realistic_lengths(world_size: int):
 
 def test_one_long_sequence_among_short_ones():
     lengths = np.array([5] * 1000 + [256])
-    ranks = plan(lengths, lengths, 2, 512)
+    ranks = deal_micro_batches(lengths, lengths, 2, 512)
     assert all((2 * lengths[micro]).sum() <= 512 for micros in ranks for micro in micros)
     assert len(ranks[0]) <= 25  # 10,512 tokens; no plan has fewer than 11
 
@@ -62,7 +62,7 @@ def test_a_swap_keeps_within_the_budget():
     """Many short sequences cost less than a long one of as many tokens: the cheaper rank may be the fuller one."""
     short = [1, 5, 6, 11, 14, 39, 46, 47, 57, 263]
     lengths = np.array([*short, 416, 436, 707, 1363, 1594, 1872, 2152, 2212, 3126, 3247])
-    ranks = plan(lengths, np.zeros(20, np.int64), 2, 3500, 2)
+    ranks = deal_micro_batches(lengths, np.zeros(20, np.int64), 2, 3500, 2)
     assert max(lengths[micro].sum() for micros in ranks for micro in micros) <= 3500
 
 
@@ -73,21 +73,23 @@ def test_the_dearest_run_of_a_turn_goes_to_the_rank_that_has_least():
 
 
 def test_fewer_sequences_than_ranks_are_padded_with_empty_micro_batches():
-    ranks = plan(np.array([3, 4]), np.array([3, 4]), 4, 100)
+    ranks = deal_micro_batches(np.array([3, 4]), np.array([3, 4]), 4, 100)
     assert sorted(len(micros[0]) for micros in ranks) == [0, 0, 1, 1]
-    assert [len(micro) for micros in plan(np.array([]), np.array([]), 3, 100, 2) for micro in micros] == [0] * 6
+    assert [len(micro) for micros in deal_micro_batches(np.array([]), np.array([]), 3, 100, 2) for micro in micros] == [
+        0
+    ] * 6
 
 
 def test_ranks_with_and_without_sequences_in_a_turn():
     """Two ranks have the same load, the dearest, and nothing in their first turn."""
     lengths = np.array([2, 2, 3, 3])
-    ranks = plan(lengths, np.zeros(4, np.int64), 4, 100, 2)
+    ranks = deal_micro_batches(lengths, np.zeros(4, np.int64), 4, 100, 2)
     assert sorted(np.concatenate([micro for micros in ranks for micro in micros])) == [0, 1, 2, 3]
 
 
 def test_a_sequence_over_the_budget_is_refused():
     with pytest.raises(InputError, match="has 101 tokens but a micro-batch holds 100"):
-        plan(np.array([1, 51]), np.array([1, 50]), 1, 100)
+        deal_micro_batches(np.array([1, 51]), np.array([1, 50]), 1, 100)
 
 
 def real_lengths(fixtures, objective: str) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +114,7 @@ def test_balance_of_one_and_two_micro_batches(fixtures, objective: str, world_si
     tokens = source[chosen] + target[chosen]
     chosen = chosen[tokens.cumsum() <= fullness * 4096 * world_size]
     tokens = tokens[: len(chosen)]
-    ranks = plan(source[chosen], target[chosen], world_size, 4096)
+    ranks = deal_micro_batches(source[chosen], target[chosen], world_size, 4096)
     assert len(ranks[0]) in ({1, 2} if fullness < 1 else {2, 3})
     cost = tokens * (QUADRATIC_TOKENS + tokens)
     totals = [sum(cost[micro].sum() for micro in micros) for micros in ranks]
@@ -132,7 +134,7 @@ def test_balance_on_real_lengths(fixtures, objective: str, world_size: int):
         count = int(tokens_per_step / (source + target).mean())
         chosen = np.random.default_rng(seed).integers(0, len(source), count)
         tokens = source[chosen] + target[chosen]
-        ranks = plan(source[chosen], target[chosen], world_size, 4096)
+        ranks = deal_micro_batches(source[chosen], target[chosen], world_size, 4096)
         cost = tokens * (QUADRATIC_TOKENS + tokens)
         totals = np.array([sum(cost[micro].sum() for micro in micros) for micros in ranks])
         assert totals.max() <= 1.03 * totals.min()

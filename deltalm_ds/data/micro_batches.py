@@ -1,6 +1,6 @@
 """Dealing a global batch to ranks and micro-batches, from lengths alone.
 
-Every rank computes the same plan. Sequences are sorted by length and cut into world_size · m contiguous runs of
+Every rank computes the same division. Sequences are sorted by length and cut into world_size · m contiguous runs of
 about equal cost, m being the smallest number for which every run fits the memory budget; the runs are dealt in
 turns, so that the micro-batches that ranks work on at the same time are alike and no rank waits long. Runs of few, long
 sequences cannot be cut evenly, which shows where m is 1 or 2: a few sequences then change places.
@@ -8,7 +8,7 @@ sequences cannot be cut evenly, which shows where m is 1 or 2: a few sequences t
 
 import numpy as np
 
-from deltalm_ds.data.ragged import quickly_sorted
+from deltalm_ds.arrays.ragged import quickly_sorted
 from deltalm_ds.errors import InputError
 
 QUADRATIC_TOKENS = 4608
@@ -17,7 +17,7 @@ TOLERATED_IMBALANCE = 0.01
 """Of the dearest rank over the cheapest; real lengths come this close with a few swaps."""
 
 
-def plan(
+def deal_micro_batches(
     source_lengths: np.ndarray,
     target_lengths: np.ndarray,
     world_size: int,

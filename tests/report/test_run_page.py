@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.line_chart import LABEL_HEIGHT, Series, _label_positions, _nice_step, line_chart
-from deltalm_ds.evaluation.report import write_report
+from deltalm_ds.report.line_chart import LABEL_HEIGHT, Series, _label_positions, _nice_step, line_chart
+from deltalm_ds.report.run_page import write_report
 
 OTHERS = ("fr", "cs", "de", "fi", "lv", "et", "ro", "hi", "tr", "gu")
 DIRECTIONS = [direction for other in OTHERS for direction in (f"en-{other}", f"{other}-en")]
@@ -155,7 +155,7 @@ def report_of(run: Path) -> Page:
 def test_page_of_a_whole_run(tmp_path: Path) -> None:
     fabricate_run(tmp_path)
     page = report_of(tmp_path)
-    assert page.headings == ["cldr <many>", "Translation quality", "Tasks", "Sample translations", "Checkpoints"]
+    assert page.headings == ["cldr <many>", "Translation quality", "Components", "Sample translations", "Checkpoints"]
     assert page.urls == [] and not page.tags & {"script", "link", "img", "iframe"}  # nothing from elsewhere
     assert page.row("Steps")[1] == "4,000 of 4,000"
     assert page.row("Tokens")[1].startswith("16,000,000 ") and "16,000 a second" in page.row("Tokens")[1]
@@ -174,7 +174,7 @@ def test_page_of_a_whole_run(tmp_path: Path) -> None:
 def test_parts_that_are_missing_are_left_out(tmp_path: Path) -> None:
     write_metrics(tmp_path / "begun", [training_record(20)])
     page = report_of(tmp_path / "begun")
-    assert page.headings == ["begun", "Tasks"]
+    assert page.headings == ["begun", "Components"]
     assert page.row("Steps")[1] == "20"
 
 

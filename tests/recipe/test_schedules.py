@@ -2,7 +2,7 @@
 
 import pytest
 
-from deltalm_ds.training.schedules import Schedule
+from deltalm_ds.recipe.schedules import Schedule
 
 
 def fairseq_inverse_sqrt(num_updates, lr, warmup_init_lr, warmup_updates):

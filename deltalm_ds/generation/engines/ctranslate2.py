@@ -7,8 +7,8 @@ from typing import Any
 import ctranslate2
 
 from deltalm_ds.files import read_json
-from deltalm_ds.generation.beam_search import EOS_ID, PAD_ID, Hypothesis, SearchOptions
-from deltalm_ds.generation.engine import Ids
+from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
+from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 # CTranslate2's versions count lengths differently: take its sums, which this leaves as they are in float32, and not
 # 0, at which it stops a sentence at its first finished hypothesis.

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.config import Recipe
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json
+from deltalm_ds.recipe.schema import Recipe
 
 CONFIG_DIRECTORY = Path(__file__).parents[1] / "ds_configs"
 
-# what the recipe decides: the engine's file says "auto" or the very same value
+# what the recipe decides: the file says "auto" or the very same value
 _DECIDED_BY_RECIPE = {"gradient_clipping": lambda recipe: recipe.training.clip_norm}
-# what our step does itself: the engine must not do it a second time [FACTS §8]
+# what our step does itself: DeepSpeed must not do it a second time [FACTS §8]
 _FIXED = {
     "train_micro_batch_size_per_gpu": 1,
     "gradient_accumulation_steps": 1,
@@ -33,20 +33,20 @@ _ALLOWED = {*_FIXED, *_DECIDED_BY_RECIPE, *_SECTIONS, "communication_data_type"}
 _ALLOWED |= {"wall_clock_breakdown", "comms_logger", "flops_profiler", "aio"}
 
 
-def engine_config(recipe: Recipe) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     """The DeepSpeed configuration that the recipe names, its "auto" values filled in.
 
     Raises:
         InputError: there is no such file, or it contradicts the recipe; every contradiction is named.
     """
-    path = config_path(recipe.engine)
+    path = config_path(recipe.deepspeed)
     config = read_json(path)
     if not isinstance(config, dict):
-        raise InputError(f"The engine configuration {path} must be a JSON object.")
+        raise InputError(f"The DeepSpeed configuration {path} must be a JSON object.")
     faults = [f"{key}: must be an object" for key in _SECTIONS if not isinstance(config.get(key, {}), dict)]
     faults = faults or list(_faults(config, recipe))
     if faults:
-        raise InputError(f"The engine configuration {path} does not fit the recipe:\n  " + "\n  ".join(faults))
+        raise InputError(f"The DeepSpeed configuration {path} does not fit the recipe:\n  " + "\n  ".join(faults))
     decided = {key: decide(recipe) for key, decide in _DECIDED_BY_RECIPE.items()}
     return {**config, **_FIXED, **decided}
 
@@ -59,7 +59,7 @@ def config_path(name: str) -> Path:
     if not path.exists():
         names = sorted(file.stem for file in CONFIG_DIRECTORY.glob("*.json"))
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise InputError(f"There is no engine configuration {name!r} in ds_configs; the nearest is {nearest!r}.")
+        raise InputError(f"There is no DeepSpeed configuration {name!r} in ds_configs; the nearest is {nearest!r}.")
     return path
 
 

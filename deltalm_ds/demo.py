@@ -13,22 +13,22 @@ from itertools import islice
 from pathlib import Path
 
 from deltalm_ds.checkpoints.average import average_models
-from deltalm_ds.checkpoints.run import checkpoint_directories, newest_checkpoints, read_state
-from deltalm_ds.config import load_recipe, recipe_path
 from deltalm_ds.data_tools import cldr
 from deltalm_ds.data_tools.build import CorpusSpec, build
-from deltalm_ds.data_tools.sources import Source
+from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.data_tools.train_vocabulary import train as train_vocabulary
 from deltalm_ds.environment import environment
 from deltalm_ds.evaluation.bleu import summarize
-from deltalm_ds.evaluation.report import write_report
 from deltalm_ds.evaluation.translation import evaluate_directions, read_test_sets
 from deltalm_ds.export.package import export
 from deltalm_ds.files import read_json, write_json
-from deltalm_ds.generation.beam_search import SearchOptions
-from deltalm_ds.generation.engine import load_engine
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import encoder_for, translate
 from deltalm_ds.launch.local import train_on_this_machine
+from deltalm_ds.recipe.loading import load_recipe, recipe_path
+from deltalm_ds.report.run_page import write_report
+from deltalm_ds.runs.checkpoints import checkpoint_directories, newest_checkpoints, read_state
 from deltalm_ds.training.prepare import prepare_run
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -131,7 +131,7 @@ def _build_shards() -> None:
         corpora = []
         for pair in PAIRS:
             english, other = (CORPUS / f"{split}.{pair}.{language}" for language in pair.split("-"))
-            corpora.append(CorpusSpec.from_name(pair, [Source((english, other))]))
+            corpora.append(CorpusSpec.from_name(pair, [TextSource((english, other))]))
         build(corpora, vocabulary, SHARDS / split)
 
 

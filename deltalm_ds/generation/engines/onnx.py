@@ -12,10 +12,12 @@ from torch import Tensor
 
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json
-from deltalm_ds.generation.beam_search import EOS_ID, Hypothesis, SearchOptions, beam_search
-from deltalm_ds.generation.engine import Ids, pack_with_eos
+from deltalm_ds.generation.beam_search import beam_search
+from deltalm_ds.generation.engines.pytorch import pack_with_eos
+from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
 from deltalm_ds.model.cache import CrossAttentionCache, DecoderCache, SelfAttentionCache
 from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.token_ids import EOS_ID
 
 try:
     import onnxruntime

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from deltalm_ds.checkpoints.run import (
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import write_json
+from deltalm_ds.runs.checkpoints import (
     TrainingState,
     best_checkpoint,
     best_checkpoints,
@@ -13,8 +15,6 @@ from deltalm_ds.checkpoints.run import (
     newest_checkpoints,
     read_state,
 )
-from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import write_json
 
 
 def write(run, step, **validation):

@@ -6,12 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.checkpoints.run import best_checkpoint, checkpoint_directories, read_state
-from deltalm_ds.config import Recipe, load_recipe
+import yaml
+
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.line_chart import CHART_CSS, Series, line_chart
 from deltalm_ds.files import atomic_file, read_json
-from deltalm_ds.training.metrics import read_metrics
+from deltalm_ds.report.line_chart import CHART_CSS, Series, line_chart
+from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
+from deltalm_ds.runs.metrics import read_metrics
 
 Record = dict[str, Any]
 
@@ -44,16 +45,16 @@ def write_report(run: Path, out: Path) -> None:
         raise InputError(f"{run} has no metrics.jsonl with records: give the directory of a run that has begun.")
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
-    recipe = load_recipe(run / "recipe.yaml") if (run / "recipe.yaml").exists() else None
+    recipe = _read_recipe(run)
     evaluation = _read_if_there(run / "evaluation.json")
-    name = recipe.name if recipe else run.resolve().name
+    name = recipe.get("name", run.resolve().name)
     sections = [
         f"<h1>{escape(name)}</h1>",
         _about(recipe),
         _facts(run, recipe, train),
         f'<div class="charts">{"".join(_charts(train, validation))}</div>',
         _section("Translation quality", _bleu_table(validation, evaluation)),
-        _section("Tasks", _task_table(train, validation)),
+        _section("Components", _component_table(train, validation)),
         _section("Sample translations", _samples(_read_if_there(run / "samples.json") or [])),
         _section("Checkpoints", _checkpoints(run)),
     ]
@@ -66,6 +67,12 @@ def _page(title: str, body: str) -> str:
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"<head>{meta}<title>{escape(title)}</title><style>{PAGE_CSS}{CHART_CSS}</style></head>"
     return f'<!DOCTYPE html>\n<html lang="en">{head}\n<body>{body}</body></html>\n'
+
+
+def _read_recipe(run: Path) -> Record:
+    """What recipe.yaml says, whichever version wrote it; empty without one."""
+    path = run / "recipe.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _read_if_there(path: Path) -> Any:
@@ -103,19 +110,19 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else escape(str(value))
 
 
-def _about(recipe: Recipe | None) -> str:
-    about = recipe.about if recipe else {}
+def _about(recipe: Record) -> str:
+    about = recipe.get("about", {})
     return "".join(f"<p><b>{escape(key)}</b>: {escape(text)}</p>" for key, text in about.items())
 
 
-def _facts(run: Path, recipe: Recipe | None, train: Sequence[Record]) -> str:
+def _facts(run: Path, recipe: Record, train: Sequence[Record]) -> str:
     """What was run, for how long, on what."""
     facts: list[tuple[str, str]] = []
     if train:
         spans = _steps_since_last(train)
         tokens = sum(record["tokens_per_step"] * steps for record, steps in zip(train, spans, strict=True))
         seconds = sum(record["seconds_per_step"] * steps for record, steps in zip(train, spans, strict=True))
-        of_planned = f" of {recipe.training.max_steps:,}" if recipe else ""
+        of_planned = f" of {recipe['training']['max_steps']:,}" if recipe else ""
         facts += [
             ("Steps", f"{train[-1]['step']:,}{of_planned}"),
             ("Tokens", f"{tokens:,.0f} (source and target; {tokens / max(seconds, 1e-9):,.0f} a second)"),
@@ -127,8 +134,9 @@ def _facts(run: Path, recipe: Recipe | None, train: Sequence[Record]) -> str:
                 if f"{what}_sequences" in train[-1]
             ),
         ]
-    if recipe:
-        facts += [("Engine", recipe.engine), ("Seed", str(recipe.seed))]
+    facts += [
+        (title, str(recipe[key])) for title, key in (("DeepSpeed", "deepspeed"), ("Seed", "seed")) if key in recipe
+    ]
     environment = _read_if_there(run / "environment.json")
     if environment:
         facts += _environment_facts(environment)
@@ -171,7 +179,7 @@ def _series(name: str, records: Sequence[Record], key: str) -> Series:
 
 
 def _series_by_key(records: Sequence[Record], group: str) -> list[Series]:
-    """One line for each key of the dicts `record[group]`, such as one a task."""
+    """One line for each key of the dicts `record[group]`, such as one a component."""
     names = _keys(records, group)
     short = _short_names(names)
     lines = []
@@ -187,7 +195,7 @@ def _keys(records: Sequence[Record], group: str) -> list[str]:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """A task `seq2seq:en-de:de-en` as `de-en` where that is clear, else with its objective; other names as they are."""
+    """A component `seq2seq:en-de:de-en` as `de-en` where that is clear, else with its objective; other names stay."""
     several = len({name.partition(":")[0] for name in names if ":" in name}) > 1
     short = {}
     for name in names:
@@ -221,15 +229,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(present) / len(present) if present else None
 
 
-def _task_table(train: Sequence[Record], validation: Sequence[Record]) -> str:
-    """Negative log-likelihood and sampling by task, at the first and at the last record that has it."""
-    header = ["task", "training nll, first", "last", "validation nll, last", "probability, first", "last"]
+def _component_table(train: Sequence[Record], validation: Sequence[Record]) -> str:
+    """Negative log-likelihood and sampling by component, at the first and at the last record that has it."""
+    header = ["component", "training nll, first", "last", "validation nll, last", "probability, first", "last"]
     rows = []
-    for task in _keys([*train, *validation], "nll_of"):
-        nll, validated = _values(train, "nll_of", task), _values(validation, "nll_of", task)
-        probability = _values(train, "probability", task)
+    for component in _keys([*train, *validation], "nll_of"):
+        nll, validated = _values(train, "nll_of", component), _values(validation, "nll_of", component)
+        probability = _values(train, "probability", component)
         ends = [values[i] if values else None for values, i in ((nll, 0), (nll, -1), (validated, -1))]
-        rows.append([task, *ends, *([probability[0], probability[-1]] if probability else [None, None])])
+        rows.append([component, *ends, *([probability[0], probability[-1]] if probability else [None, None])])
     note = '<p class="note">nll: nats per target token, without label smoothing.</p>'
     return _table(header, rows) + note if rows else ""
 

@@ -1,6 +1,6 @@
 """The log of a run: what is written is read, and a resume leaves no trace in it."""
 
-from deltalm_ds.training.metrics import MetricsLog, read_metrics
+from deltalm_ds.runs.metrics import MetricsLog, read_metrics
 
 
 def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):

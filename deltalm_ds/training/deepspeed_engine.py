@@ -10,11 +10,11 @@ from deepspeed.ops import __compatible_ops__ as compatible_ops
 from torch.optim import Optimizer
 
 from deltalm_ds.allocator import keep_freed_memory
-from deltalm_ds.config import OptimizerSection, Recipe
 from deltalm_ds.errors import InputError
 from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.training.engine_config import engine_config
+from deltalm_ds.recipe.schema import OptimizerSection, Recipe
+from deltalm_ds.training.deepspeed_config import deepspeed_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -30,7 +30,7 @@ def start_distributed() -> None:
 
 
 def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.DeepSpeedEngine:
-    """Wrap a float32 model with its optimizer into an engine; `start_distributed` comes first.
+    """Wrap a float32 model with its optimizer into a DeepSpeed engine; `start_distributed` comes first.
 
     All that lives as long as the engine is there afterwards, so that too little memory shows now. Only then does a CPU
     start to keep the memory that steps free: what lives long would break it into pieces too small for the next step.
@@ -38,17 +38,17 @@ def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.De
     Args:
         updates: how many the optimizer has made, for a run that goes on.
     """
-    config = engine_config(recipe)
+    config = deepspeed_config(recipe)
     optimizer = make_optimizer(model, recipe.optimizer, config["zero_optimization"])
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-    create_moments(engine, updates)
+    ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    create_moments(ds_engine, updates)
     if not torch.cuda.is_available():
         keep_freed_memory()
-    return engine
+    return ds_engine
 
 
 def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict[str, Any]) -> Optimizer:
-    """The recipe's Adam, by the implementation that it names or that fits the engine's `zero_optimization`.
+    """The recipe's Adam, by the implementation it names or that fits DeepSpeed's section `zero_optimization`.
 
     Raises:
         InputError: the implementation cannot run here, or not with this engine.
@@ -83,11 +83,11 @@ def _deepspeed_adam(model: torch.nn.Module, options: OptimizerSection, on_cpu: b
         raise InputError(f"DeepSpeed's {make.__name__} cannot be compiled here: {reason}") from error
 
 
-def create_moments(engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
+def create_moments(ds_engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
     """Make the moments, zero, that Adam itself would only make in its first step, and set its count of updates."""
-    optimizer = engine.optimizer.optimizer
-    if engine.zero_optimization_stage() == 3:  # the groups hold these only while a step is made
-        masters = engine.optimizer.fp32_partitioned_groups_flat
+    optimizer = ds_engine.optimizer.optimizer
+    if ds_engine.zero_optimization_stage() == 3:  # the groups hold these only while a step is made
+        masters = ds_engine.optimizer.fp32_partitioned_groups_flat
     else:
         masters = [flat for group in optimizer.param_groups for flat in group["params"]]
     # torch's Adam counts in a tensor beside the weights; DeepSpeed's in a number, and apex's in one of the group
@@ -99,6 +99,6 @@ def create_moments(engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
     if not counts_in_tensor:
         for group in optimizer.param_groups:
             group["step"] = updates
-    if engine.zero_optimization_stage() < 3:
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    if ds_engine.zero_optimization_stage() < 3:
+        ds_engine.optimizer._hp_optimizer_states_linked = False
+        ds_engine.optimizer._lazy_init_hp_params_optimizer_state()

@@ -1,0 +1,111 @@
+"""`deltalm evaluate`: how good the outputs of a model, or given ones, are."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltalm_ds.cli.options import AsJson, Beam, EngineName, LengthPenalty, MaxLength, TargetLang, Threads
+from deltalm_ds.errors import InputError
+
+if TYPE_CHECKING:
+    from deltalm_ds.evaluation.bleu import DirectionScore
+    from deltalm_ds.evaluation.translation import TestSet
+
+
+def evaluate(
+    model: Annotated[Path | None, typer.Argument(help="A model directory or export; none with --hypotheses.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory of files such as test.en-de.en, test.en-de.de.")] = None,
+    split: Annotated[str, typer.Option(help="Which files of --data.")] = "test",
+    directions: Annotated[str, typer.Option(help="Such as en-de,de-en; or all.")] = "all",
+    source: Annotated[Path | None, typer.Option(help="Instead of --data: sources, one a line.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="The references of --source or --hypotheses.")] = None,
+    hypotheses: Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")] = None,
+    target_lang: TargetLang = None,
+    beam: Beam = 5,
+    length_penalty: LengthPenalty = 1.0,
+    max_length: MaxLength = 200,
+    engine: EngineName = None,
+    threads: Threads = 0,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="sacreBLEU's tokenizer; by default 13a, or that of zh, ja, ko.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New directory for the outputs and scores.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """BLEU and chrF of a model per direction, or of given outputs, by sacreBLEU with its signatures.
+
+    Example: deltalm evaluate models/cldr --data corpus --directions en-de,de-en
+    """
+    from deltalm_ds.evaluation.bleu import score_hypotheses
+    from deltalm_ds.evaluation.translation import evaluate_directions
+    from deltalm_ds.files import atomic_directory
+    from deltalm_ds.generation.interface import SearchOptions
+    from deltalm_ds.generation.loading import load_engine
+    from deltalm_ds.generation.translate import read_lines
+    from deltalm_ds.vocabulary import Vocabulary
+
+    options = SearchOptions(beam, length_penalty=length_penalty, max_length=max_length)
+    with atomic_directory(out) if out else nullcontext() as out_directory:
+        if hypotheses is not None:
+            if reference is None or model is not None or data is not None or source is not None:
+                raise InputError("--hypotheses goes with --reference alone: no model, no --data, no --source.")
+            given = read_lines(hypotheses), read_lines(reference)
+            scores = [score_hypotheses(target_lang or "given", *given, tokenizer)]
+        else:
+            test_sets = _test_sets(data, split, directions, source, reference, target_lang)
+            if model is None:
+                raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
+            runner, vocabulary = load_engine(model, engine, threads), Vocabulary.load(model)
+            scores = evaluate_directions(runner, vocabulary, test_sets, options, tokenizer)
+        if out_directory is not None:
+            _write_evaluation(out_directory, scores)
+    _print_scores(scores, as_json)
+
+
+def _test_sets(
+    data: Path | None,
+    split: str,
+    directions: str,
+    source: Path | None,
+    reference: Path | None,
+    target_lang: str | None,
+) -> "list[TestSet]":
+    from deltalm_ds.evaluation.translation import TestSet, read_test_sets
+    from deltalm_ds.generation.translate import read_lines
+
+    if data is not None and source is None and reference is None:
+        return read_test_sets(data, split, None if directions == "all" else directions.split(","))
+    if data is None and source is not None and reference is not None and target_lang is not None:
+        return [TestSet(target_lang, read_lines(source), read_lines(reference))]
+    raise InputError("Give either --data, or --source with --reference and --target-lang.")
+
+
+def _write_evaluation(directory: Path, scores: "list[DirectionScore]") -> None:
+    """`{direction}.hyp` with the outputs, and `scores.json`."""
+    from deltalm_ds.evaluation.bleu import summarize
+    from deltalm_ds.files import write_json
+
+    for result in scores:
+        text = "".join(f"{line}\n" for line in result.hypotheses)
+        (directory / f"{result.direction}.hyp").write_text(text, encoding="utf-8")
+    write_json(directory / "scores.json", summarize(scores))
+
+
+def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
+    from deltalm_ds.evaluation.bleu import summarize
+
+    summary = summarize(scores)
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    print(f"{'direction':<12} {'BLEU':>6} {'chrF2':>6} {'sentences':>9}")
+    for result in scores:
+        print(f"{result.direction:<12} {result.bleu:>6.2f} {result.chrf:>6.2f} {result.num_sentences:>9,}")
+    if len(scores) > 1:
+        print(f"{'average':<12} {summary['average_bleu']:>6.2f} {summary['average_chrf']:>6.2f}")
+    for signature in sorted({s.bleu_signature for s in scores}):
+        print(f"BLEU: {signature}")
+    print(f"chrF2: {scores[0].chrf_signature}")

@@ -1,0 +1,123 @@
+"""`deltalm translate | score`: text through a finished model."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltalm_ds.cli.options import (
+    AsIds,
+    AsJson,
+    Beam,
+    EngineName,
+    LengthPenalty,
+    MaxLength,
+    MinLength,
+    Model,
+    TargetLang,
+    Threads,
+)
+from deltalm_ds.errors import InputError
+
+if TYPE_CHECKING:
+    from deltalm_ds.generation.interface import Engine, Hypothesis
+
+
+def translate(
+    model: Model,
+    input: Annotated[Path | None, typer.Option(help="UTF-8 text, one sentence a line; by default stdin.")] = None,
+    target_lang: TargetLang = None,
+    beam: Beam = 5,
+    n_best: Annotated[int, typer.Option(help="Outputs a line, as number<TAB>score<TAB>text if more than 1.")] = 1,
+    length_penalty: LengthPenalty = 1.0,
+    min_length: MinLength = 1,
+    max_length: MaxLength = 200,
+    engine: EngineName = None,
+    threads: Threads = 0,
+    ids: AsIds = False,
+    as_json: AsJson = False,
+) -> None:
+    """Translate lines, in order; an empty line gives an empty line. With --json one object a line.
+
+    Example: echo "3.5 kilometers" | deltalm translate models/cldr --target-lang de
+    """
+    from deltalm_ds.generation.interface import SearchOptions
+    from deltalm_ds.generation.loading import load_engine
+    from deltalm_ds.generation.translate import read_lines
+    from deltalm_ds.generation.translate import translate as translate_lines
+
+    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length)
+    runner = load_engine(model, engine, threads)
+    encode, decode = _codec(model, runner, target_lang, ids)
+    lines = read_lines(input)
+    results = translate_lines(runner, lines, encode, options, token_scores=as_json or n_best > 1)
+    for index, (line, found) in enumerate(zip(lines, results, strict=True)):
+        if as_json:
+            print(_translation_json(line, found, None if ids else decode))
+            continue
+        for hypothesis in found:
+            prefix = f"{index}\t{hypothesis.score:.6f}\t" if n_best > 1 else ""
+            print(prefix + decode(hypothesis.ids))
+
+
+def score(
+    model: Model,
+    source: Annotated[Path, typer.Option(help="UTF-8 sources, one a line.", show_default=False)],
+    target: Annotated[Path, typer.Option(help="UTF-8 targets, as many lines.", show_default=False)],
+    target_lang: TargetLang = None,
+    engine: EngineName = None,
+    threads: Threads = 0,
+    ids: AsIds = False,
+    as_json: AsJson = False,
+) -> None:
+    """Log-probability (nats) of given targets: the sum<TAB>each token's and that of </s>; --json: an object a line.
+
+    Example: deltalm score models/cldr --source test.en --target test.de --target-lang de
+    """
+    from deltalm_ds.generation.loading import load_engine
+    from deltalm_ds.generation.score import score as score_targets
+    from deltalm_ds.generation.translate import encoder_for, parse_ids, read_lines
+    from deltalm_ds.progress import progress
+    from deltalm_ds.vocabulary import Vocabulary
+
+    sources, targets = read_lines(source), read_lines(target)
+    if len(sources) != len(targets):
+        raise InputError(f"{source} has {len(sources)} lines and {target} has {len(targets)}: they must have the same.")
+    runner = load_engine(model, engine, threads)
+    if ids:
+        source_ids, target_ids = ([parse_ids(s, runner.vocabulary_size) for s in side] for side in (sources, targets))
+    else:
+        vocabulary = Vocabulary.load(model)
+        encode = encoder_for(vocabulary, target_lang)
+        source_ids = [list(encode(line)) for line in sources]
+        target_ids = [tokens.tolist() for tokens in vocabulary.encode_batch(targets)]
+    with progress("score", len(sources)) as advance:
+        found = score_targets(runner, source_ids, target_ids, advance)
+    for source_line, target_line, tokens, scores in zip(sources, targets, target_ids, found, strict=True):
+        if as_json:
+            values = {"source": source_line, "target": target_line, "ids": tokens}
+            print(json.dumps(values | {"score": sum(scores), "token_scores": scores}, ensure_ascii=False))
+        else:
+            print(f"{sum(scores):.6f}\t{' '.join(f'{value:.6f}' for value in scores)}")
+
+
+def _codec(
+    model: Path, engine: "Engine", target_lang: str | None, ids: bool
+) -> tuple[Callable[[str], Sequence[int]], Callable[[Iterable[int]], str]]:
+    """Line -> ids and ids -> line: by the vocabulary beside the model, or as numbers."""
+    from deltalm_ds.generation.translate import encoder_for, parse_ids
+    from deltalm_ds.vocabulary import Vocabulary
+
+    if ids:
+        return lambda line: parse_ids(line, engine.vocabulary_size), lambda tokens: " ".join(map(str, tokens))
+    vocabulary = Vocabulary.load(model)
+    return encoder_for(vocabulary, target_lang), vocabulary.decode
+
+
+def _translation_json(line: str, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str] | None) -> str:
+    """One line of --json; without `decode` (--ids) the hypotheses have no text."""
+    hypotheses = [({"text": decode(hypothesis.ids)} if decode else {}) | asdict(hypothesis) for hypothesis in found]
+    return json.dumps({"source": line, "hypotheses": hypotheses}, ensure_ascii=False)
