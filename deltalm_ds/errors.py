@@ -23,3 +23,9 @@ class CheckError(InputError):
     """A check that guards a result (an export's parity, say) did not hold."""
 
     exit_code = 4
+
+
+def os_error_sentence(error: OSError) -> str:
+    """What the system could not do, and with which file."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."

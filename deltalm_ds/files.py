@@ -1,10 +1,12 @@
 """Writing so that a file or directory is either complete or absent."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +80,23 @@ def publish_directory(temporary: Path, path: Path) -> None:
     fsync_path(temporary)
     os.replace(temporary, path)
     fsync_path(path.parent)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`; the system lets go of it when this process ends, however it ends.
+
+    Raises:
+        InputError: another process holds it: `busy` says what that means.
+    """
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{busy}: wait for it, or name another directory.") from None
+        except OSError as error:
+            print(f"{path}: this file system has no locks ({error.strerror}); going on without.", file=sys.stderr)
+        yield
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from deltalm_ds.cli import data, evaluation, export, models, training, translation, vocab
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import InputError, os_error_sentence
 
 app = typer.Typer(
     help="Train and ship DeltaLM-style multilingual sequence-to-sequence models.",
@@ -49,8 +49,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"deltalm: {where}{error.strerror or error}.", file=sys.stderr)
+        print(f"deltalm: {os_error_sentence(error)}", file=sys.stderr)
         sys.exit(InputError.exit_code)
 
 

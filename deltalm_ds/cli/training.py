@@ -35,6 +35,9 @@ def train(
     out: Annotated[Path, typer.Option(help="The run directory; a run that is in it goes on.")],
     overrides: Overrides = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Default: one per GPU, or one without GPUs.")] = None,
+    accept_changed_data: Annotated[
+        bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
+    ] = False,
 ) -> None:
     """Train on this machine, under the deepspeed launcher; stopped at any point, the same command goes on.
 
@@ -45,7 +48,7 @@ def train(
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.training.prepare import prepare_run
 
-    prepare_run(load_recipe(recipe, overrides or ()), out)
+    prepare_run(load_recipe(recipe, overrides or ()), out, accept_changed_data)
     code = train_on_this_machine(out, ranks or default_ranks())
     if code == STOPPED_EXIT_CODE:
         typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)

@@ -101,10 +101,20 @@ class Manifest:
         columns = [pa.field(side, pa.list_(token_type(self.vocabulary_num_tokens))) for side in corpus.sides]
         return pa.schema(columns, {METADATA_KEY: json.dumps(description).encode()})
 
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of all that the manifest says, checksums of the shards included: equal exactly for the same rows."""
+        return _json_checksum({"format_version": FORMAT_VERSION, **asdict(self)})
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all corpora."""
+        return sum(corpus.num_rows for corpus in self.corpora)
+
     def write(self, directory: Path) -> None:
-        """Write `manifest.json` atomically, with a checksum of its own."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        write_json(directory / MANIFEST, {**content, "checksum": _json_checksum(content)})
+        """Write `manifest.json` atomically, with its checksum."""
+        content = {"format_version": FORMAT_VERSION, **asdict(self), "checksum": self.checksum}
+        write_json(directory / MANIFEST, content)
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":

@@ -1,11 +1,12 @@
 """What a run trains on: corpora under objectives, in weighted groups."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from deltalm_ds.data.objectives import Limits, Objective, describe
-from deltalm_ds.data.shards import Corpus
+from deltalm_ds.data.objectives import Limits, Objective, TranslationSpanCorruption, describe
+from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.errors import InputError
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -71,3 +72,20 @@ class ComponentGroup:
     name: str
     components: tuple[Component, ...]
     weight: float = 1.0
+
+
+def components_of(
+    dataset: ShardDataset, objective: Objective, directions: Literal["both", "forward", "reverse"]
+) -> tuple[Component, ...]:
+    """A component for every corpus of a data set and direction in which the objective can read it.
+
+    Only pairs are read in reverse, and not where the objective joins their sides: then there is one component.
+    """
+    components = []
+    for corpus in dataset.corpora.values():
+        forward_only = corpus.kind != "parallel" or objective.name == TranslationSpanCorruption.name
+        if forward_only or directions != "reverse":
+            components.append(Component(corpus, objective))
+        if not forward_only and directions != "forward":
+            components.append(Component(corpus, objective, reverse=True))
+    return tuple(components)

@@ -116,11 +116,7 @@ class BatchBuilder:
     def select(
         self, component_index: np.ndarray, positions: np.ndarray, rows: np.ndarray, keys: np.ndarray
     ) -> GlobalBatch:
-        """Look up lengths, apply the limits, and leave out what cannot be used; all arrays [N].
-
-        Raises:
-            InputError: nothing is left.
-        """
+        """Look up lengths, apply the limits, and leave out what cannot be used, which may be all; all arrays [N]."""
         begins, raw_lengths = np.zeros((2, 2, len(rows)), dtype=np.int64)
         for place, columns in enumerate(self._columns):
             (taken,) = np.nonzero(columns[component_index] >= 0)
@@ -142,11 +138,6 @@ class BatchBuilder:
             # Unusable rows have no lengths; they are computed on a stand-in and left out below.
             lengths[:, members] = objective.lengths(np.where(fits, fitted, 2), keys[members])
         kept = usable & ~overlong if self._limits.overlong == "drop" else usable
-        if not kept.any():
-            raise InputError(
-                f"None of the {len(rows)} sequences drawn can be used ({overlong.sum()} too long, "
-                f"{(~usable).sum()} too short): check the batch size and the maximum lengths."
-            )
         chosen = slice(None) if kept.all() else kept  # mostly all, and then without copies
         return GlobalBatch(
             component_index[chosen],
@@ -163,7 +154,9 @@ class BatchBuilder:
         )
 
     def build(self, batch: GlobalBatch, rank: int, world_size: int) -> StepBatches:
-        """Plan the batch for `world_size` ranks and make the micro-batches of `rank`."""
+        """Deal the batch to `world_size` ranks and make the micro-batches of `rank`: none of an empty batch."""
+        if not len(batch.rows):
+            return StepBatches([], 0, 0, 0, batch.num_truncated, batch.num_overlong, batch.num_too_short)
         micro_batches = deal_micro_batches(
             batch.source_lengths,
             batch.target_lengths,
@@ -293,13 +286,28 @@ class TrainingStream:
         return self._builder.build(self.global_batch(step), rank, world_size)
 
 
-def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int, seed: int = 0) -> StepBatches:
-    """Every row of the builder's components once, in rank `rank`'s share; objectives draw the same each time."""
+def evaluation_batch(builder: BatchBuilder, seed: int = 0) -> GlobalBatch:
+    """Every row of the builder's components once; objectives draw the same each time.
+
+    Raises:
+        InputError: none of them can be used.
+    """
     counts = [component.corpus.num_rows for component in builder.components]
     component_index = np.repeat(np.arange(len(counts)), counts)
     rows = np.concatenate([np.arange(count) for count in counts])
-    keys = hash_counters(seed, component_index, rows)
-    return builder.build(builder.select(component_index, rows, rows, keys), rank, world_size)
+    batch = builder.select(component_index, rows, rows, hash_counters(seed, component_index, rows))
+    if not len(batch.rows):
+        names = ", ".join(component.name for component in builder.components)
+        raise InputError(
+            f"None of the {len(rows):,} rows of {names} can be used ({batch.num_overlong:,} too long, "
+            f"{batch.num_too_short:,} too short): check the maximum lengths."
+        )
+    return batch
+
+
+def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int) -> StepBatches:
+    """The share of rank `rank` in `evaluation_batch`."""
+    return builder.build(evaluation_batch(builder), rank, world_size)
 
 
 def prefetch(

@@ -134,6 +134,9 @@ class TrainingSection(Section):
     save_every: int = Field(gt=0, description="steps between checkpoints, each with a validation")
     keep_last: int = Field(5, gt=0, description="checkpoints kept besides the best one")
     log_every: int = Field(50, gt=0)
+    max_skipped_updates: int = Field(
+        50, gt=0, description="updates skipped in a row, for gradients that are not finite, after which a run ends"
+    )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="of float32 products: high allows TF32, medium bfloat16 inside, where there is hardware"
     )

@@ -1,44 +1,95 @@
 """The checkpoints of a run directory: which there are, where each one stands, which is best. Needs no DeepSpeed."""
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import read_json
+from deltalm_ds.files import read_json, sha256_of
 
 HIGHER_IS_BETTER = ("bleu",)
+STATE = "state.json"
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One file of a checkpoint as it was written."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass
 class TrainingState:
-    """Where a run is; everything else is a pure function of it."""
+    """Where a run is; everything else is a pure function of it.
+
+    Attributes:
+        step: global batches consumed.
+        updates: updates applied: steps less those without sequences and those skipped for an inf or nan gradient.
+        loss_scaler: of fp16.
+        validation: what was measured at this step, once that is done.
+        inputs: what the run was trained on, to tell it from other data of the same name (`training/inputs.py`).
+        files: the checkpoint's other files, by name.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    step: int = 0  # global batches consumed
-    updates: int = 0  # updates applied: steps less those skipped for an inf or nan gradient
-    loss_scaler: dict[str, float] | None = None  # fp16 only
+    step: int = 0
+    updates: int = 0
+    loss_scaler: dict[str, float] | None = None
     validation: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, CheckpointFile] = field(default_factory=dict)
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of a step's checkpoint in `RUN/checkpoints`; nothing of another form is taken for one."""
+    return f"step_{step:08d}"
 
 
 def checkpoint_directories(run: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted((run / "checkpoints").glob("step_*"))
+    """The checkpoints of a run, oldest first: directories named for their step that say where they stand."""
+    directory = run / "checkpoints"
+    if not directory.is_dir():
+        return []
+    step_of = {
+        path: int(name[1])
+        for path in directory.iterdir()
+        if (name := _NAME.fullmatch(path.name)) and not path.is_symlink() and (path / STATE).is_file()
+    }
+    return sorted(step_of, key=step_of.__getitem__)
+
+
+def file_faults(checkpoint: Path, files: dict[str, CheckpointFile], checksums: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the files of a checkpoint: missing, of another size or, for those named, another content."""
+    faults = []
+    for name, expected in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            faults.append(f"{name} is missing")
+        elif path.stat().st_size != expected.bytes:
+            faults.append(f"{name} has {path.stat().st_size:,} bytes where {expected.bytes:,} were written")
+        elif name in checksums and sha256_of(path) != expected.sha256:
+            faults.append(f"{name} was altered since it was written: its checksum is another one")
+    return faults
 
 
 def read_state(checkpoint: Path) -> TrainingState:
     """The state.json of a checkpoint; DataError if it is damaged."""
     try:
-        return TypeAdapter(TrainingState).validate_python(read_json(checkpoint / "state.json"))
+        return TypeAdapter(TrainingState).validate_python(read_json(checkpoint / STATE))
     except InputError as error:
         raise damaged(checkpoint, error) from None
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "all of it"
-        raise damaged(checkpoint, f"{where} in state.json: {fault['msg']}") from None
+        raise damaged(checkpoint, f"{where} in {STATE}: {fault['msg']}") from None
 
 
 def damaged(checkpoint: Path, error: Exception | str) -> DataError:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from deltalm_ds.files import atomic_file
 class MetricsLog:
     """Appends one JSON object a line to RUN/metrics.jsonl and the numbers in it to TensorBoard.
 
-    On a resume, lines after the checkpoint's step are cut off, so the log reads as if nothing had happened.
+    JSON has no NaN and no infinity: such a number is null. On a resume, lines after the checkpoint's step are cut off,
+    so the log reads as if nothing had happened. A log that cannot be written is a warning: training does not need it.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -27,24 +30,51 @@ class MetricsLog:
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Write one record; nested dicts become `group/name` in TensorBoard."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        self._file.flush()
-        for name, value in _flat(kind, values):
-            self._board.add_scalar(name, value, step)
+        record = {"step": step, "kind": kind, **_finite(values)}
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+            for name, value in _flat(kind, values):
+                self._board.add_scalar(name, value, step)
+        except OSError as error:
+            print(f"{self._path}: the records of step {step} are lost: {error.strerror or error}.", file=sys.stderr)
 
     def close(self) -> None:
         """Flush both."""
-        self._file.close()
-        self._board.close()
+        with suppress(OSError):  # whatever could not be written was told
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; a last line cut short by a crash is left out."""
+    """The records of a run, oldest first; a line that a crash cut short is left out, and said if others follow it."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line) if line else None
+        except ValueError:
+            damaged.append(number)
+            continue
+        if isinstance(record, dict) and "step" in record:
+            records.append(record)
+    if damaged and damaged[-1] < len(lines):
+        print(f"{path}: {len(damaged)} line(s) cannot be read and are left out: {damaged[0]} …", file=sys.stderr)
+    return records
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with null for what is not finite."""
+    finite: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            finite[name] = _finite(value)
+        else:
+            finite[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> Iterable[tuple[str, float]]:

@@ -6,27 +6,38 @@ its part into a hidden directory; rank 0 verifies that all parts are there and r
 """
 
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import deepspeed
-import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from torch import Tensor
+from torch import Tensor, distributed
 
 from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import fsync_path, publish_directory, write_json
+from deltalm_ds.files import fsync_path, publish_directory, sha256_of, write_json
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.runs.checkpoints import TrainingState, best_checkpoint, checkpoint_directories, damaged
+from deltalm_ds.runs.checkpoints import (
+    STATE,
+    CheckpointFile,
+    TrainingState,
+    best_checkpoint,
+    checkpoint_directories,
+    checkpoint_name,
+    damaged,
+    file_faults,
+    read_state,
+)
+from deltalm_ds.training.collectives import first_fault, of_all_ranks
 from deltalm_ds.training.deepspeed_engine import MOMENTS
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -40,31 +51,28 @@ def save_checkpoint(
     state: TrainingState,
     provenance: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint, all ranks together.
+    """Write a checkpoint, all ranks together. `state.files` becomes the list of what was written.
 
     Raises:
         InputError: a rank could not write (disk full, say); nothing is left of the attempt.
     """
-    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    path = run / "checkpoints" / f"step_{state.step:08d}"
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    path = run / "checkpoints" / checkpoint_name(state.step)
     temporary = path.with_name(f".{path.name}.tmp")
     if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
     weights, moments = _gather_own_share(ds_engine)
-    torch.distributed.barrier()
+    distributed.barrier()
     part = f"{rank + 1:05d}-of-{world_size:05d}.safetensors"
-    fault = _try_to_write(temporary, {f"model-{part}": weights, f"optimizer-{part}": moments})
-    faults: list[str | None] = [None] * world_size
-    torch.distributed.all_gather_object(faults, fault)
-    fault = next((fault for fault in faults if fault), None)
+    written, fault = _try_to_write(temporary, {f"model-{part}": weights, f"optimizer-{part}": moments})
+    state.files = {name: file for files in of_all_ranks(written) for name, file in files.items()}
+    fault = first_fault(fault)
     if rank == 0:
         fault = fault or _try_to_publish(ds_engine.module, vocabulary, temporary, path, state, provenance)
         if fault:
             shutil.rmtree(temporary, ignore_errors=True)
-    shared = [fault]
-    torch.distributed.broadcast_object_list(shared)
-    if shared[0]:
-        raise InputError(f"The checkpoint {path} could not be written: {shared[0]}. Earlier checkpoints are whole.")
+    if fault := first_fault(fault):
+        raise InputError(f"The checkpoint {path} could not be written: {fault}. Earlier checkpoints are whole.")
     return path
 
 
@@ -75,7 +83,7 @@ def _gather_own_share(ds_engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, T
     for name, parameter in ds_engine.module.named_parameters():
         weight = safe_get_full_fp32_param(parameter)
         both = [safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS]
-        if owner[name] == torch.distributed.get_rank():
+        if owner[name] == distributed.get_rank():
             weights[name] = weight.detach().float().cpu().clone()
             for moment, value in zip(MOMENTS, both, strict=True):
                 moments[f"{moment}.{name}"] = value.detach().float().cpu().clone().view_as(weights[name])
@@ -84,7 +92,7 @@ def _gather_own_share(ds_engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, T
 
 def _deal(model: DeltaLM) -> dict[str, int]:
     """The rank that writes each parameter: largest first, always to the rank with the least so far."""
-    load = [0] * torch.distributed.get_world_size()
+    load = [0] * distributed.get_world_size()
     owner = {}
     sizes = {name: getattr(parameter, "ds_numel", parameter.numel()) for name, parameter in model.named_parameters()}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -94,17 +102,23 @@ def _deal(model: DeltaLM) -> dict[str, int]:
     return owner
 
 
-def _try_to_write(directory: Path, files: dict[str, dict[str, Tensor]]) -> str | None:
-    """Write and flush safetensors files; the sentence of what went wrong, or None."""
+def _try_to_write(directory: Path, files: dict[str, dict[str, Tensor]]) -> tuple[dict[str, CheckpointFile], str | None]:
+    """Write and flush safetensors files; their sizes and checksums, and what went wrong, if anything."""
+    written = {}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, tensors in files.items():
             shapes = {key: tensor.shape for key, tensor in tensors.items()}
             write_safetensors(directory / name, shapes, tensors.__getitem__)
             fsync_path(directory / name)
+            written[name] = _as_written(directory / name)
     except Exception as error:  # whatever it is, the other ranks must learn of it
-        return f"{type(error).__name__}: {error}"
-    return None
+        return written, f"{type(error).__name__}: {error}"
+    return written, None
+
+
+def _as_written(path: Path) -> CheckpointFile:
+    return CheckpointFile(path.stat().st_size, sha256_of(path))
 
 
 def _try_to_publish(
@@ -118,7 +132,9 @@ def _try_to_publish(
     try:
         vocabulary.save(temporary)
         write_json(temporary / "config.json", {"model": model.config.model_dump(), "provenance": provenance})
-        write_json(temporary / "state.json", asdict(state))
+        others = [file for file in temporary.iterdir() if file.name not in state.files]
+        state.files |= {file.name: _as_written(file) for file in others}
+        write_json(temporary / STATE, asdict(state))
         names = {name for name, _ in model.named_parameters()}
         wanted = names | {f"{moment}.{name}" for moment in MOMENTS for name in names}
         if open_weights(temporary).keys() | _open_moments(temporary).keys() != wanted:
@@ -135,13 +151,49 @@ def _open_moments(checkpoint: Path) -> TensorFile:
 
 
 def keep_checkpoints(run: Path, keep_last: int) -> None:
-    """Remove all but the last ones and the best one, and what an interrupted save left behind."""
-    best = best_checkpoint(run)
-    for directory in checkpoint_directories(run)[:-keep_last]:
-        if directory != best:
-            shutil.rmtree(directory)
-    for leftover in (run / "checkpoints").glob(".step_*.tmp"):
-        shutil.rmtree(leftover)
+    """Remove all but the last ones and the best one, and what an interrupted save left behind.
+
+    What cannot be removed is one warning: it is no reason to stop training.
+    """
+    try:
+        best = best_checkpoint(run)
+        for directory in checkpoint_directories(run)[:-keep_last]:
+            if directory != best:
+                shutil.rmtree(directory)
+        for leftover in (run / "checkpoints").glob(".step_*.tmp"):
+            shutil.rmtree(leftover)
+    except (OSError, InputError) as error:
+        print(f"Old checkpoints of {run} stay: {error}.", file=sys.stderr)
+
+
+def newest_whole_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint whose files are as they were written; damaged ones are named and passed over.
+
+    A collective: every rank reads its share of the files.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole.
+    """
+    errors = []
+    for checkpoint in reversed(checkpoint_directories(run)):
+        fault = first_fault(_fault_of_own_share(checkpoint))
+        if fault is None:
+            return checkpoint
+        errors.append(damaged(checkpoint, fault))
+        if distributed.get_rank() == 0:
+            print(f"{errors[-1]} It is passed over.", file=sys.stderr)
+    if errors:
+        raise errors[0]
+    return None
+
+
+def _fault_of_own_share(checkpoint: Path) -> str | None:
+    try:
+        files = read_state(checkpoint).files
+        own = sorted(files)[distributed.get_rank() :: distributed.get_world_size()]
+        return next(iter(file_faults(checkpoint, files, own)), None)
+    except (OSError, InputError) as error:
+        return str(error)
 
 
 def loss_scaler_state(ds_engine: deepspeed.DeepSpeedEngine) -> dict[str, float] | None:

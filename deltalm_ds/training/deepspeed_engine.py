@@ -1,7 +1,6 @@
 """The DeepSpeed engine: its start, its optimizer, and what it needs on a CPU."""
 
 import logging
-from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -14,9 +13,9 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
+from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
 from deltalm_ds.training.deepspeed_config import deepspeed_config
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

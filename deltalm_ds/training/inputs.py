@@ -1,144 +1,135 @@
-"""What a recipe names, opened and checked together before any training: vocabulary, shards, the model to start from."""
+"""What a recipe names, opened together before any training: vocabulary, shards, validation text, the model's shape."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from deltalm_ds.checkpoints.directory import load_model, read_config
-from deltalm_ds.data.mixture import Component, ComponentGroup
-from deltalm_ds.data.objectives import Limits, Objective, TranslationSpanCorruption, make_objective
-from deltalm_ds.data.shards import Corpus, ShardDataset
+from deltalm_ds.data.mixture import ComponentGroup, components_of
+from deltalm_ds.data.objectives import Limits, Objective, make_objective
+from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
 from deltalm_ds.data.temperature import TemperatureSchedule
-from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.evaluation.translation import TestSet, read_test_sets
+from deltalm_ds.generation.interface import Ids
+from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection
-from deltalm_ds.runs.checkpoints import model_directory
+from deltalm_ds.training.initial_model import model_config
 from deltalm_ds.vocabulary import Vocabulary
+
+VALIDATION = "validation.shards"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything a run reads."""
+    """Everything a run reads.
+
+    Attributes:
+        start: the model directory that it starts or goes on from; None for fresh weights.
+        datasets: the data sets, by the keys of the recipe that name them.
+        stream, validation: training batches by step; validation batches, if the recipe validates.
+        tests, encoders: validation text, and what makes ids of the lines of each test.
+    """
 
     vocabulary: Vocabulary
+    start: Path | None
     model_config: DeltaLMConfig
+    datasets: dict[str, ShardDataset]
     stream: TrainingStream
     validation: BatchBuilder | None
-    validation_tests: list[TestSet]
+    tests: tuple[TestSet, ...]
+    encoders: tuple[Callable[[str], Ids], ...]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells other inputs of the same names apart: the vocabulary's hash, each data set's checksum and rows."""
+        data = {
+            key: {"path": str(dataset.directory), "manifest": manifest.checksum, "rows": manifest.num_rows}
+            for key, dataset in self.datasets.items()
+            for manifest in [dataset.manifest]
+        }
+        return {"vocabulary": self.vocabulary.hash, "data": data}
 
 
-def open_inputs(recipe: Recipe) -> Inputs:
-    """Open and check all inputs.
+def open_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
+    """Open all inputs, each once.
+
+    Args:
+        recipe: names them; relative paths begin in the working directory.
+        checkpoint: what a run goes on from. Without one it starts from the recipe's `initial_model`, if any.
 
     Raises:
         InputError, DataError: something is missing, damaged, or does not belong together.
     """
     vocabulary = Vocabulary.load(recipe.vocabulary)
+    datasets = _open_datasets(recipe, vocabulary)
     limits = Limits(recipe.data.max_source_tokens, recipe.data.max_target_tokens, recipe.data.overlong)
-    sampling = recipe.sampling
+    groups = [
+        ComponentGroup(
+            str(number), components_of(datasets[f"data.train.{number}.path"], *_learned(group)), group.weight
+        )
+        for number, group in enumerate(recipe.data.train)
+    ]
     stream = TrainingStream(
-        [_open_group(group, group.path, vocabulary, number) for number, group in enumerate(recipe.data.train)],
+        groups,
         vocabulary,
         limits,
         TemperatureSchedule(
-            sampling.temperature_start, sampling.temperature_end, sampling.rise_steps, sampling.interval_steps
+            recipe.sampling.temperature_start,
+            recipe.sampling.temperature_end,
+            recipe.sampling.rise_steps,
+            recipe.sampling.interval_steps,
         ),
         recipe.seed,
         recipe.batch.micro_batch_tokens,
         tokens_per_step=recipe.batch.tokens_per_step,
         min_micro_batches=recipe.batch.min_micro_batches,
     )
-    return Inputs(
-        vocabulary,
-        _model_config(recipe, vocabulary),
-        stream,
-        _open_validation(recipe, vocabulary, limits),
-        _read_validation_text(recipe.validation),
+    start, config = model_config(recipe, vocabulary, checkpoint)
+    if recipe.validation is None:
+        return Inputs(vocabulary, start, config, datasets, stream, None, (), ())
+    validated = [
+        component for group in recipe.data.train for component in components_of(datasets[VALIDATION], *_learned(group))
+    ]
+    distinct = {component.name: component for component in validated}  # groups may differ in their weights alone
+    builder = BatchBuilder(list(distinct.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)
+    tests = _read_validation_text(recipe.validation)
+    encoders = [encoder_for(vocabulary, test.target_lang if vocabulary.languages else None) for test in tests]
+    return Inputs(vocabulary, start, config, datasets, stream, builder, tests, tuple(encoders))
+
+
+def _learned(group: TrainingGroup) -> tuple[Objective, Literal["both", "forward", "reverse"]]:
+    return make_objective(group.objective, **group.objective_options), group.directions
+
+
+def _open_datasets(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, ShardDataset]:
+    paths = {f"data.train.{number}.path": group.path for number, group in enumerate(recipe.data.train)}
+    if recipe.validation is not None:
+        paths[VALIDATION] = recipe.validation.shards
+    opened = {path: ShardDataset.open(path, vocabulary.hash) for path in dict.fromkeys(paths.values())}
+    return {key: opened[path] for key, path in paths.items()}
+
+
+def _read_validation_text(validation: ValidationSection) -> tuple[TestSet, ...]:
+    """The first `max_sentences` of every direction; none where no text is given."""
+    if validation.text is None:
+        return ()
+    count = validation.max_sentences
+    return tuple(
+        TestSet(test.direction, test.sources[:count], test.references[:count])
+        for test in read_test_sets(validation.text, validation.split, validation.directions or None)
     )
 
 
-def fresh_or_initial_model(recipe: Recipe, config: DeltaLMConfig) -> DeltaLM:
-    """The model before the first update: read from `initial_model`, or with fresh weights (by torch's generator)."""
-    if recipe.initial_model is None:
-        return DeltaLM(config)
-    return load_model(model_directory(recipe.initial_model), **config.model_dump())
-
-
-def _model_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMConfig:
-    initial = recipe.initial_model and model_directory(recipe.initial_model)
-    if initial is not None and Vocabulary.load(initial).hash != vocabulary.hash:
-        raise DataError(
-            f"The model {recipe.initial_model} has another vocabulary than {recipe.vocabulary}: "
-            "train with the model's own vocabulary."
-        )
-    try:
-        config = _initial_or_fresh_config(recipe, vocabulary)
-    except ValidationError as error:
-        faults = (f"model{''.join(f'.{part}' for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise InputError(f"The recipe's model cannot be made: {'; '.join(faults)}.") from None
-    if max(recipe.data.max_source_tokens, recipe.data.max_target_tokens) > config.max_positions:
-        raise InputError(
-            f"data.max_source_tokens and data.max_target_tokens may be at most the model's {config.max_positions} "
-            "positions (model.max_positions)."
-        )
-    return config
-
-
-def _initial_or_fresh_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMConfig:
-    if recipe.initial_model is None:
-        assert recipe.model is not None  # the recipe is valid
-        return recipe.model.config(vocabulary.num_tokens)
-    given = recipe.model.model_dump(exclude={"preset"}, exclude_none=True) if recipe.model is not None else {}
-    return DeltaLMConfig.model_validate(read_config(model_directory(recipe.initial_model)).model_dump() | given)
-
-
-def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number: int) -> ComponentGroup:
-    dataset = ShardDataset.open(path, vocabulary.hash)
-    objective = make_objective(group.objective, **group.objective_options)
-    components = [
-        Component(corpus, objective, reverse)
-        for corpus in dataset.corpora.values()
-        for reverse in _directions(group, corpus, objective)
-    ]
-    return ComponentGroup(f"{number}", tuple(components), group.weight)
-
-
-def _directions(group: TrainingGroup, corpus: Corpus, objective: Objective) -> Iterator[bool]:
-    """Whether to read the corpus reversed: only pairs can be, and not where the objective joins the sides."""
-    forward_only = corpus.kind != "parallel" or objective.name == TranslationSpanCorruption.name
-    if forward_only or group.directions != "reverse":
-        yield False
-    if not forward_only and group.directions != "forward":
-        yield True
-
-
-def _read_validation_text(validation: ValidationSection | None) -> list[TestSet]:
-    """The first `max_sentences` of every direction; none where no text is given.
-
-    Raises:
-        InputError: there are no such files, or they differ in length.
-    """
-    if validation is None or validation.text is None:
-        return []
-    count = validation.max_sentences
-    return [
-        TestSet(test.direction, test.sources[:count], test.references[:count])
-        for test in read_test_sets(validation.text, validation.split, validation.directions or None)
-    ]
-
-
-def _open_validation(recipe: Recipe, vocabulary: Vocabulary, limits: Limits) -> BatchBuilder | None:
-    """The validation shards under every objective of the training groups."""
-    if recipe.validation is None:
-        return None
-    groups = [
-        _open_group(group, recipe.validation.shards, vocabulary, number)
-        for number, group in enumerate(recipe.data.train)
-    ]
-    components = {component.name: component for group in groups for component in group.components}
-    return BatchBuilder(list(components.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)
+def changed_inputs(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two identities, by key: what it was and what it is. Paths may differ, contents not."""
+    changes: dict[str, tuple[Any, Any]] = {}
+    if before["vocabulary"] != now["vocabulary"]:
+        changes["vocabulary"] = before["vocabulary"], now["vocabulary"]
+    for key in before["data"].keys() | now["data"].keys():
+        was, is_now = before["data"].get(key), now["data"].get(key)
+        if was is None or is_now is None or was["manifest"] != is_now["manifest"]:
+            changes[key] = was, is_now
+    return changes

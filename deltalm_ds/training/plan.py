@@ -9,10 +9,9 @@ from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.checks import check_inputs
 from deltalm_ds.training.deepspeed_config import deepspeed_config
-from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, precision
-from deltalm_ds.training.prepare import check_shards
 
 CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
 
@@ -27,8 +26,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         InputError, DataError: the recipe or something it names does not hold; every check is made before planning.
     """
     ds_config = deepspeed_config(recipe)
-    inputs = open_inputs(recipe)
-    check_shards(recipe)
+    inputs = check_inputs(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     steps, largest = _planned_steps(recipe, inputs.stream, num_ranks)

@@ -1,62 +1,141 @@
-"""A run directory before its first step: the recipe resolved and everything it names opened and checked."""
+"""A run directory before the first step of a start: everything checked, the recipe in it, and what may have changed."""
 
-import sys
+import fnmatch
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from deltalm_ds.data.shards import ShardDataset
-from deltalm_ds.errors import InputError
-from deltalm_ds.files import atomic_file
-from deltalm_ds.recipe.loading import save_recipe
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import atomic_file, locked, read_json, write_json
+from deltalm_ds.recipe.loading import load_recipe, save_recipe
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import deepspeed_config
-from deltalm_ds.training.inputs import open_inputs
+from deltalm_ds.runs.checkpoints import checkpoint_directories, read_state
+from deltalm_ds.runs.events import record_event
+from deltalm_ds.training.checks import check_inputs
+from deltalm_ds.training.inputs import Inputs, changed_inputs
 
-# what may differ between the first start of a run and a later one, without making it another experiment
-_MAY_CHANGE = {"about", "deepspeed"}
-
-
-CHECKED_BYTES = 4 << 30  # data sets up to this size are read whole before training: some seconds
-
-
-def check_shards(recipe: Recipe) -> None:
-    """Compare the checksums of every data set of the recipe that is not too large for it, and name the others.
-
-    Raises:
-        InputError, DataError: a data set is missing or damaged.
-    """
-    paths = {group.path for group in recipe.data.train}
-    paths |= {recipe.validation.shards} if recipe.validation else set()
-    for path in sorted(paths):
-        dataset = ShardDataset.open(path)
-        num_bytes = sum(corpus.num_bytes for corpus in dataset.manifest.corpora)
-        if num_bytes <= CHECKED_BYTES:
-            dataset.check_content()
-        else:
-            print(f"{path}: {num_bytes / 1e9:.0f} GB not read; `deltalm data verify {path}` does.", file=sys.stderr)
+INPUTS = "inputs.json"  # of a run directory: the identity of what it was prepared for
+LOCK = ".lock"  # of a run directory: held by whoever writes to it
+IN_USE = "Another process trains in {run}"
+# What may differ between the starts of a run without making it another experiment. Paths may, as what they hold is told
+# by its content (`Inputs.identity`).
+MAY_CHANGE = (
+    *("name", "about.*", "deepspeed", "vocabulary", "initial_model", "data.train.*.path", "validation.*", "validation"),
+    *("batch.micro_batch_tokens", "batch.min_micro_batches", "optimizer.implementation"),
+    *("training.max_steps", "training.save_every", "training.keep_last", "training.log_every"),
+    *("training.matmul_precision", "training.max_skipped_updates"),
+)
 
 
-def prepare_run(recipe: Recipe, run: Path) -> None:
-    """Check all inputs, then write RUN/recipe.yaml; a run that exists must be of the same recipe.
+def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) -> Inputs:
+    """Check everything, then write RUN/recipe.yaml with absolute paths; a run that exists must be of the same recipe.
+
+    Args:
+        recipe: the experiment.
+        run: its directory, new or of a run to go on with.
+        accept_changed_data: go on with data sets that are others than the run had so far. It is recorded.
 
     Raises:
-        InputError, DataError: something does not hold; nothing was written.
+        InputError, DataError: something does not hold, or somebody else trains there; nothing was written.
     """
-    deepspeed_config(recipe)
-    open_inputs(recipe)
-    check_shards(recipe)
-    path = run / "recipe.yaml"
-    if path.exists():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        now = recipe.model_dump(mode="json", exclude_none=True)
-        keys = (before.keys() | now.keys()) - _MAY_CHANGE
-        changed = sorted(key for key in keys if before.get(key) != now.get(key))
-        if changed:
-            raise InputError(
-                f"{run} holds a run of another recipe (sections {', '.join(changed)} differ): "
-                "name another run directory, or give the recipe it was started with."
-            )
-    run.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
+    recipe = _with_absolute_paths(recipe)
+    if not run.is_dir():
+        inputs = check_inputs(recipe)
+        run.mkdir(parents=True, exist_ok=True)
+        with locked(run / LOCK, IN_USE.format(run=run)):
+            _write(recipe, inputs, run, {})
+        return inputs
+    with locked(run / LOCK, IN_USE.format(run=run)):
+        changes = _changed_keys(recipe, run)
+        inputs = check_inputs(recipe, run)
+        changes |= _changed_data(inputs, run, accept_changed_data)
+        _write(recipe, inputs, run, changes)
+    return inputs
+
+
+def _write(recipe: Recipe, inputs: Inputs, run: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    if changes:
+        record_event(run, "changed", changes=changes)
+    with atomic_file(run / "recipe.yaml") as file:
         save_recipe(recipe, file)
+    write_json(run / INPUTS, inputs.identity)
+
+
+def _changed_keys(recipe: Recipe, run: Path) -> dict[str, tuple[Any, Any]]:
+    """The keys that differ from those of the run's own recipe, with both values; InputError if one must not."""
+    path = run / "recipe.yaml"
+    if not path.exists():
+        return {}
+    before, now = (_flat(one.model_dump(mode="json")) for one in (load_recipe(path), recipe))
+    changes = {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
+    refused = [key for key in changes if not any(fnmatch.fnmatch(key, pattern) for pattern in MAY_CHANGE)]
+    if refused:
+        differences = "; ".join(f"{key} was {changes[key][0]}, is {changes[key][1]}" for key in refused)
+        raise InputError(
+            f"{run} holds a run of another recipe ({differences}): name another run directory, or give the recipe it "
+            "was started with."
+        )
+    return changes
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections and lists as one table of dotted keys."""
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    table: dict[str, Any] = {}
+    for key, value in items:
+        if isinstance(value, dict | list):
+            table |= _flat(value, f"{prefix}{key}.")
+        else:
+            table[f"{prefix}{key}"] = value
+    return table
+
+
+def _changed_data(inputs: Inputs, run: Path, accept: bool) -> dict[str, tuple[Any, Any]]:
+    """The data sets that are others than those of the newest checkpoint; DataError if that is not accepted."""
+    checkpoints = checkpoint_directories(run)
+    before = read_state(checkpoints[-1]).inputs if checkpoints else {}
+    changes = changed_inputs(before, inputs.identity) if before else {}
+    if changes and not accept:
+        differences = "\n".join(f"  {key}: {_brief(was)}, now {_brief(now)}" for key, (was, now) in changes.items())
+        raise DataError(
+            f"{run} was trained on other data than the recipe names now:\n{differences}\n"
+            "Give the data it had, start a new run (initial_model takes the weights), or go on all the same with "
+            "--accept-changed-data."
+        )
+    return changes
+
+
+def _brief(value: dict[str, Any] | None) -> str:
+    return "none" if value is None else f"{value['rows']:,} rows, checksum {value['manifest'][:16]} ({value['path']})"
+
+
+def check_prepared(inputs: Inputs, run: Path) -> None:
+    """DataError if a rank finds other inputs than the run was prepared with."""
+    path = run / INPUTS
+    changes = changed_inputs(read_json(path), inputs.identity) if path.exists() else {}
+    if changes:
+        raise DataError(
+            f"{', '.join(changes)} changed since {run} was prepared, or is another one on this host: start it again "
+            "with `deltalm train`, which checks it."
+        )
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The same whatever the working directory."""
+    content = recipe.model_dump(mode="python")
+    data = {
+        **content["data"],
+        "train": [{**group, "path": group["path"].absolute()} for group in content["data"]["train"]],
+    }
+    content |= {"data": data, "vocabulary": recipe.vocabulary.absolute()}
+    if recipe.initial_model is not None:
+        content["initial_model"] = recipe.initial_model.absolute()
+    if recipe.validation is not None:
+        paths = {name: path.absolute() for name in ("shards", "text") if (path := content["validation"][name])}
+        content["validation"] = {**content["validation"], **paths}
+    if recipe.deepspeed.endswith(".json"):
+        content["deepspeed"] = str(Path(recipe.deepspeed).absolute())
+    return Recipe.model_validate(content)

@@ -4,7 +4,7 @@ The gradient is that of the sum of token losses divided by the global number of 
 ranks, micro-batches and ZeRO stage [FACTS §8]. Plans are pure functions of the step, so ranks need not talk first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import deepspeed
 import torch
@@ -48,35 +48,52 @@ def train_step(
     label_smoothing: float,
     dropout_key: tuple[int, int],
     sums: LossSums,
+    before_next: Callable[[], None],
 ) -> bool:
     """One update from this rank's micro-batches; returns whether it was applied: not if a gradient was inf or nan.
 
     Args:
+        ds_engine: wraps the model.
+        batches: as many on every rank.
         num_target_tokens: of the whole global batch.
+        learning_rate: of this update.
+        label_smoothing: of the loss.
         dropout_key: (seed, step); with rank and micro-batch it decides every dropout mask.
+        sums: where losses are counted.
+        before_next: called between micro-batches; may give the step up by raising.
     """
     world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     for group in ds_engine.optimizer.param_groups:
         group["lr"] = learning_rate
     ds_engine.train()
+    losses = []
     for index, batch in enumerate(batches):
+        if index:
+            before_next()
         batch = batch.rounded_up(SHAPE_MULTIPLE).to(ds_engine.device)
         torch.manual_seed(int(hash_counters(*dropout_key, rank, index)) >> 1)
         loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
-        sums.add(batch, token_loss, token_nll)
+        losses.append((batch, token_loss, token_nll))
         ds_engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
     ds_engine.step()
+    for batch, token_loss, token_nll in losses:  # only now, as the step may have been given up
+        sums.add(batch, token_loss, token_nll)
     return ds_engine.was_step_applied()
 
 
 @torch.no_grad()
 def evaluate_loss(
-    model: deepspeed.DeepSpeedEngine | DeltaLM, batches: Sequence[Batch], label_smoothing: float, sums: LossSums
+    model: deepspeed.DeepSpeedEngine | DeltaLM,
+    batches: Sequence[Batch],
+    label_smoothing: float,
+    sums: LossSums,
+    before_next: Callable[[], None],
 ) -> None:
-    """Count the losses of validation micro-batches; every rank has equally many of them."""
+    """Count the losses of validation micro-batches; every rank has equally many of them. `before_next` as above."""
     model.eval()
     device = next(model.parameters()).device
     for batch in batches:
+        before_next()
         batch = batch.rounded_up(SHAPE_MULTIPLE).to(device)
         _, token_loss, token_nll = model(batch.source, batch.target_input, batch.labels, label_smoothing)
         sums.add(batch, token_loss, token_nll)

@@ -1,4 +1,4 @@
-"""BLEU during training: every rank translates its share of the validation sentences."""
+"""Validation during training: the loss of the validation shards, and the quality of translated validation text."""
 
 from typing import Any
 
@@ -6,37 +6,83 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import distributed
 
+from deltalm_ds.data.stream import evaluation_batches
+from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.bleu import score_hypotheses
-from deltalm_ds.evaluation.translation import TestSet
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
-from deltalm_ds.generation.translate import encoder_for, generate
+from deltalm_ds.generation.translate import generate
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import ValidationSection
-from deltalm_ds.vocabulary import Vocabulary
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.collectives import StopRequested, StopSignal, first_fault, of_all_ranks
+from deltalm_ds.training.inputs import Inputs
+from deltalm_ds.training.records import loss_record
+from deltalm_ds.training.step import LossSums, evaluate_loss
 
 
-def validation_bleu(
-    ds_engine: Any, vocabulary: Vocabulary, tests: list[TestSet], validation: ValidationSection
-) -> dict[str, float]:
-    """BLEU of each direction, the same on every rank. A collective."""
+def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[dict[str, Any], str | None]:
+    """What was measured, and the first fault that kept a rank from measuring; the same on every rank. A collective.
+
+    Args:
+        ds_engine: DeepSpeed's, with the model.
+        inputs: what is validated with; `inputs.validation` is there.
+        recipe: how.
+        stop: asked between batches.
+
+    Raises:
+        StopRequested: the run is to end; nothing was measured.
+    """
+    builder = inputs.validation
+    assert builder is not None
+    batches, fault = [], None
+    try:
+        batches = evaluation_batches(builder, distributed.get_rank(), distributed.get_world_size()).micro_batches
+    except (InputError, OSError) as error:
+        fault = str(error)
+    if fault := first_fault(fault):
+        return {}, fault
+    sums = LossSums(len(builder.components), ds_engine.device)
+    evaluate_loss(ds_engine, batches, recipe.training.label_smoothing, sums, before_next=stop.check)
+    record = loss_record(sums.read(), [component.name for component in builder.components])
+    if not inputs.tests:
+        return record, None
+    hypotheses, fault = _translations(ds_engine, inputs, recipe, stop)
+    if fault is not None:
+        return record, fault
+    bleu = {}
+    for test in inputs.tests:
+        own_texts, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
+        bleu[test.direction] = score_hypotheses(test.direction, own_texts, test.references).bleu
+    return record | {"bleu": sum(bleu.values()) / len(bleu), "bleu_of": bleu}, None
+
+
+def _translations(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[list[str], str | None]:
+    """The translation of every line of the tests, each rank having made its share; or the first fault."""
+    validation = recipe.validation
+    assert validation is not None
     options = SearchOptions(beam=validation.beam, max_length=validation.max_length)
-    sources = [
-        encoder_for(vocabulary, test.target_lang if vocabulary.languages else None)(line)
-        for test in tests
-        for line in test.sources
-    ]
+    limit = inputs.model_config.max_positions - 1  # with the tag; longer sources are cut, as `deltalm translate` does
+    tests = zip(inputs.tests, inputs.encoders, strict=True)
+    sources = [encode(line)[:limit] for test, encode in tests for line in test.sources]
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    found = generate(PyTorchEngine(_whole_model(ds_engine)), sources[rank::world_size], options)
-    texts = [vocabulary.decode(hypotheses[0].ids) for hypotheses in found]
-    shares: list[list[str]] = [[] for _ in range(world_size)]
-    distributed.all_gather_object(shares, texts)
-    hypotheses = [shares[index % world_size][index // world_size] for index in range(len(sources))]
-    scores = {}
-    for test in tests:
-        own, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
-        scores[test.direction] = score_hypotheses(test.direction, own, test.references).bleu
-    return scores
+
+    def look_for_stop(_count: int) -> None:
+        if stop.is_set:
+            raise StopRequested
+
+    model, texts, fault = _whole_model(ds_engine), [], None
+    try:
+        found = generate(PyTorchEngine(model), sources[rank::world_size], options, advance=look_for_stop)
+        texts = [inputs.vocabulary.decode(hypotheses[0].ids) for hypotheses in found]
+    except StopRequested:
+        fault = "stopped"  # all ranks learn of it below
+    except (InputError, RuntimeError) as error:  # out of memory, say
+        fault = f"{type(error).__name__}: {error}"
+    shares = of_all_ranks(texts)
+    stop.check()
+    if fault := first_fault(fault):
+        return [], fault
+    return [shares[index % world_size][index // world_size] for index in range(len(sources))], None
 
 
 def _whole_model(ds_engine: Any) -> DeltaLM:

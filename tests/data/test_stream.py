@@ -331,9 +331,22 @@ def test_missing_sentinels_are_noticed_before_training():
         BatchBuilder([Component(MONO, SpanCorruption())], small_vocabulary(num_sentinels=0), Limits(64, 64), 500)
 
 
-def test_a_step_without_usable_sequences_is_an_error():
+def test_a_step_without_usable_sequences_is_counted_and_validation_without_any_is_refused():
     long_rows = [np.full(50, 9, np.uint16)] * 20
     corpus: Any = FakeCorpus("en-de", ("en", "de"), {"source": long_rows, "target": long_rows})
-    builder = BatchBuilder([Component(corpus, Seq2Seq())], VOCABULARY, Limits(20, 20, "drop"), 100)
-    with pytest.raises(InputError, match=r"None of the 20 sequences drawn can be used \(20 too long, 0 too short\)"):
+    limits = Limits(20, 20, "drop")
+    stream = TrainingStream(
+        [ComponentGroup("all", (Component(corpus, Seq2Seq()),))],
+        VOCABULARY,
+        limits,
+        TemperatureSchedule(),
+        seed=0,
+        micro_batch_tokens=100,
+        tokens_per_step=400,
+    )
+    step = stream.micro_batches(0, rank=1, world_size=2)
+    assert (step.micro_batches, step.num_sequences, step.num_target_tokens) == ([], 0, 0)
+    assert step.num_overlong == 10  # of 40 tokens each, as far as the sampler knows
+    builder = BatchBuilder([Component(corpus, Seq2Seq())], VOCABULARY, limits, 100)
+    with pytest.raises(InputError, match=r"None of the 20 rows of seq2seq:en-de:en-de .* \(20 too long, 0 too short\)"):
         evaluation_batches(builder, 0, 1)

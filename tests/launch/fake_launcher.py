@@ -43,9 +43,9 @@ def rank(role: str, directory: Path, behaviour: str, tester: int) -> int:
         return 75  # and stays a zombie: the launcher waits for the other rank first
     if behaviour != "late":
         await_files(directory, "rank0.pid", "rank1.pid")
-    while behaviour == "deaf" or not (directory / f"{role}.SIGTERM").exists():
+    while behaviour.startswith("deaf") or not (directory / f"{role}.SIGTERM").exists():
         if behaviour not in ("late", "launcher_dies"):
-            os.kill(tester, signal.SIGTERM)
+            os.kill(tester, signal.SIGINT if behaviour == "deaf_to_ctrl_c" else signal.SIGTERM)
         time.sleep(POLL_S)
     time.sleep(5 * POLL_S)  # saving takes its time
     (directory / f"{role}.saved").touch()

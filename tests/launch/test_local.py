@@ -1,13 +1,16 @@
 """The process group that training runs in, with processes that only act like DeepSpeed's launcher and ranks."""
 
-import fcntl
+import base64
+import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch import local
@@ -93,20 +96,65 @@ def test_the_handlers_of_signals_are_given_back(train):
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
 
 
-def test_one_training_at_a_time_in_a_directory(train, tmp_path):
-    with open(tmp_path / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="Another process trains in"):
-            train("0")
-    assert train("0") == 0
+@pytest.mark.parametrize(
+    ("chosen", "num_devices", "num_ranks", "expected"),
+    [
+        (None, 0, 2, ["-1", "-1"]),  # no GPU: ranks on the processor, whatever the launcher would number
+        ("", 0, 1, ["-1"]),  # GPUs that the user hides stay hidden
+        ("2,3", 2, 2, ["2", "3"]),
+        ("2,3", 2, 1, ["2"]),
+        ("GPU-5f2a, MIG-77", 2, 2, ["GPU-5f2a", "MIG-77"]),
+        (None, 4, 3, ["0", "1", "2"]),
+    ],
+)
+def test_ranks_see_the_devices_that_the_user_chose(chosen, num_devices, num_ranks, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_devices)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    command = local._command(tmp_path, num_ranks)
+    world = json.loads(base64.urlsafe_b64decode(command[command.index("--world_info") + 1]))
+    assert world == {"localhost": expected}
+
+
+def test_more_ranks_than_devices_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="3 ranks are asked for, and there are 2 GPUs: give --ranks 2"):
+        local.train_on_this_machine(tmp_path, 3)
 
 
 def test_the_command_is_deepspeeds_on_this_machine_alone(tmp_path):
     command = local._command(tmp_path, 3)
-    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
-    assert command[command.index("--num_gpus") + 1] == "3"
+    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.launch"]
     assert command[command.index("--master_addr") + 1] == "127.0.0.1"
     assert command[-3:] == ["--module", "deltalm_ds.training.train", str(tmp_path)]
+
+
+def test_the_launcher_gives_its_ranks_those_devices(tmp_path, monkeypatch):
+    """DeepSpeed's own launcher, with a module in place of training that leaves what it was given."""
+    (tmp_path / "leave.py").write_text(
+        "import os, pathlib, sys; run = pathlib.Path(sys.argv[1]);"
+        "(run / os.environ['RANK']).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    (tmp_path / "queue.py").write_text("raise SystemExit('a module of the working directory was imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[1:]]))
+    monkeypatch.setattr(local, "_devices", lambda num_ranks: ["2", "3"])
+    command = local._command(tmp_path, 2)
+    script = [str(tmp_path / "leave.py"), str(tmp_path)]
+    command[command.index("--module") :] = script
+    subprocess.run(command, env=local._environment(2), check=True, timeout=120)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2,3", "2,3"]
+
+
+def test_a_second_ctrl_c_ends_at_once(train, tmp_path, capsys):
+    assert train("deaf_to_ctrl_c") == -signal.SIGKILL
+    assert "the ranks save and end" in capsys.readouterr().err
+
+
+def test_a_killed_rank_is_told(train, capsys):
+    assert train("247") == 247
+    assert "ended by signal 9 (probably out of memory)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 10_000])
@@ -114,6 +162,7 @@ def test_ranks_share_the_cores(num_ranks, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     environment = local._environment(num_ranks)
     assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    assert (environment["PYTHONSAFEPATH"], environment["DELTALM_STARTED_BY"]) == ("1", str(os.getpid()))
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert local._environment(num_ranks)["OMP_NUM_THREADS"] == "7"

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -18,9 +19,10 @@ from torch import distributed
 
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.errors import InputError
-from deltalm_ds.training import checkpoint
+from deltalm_ds.files import sha256_of
+from deltalm_ds.training import checkpoint, validation
 from deltalm_ds.training.deepspeed_engine import start_distributed
-from deltalm_ds.training.train import Trainer
+from deltalm_ds.training.trainer import Trainer
 
 
 def full_disk_at_step_20(path, *arguments):
@@ -37,35 +39,73 @@ def truncate_optimizer(checkpoint):
 
 
 def remove_moment(checkpoint):
+    """By somebody who also says that the files are as they should be."""
+    state = json.loads((checkpoint / "state.json").read_text())
     for file in checkpoint.glob("optimizer-*"):
         tensors = load_file(file)
         tensors.pop("exp_avg.encoder.embedding.positions", None)
         save_file(tensors, file)
+        state["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+
+
+def flip_a_bit(checkpoint):
+    file = next(checkpoint.glob("model-*"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
 
 
 def truncate_state(checkpoint):
     os.truncate(checkpoint / "state.json", 10)
 
 
-DAMAGES = {"truncated optimizer": truncate_optimizer, "lost moment": remove_moment, "truncated state": truncate_state}
+def fail_validation(*_arguments, **_options):
+    """On one rank alone."""
+    if distributed.get_rank() == 0:
+        raise RuntimeError("out of memory")
+    return []
 
 
-def start_from_first_checkpoint(job):
-    """Make the run of `job` one that got as far as the first checkpoint of another run."""
+DAMAGES = {
+    "truncated optimizer": truncate_optimizer,
+    "lost moment": remove_moment,
+    "truncated state": truncate_state,
+    "flipped bit": flip_a_bit,
+}
+PATCHES = {
+    "full disk": (checkpoint, "write_safetensors", full_disk_at_step_20),
+    "validation": (validation, "generate", fail_validation),
+}
+
+
+def start_from_another_run(job):
+    """Make the run of `job` one that got as far as the first checkpoint of another run, or for `newest …` to its last.
+
+    The last one is then damaged; beside it lies what looks like a checkpoint to whoever does not look closely.
+    """
     run, other = Path(job["run"]), Path(job["resumes"])
-    first = min((other / "checkpoints").iterdir())
-    shutil.copytree(first, run / "checkpoints" / first.name)
+    fault = job["fault"] or ""
+    checkpoints = sorted((other / "checkpoints").iterdir())
+    copied = checkpoints if fault.startswith("newest ") else checkpoints[:1]
+    for directory in copied:
+        shutil.copytree(directory, run / "checkpoints" / directory.name)
     shutil.copy(other / "metrics.jsonl", run)
-    if job["fault"] in DAMAGES:
-        DAMAGES[job["fault"]](run / "checkpoints" / first.name)
+    damage = DAMAGES.get(fault.removeprefix("newest "))
+    if damage:
+        damage(run / "checkpoints" / copied[-1].name)
+    if fault.startswith("newest "):
+        shutil.copytree(checkpoints[0], run / "checkpoints" / "step_00000030_good")
+        (run / "checkpoints" / "step_00000040.tar").write_bytes(b"")
+        (run / "checkpoints" / "step_00000050").symlink_to(checkpoints[0])
 
 
 def run_job(job):
     if job["resumes"] and distributed.get_rank() == 0:
-        start_from_first_checkpoint(job)
+        start_from_another_run(job)
     distributed.barrier()
-    write = full_disk_at_step_20 if job["fault"] == "full disk" else write_safetensors
-    with mock.patch.object(checkpoint, "write_safetensors", write):
+    patch = PATCHES.get(job["fault"])
+    with mock.patch.object(*patch) if patch else nullcontext():
         try:
             return Trainer(Path(job["run"])).train()
         except InputError as error:

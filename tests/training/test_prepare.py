@@ -1,17 +1,25 @@
 """What is refused before any training starts, and that nothing is written then."""
 
+import fcntl
 import os
+import shutil
 
 import pytest
+import torch
+import yaml
 
 from deltalm_ds.checkpoints.directory import save_model
 from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.files import read_json, write_json
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.recipe.schema import ModelSection
-from deltalm_ds.training.inputs import fresh_or_initial_model, open_inputs
-from deltalm_ds.training.prepare import prepare_run
+from deltalm_ds.runs.events import read_events
+from deltalm_ds.training.initial_model import starting_model
+from deltalm_ds.training.inputs import open_inputs
+from deltalm_ds.training.prepare import check_prepared, prepare_run
+from deltalm_ds.training.train import main
 from deltalm_ds.vocabulary import Vocabulary
 
 
@@ -25,7 +33,7 @@ def test_a_run_is_continued_with_its_own_recipe_alone(make_recipe, tmp_path):
     prepare_run(make_recipe(), tmp_path / "run")
     prepare_run(make_recipe(deepspeed="bf16_zero3"), tmp_path / "run")  # the DeepSpeed configuration may change
     assert load_recipe(tmp_path / "run" / "recipe.yaml").deepspeed == "bf16_zero3"
-    with pytest.raises(InputError, match=r"another recipe \(sections batch, seed differ\)"):
+    with pytest.raises(InputError, match=r"another recipe \(batch.tokens_per_step was 300, is 301; seed was 1, is 2\)"):
         prepare_run(make_recipe(seed=2, batch={"tokens_per_step": 301}), tmp_path / "run")
     assert load_recipe(tmp_path / "run" / "recipe.yaml").seed == 1
 
@@ -84,7 +92,7 @@ def test_an_initial_model_with_changed_dropout(initial_model, make_recipe):
     recipe = recipe.model_copy(update={"model": ModelSection(dropout=0.3)})
     config = open_inputs(recipe).model_config
     assert config == model.config.model_copy(update={"dropout": 0.3})
-    found = fresh_or_initial_model(recipe, config)
+    found = starting_model(directory, config)
     assert found.config == config
     assert all((a == b).all() for a, b in zip(found.parameters(), model.parameters(), strict=True))
 
@@ -104,3 +112,114 @@ def test_validation_knows_objectives_apart_by_their_options(training_data, make_
         f"span_corruption{options}:en-de:{side}" for options in ("", "(noise_density=0.3)") for side in ("en", "de")
     ]
     assert inputs.validation is not None and [component.name for component in inputs.validation.components] == names
+
+
+# --- starts of a run that exists ---
+
+
+def checkpoint_of(run, inputs):
+    """As much of a checkpoint as a later start looks at: a model, and the identity of what it was trained on."""
+    directory = run / "checkpoints" / "step_00000010"
+    torch.manual_seed(0)
+    save_model(directory, inputs.model_config, DeltaLM(inputs.model_config).state_dict(), inputs.vocabulary, {})
+    write_json(directory / "state.json", {"step": 10, "updates": 10, "inputs": inputs.identity})
+    return directory
+
+
+def test_what_may_change_between_starts_is_taken_and_recorded(make_recipe, training_data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    prepare_run(make_recipe(), run)
+    monkeypatch.chdir(training_data)
+    train = {"train": [{"path": "train"}]}  # the same data by another path
+    recipe = make_recipe(data=train, batch={"micro_batch_tokens": 300}, training={"max_steps": 30, "log_every": 5})
+    prepare_run(recipe, run)
+    (event,) = read_events(run)
+    assert event["changes"] == {
+        "batch.micro_batch_tokens": [400, 300],
+        "training.log_every": [1, 5],
+        "training.max_steps": [20, 30],
+    }
+    assert load_recipe(run / "recipe.yaml").data.train[0].path == training_data / "train"
+
+
+def test_a_recipe_of_an_older_version_is_the_same_recipe(make_recipe, tmp_path):
+    """One that lacks a key which has a default since."""
+    prepare_run(make_recipe(), tmp_path / "run")
+    path = tmp_path / "run" / "recipe.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["training"]["max_skipped_updates"], content["optimizer"]["implementation"]
+    path.write_text(yaml.safe_dump(content))
+    prepare_run(make_recipe(), tmp_path / "run")
+    assert read_events(tmp_path / "run") == []
+
+
+def test_other_data_under_the_same_path_is_refused_and_can_be_accepted(make_recipe, training_data, tmp_path):
+    shutil.copytree(training_data / "train", tmp_path / "shards")
+    recipe = make_recipe(data={"train": [{"path": str(tmp_path / "shards")}]})
+    run = tmp_path / "run"
+    checkpoint_of(run, prepare_run(recipe, run))
+    shutil.rmtree(tmp_path / "shards")
+    shutil.copytree(training_data / "dev", tmp_path / "shards")
+    before = (run / "recipe.yaml").read_bytes(), (run / "inputs.json").read_bytes()
+    with pytest.raises(DataError, match=r"other data.*\n  data\.train\.0\.path: 400 rows, .* now 30 rows, "):
+        prepare_run(recipe, run)
+    assert ((run / "recipe.yaml").read_bytes(), (run / "inputs.json").read_bytes()) == before
+    inputs = prepare_run(recipe, run, accept_changed_data=True)
+    assert read_json(run / "inputs.json") == inputs.identity
+    assert [event["kind"] for event in read_events(run)] == ["changed"]
+
+
+def test_a_rank_finds_what_the_run_was_prepared_with(make_recipe, training_data, tmp_path):
+    inputs = prepare_run(make_recipe(), tmp_path / "run")
+    check_prepared(inputs, tmp_path / "run")
+    others = open_inputs(make_recipe(data={"train": [{"path": str(training_data / "dev")}]}))
+    with pytest.raises(DataError, match=r"data\.train\.0\.path changed since"):
+        check_prepared(others, tmp_path / "run")
+
+
+def test_another_vocabulary_under_the_same_path_is_refused(make_recipe, training_data, tmp_path):
+    shutil.copytree(training_data, tmp_path / "data")
+    paths = {"train": [{"path": str(tmp_path / "data" / "train")}]}
+    settings = {"vocabulary": str(tmp_path / "data" / "vocab"), "data": paths, "validation": None}
+    run = tmp_path / "run"
+    checkpoint_of(run, prepare_run(make_recipe(**settings), run))
+    other = Vocabulary.from_dict(training_data / "dict.txt", num_sentinels=10, languages=("en", "de"))
+    other.save(tmp_path / "data" / "vocab")
+    with pytest.raises(DataError, match="vocabulary"):
+        prepare_run(make_recipe(**settings), run)
+
+
+def test_the_initial_model_is_not_needed_any_more(initial_model, make_recipe, tmp_path):
+    directory, _ = initial_model
+    recipe, run = make_recipe(initial_model=str(directory), model=None), tmp_path / "run"
+    checkpoint = checkpoint_of(run, prepare_run(recipe, run))
+    shutil.rmtree(directory)
+    assert prepare_run(recipe, run).start == checkpoint
+
+
+def test_an_initial_model_with_nan_is_refused(initial_model, make_recipe, tmp_path):
+    directory, model = initial_model
+    weights = model.state_dict()
+    weights["decoder.blocks.0.ffn_1.output.bias"][3] = float("nan")
+    shutil.rmtree(directory)
+    save_model(directory, model.config, weights, Vocabulary.load(make_recipe().vocabulary), {})
+    with pytest.raises(DataError, match=r"NaN or infinite numbers in decoder\.blocks\.0\.ffn_1\.output\.bias"):
+        prepare_run(make_recipe(initial_model=str(directory), model=None), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_start_changes_nothing(make_recipe, tmp_path):
+    run = tmp_path / "run"
+    prepare_run(make_recipe(), run)
+    before = (run / "recipe.yaml").read_bytes()
+    with open(run / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=f"Another process trains in {run}"):
+            prepare_run(make_recipe(training={"log_every": 7}), run)
+        assert (run / "recipe.yaml").read_bytes() == before and read_events(run) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["run", "training.max_steps=3"], ["--deepspeed", "run"]])
+def test_a_rank_takes_nothing_but_its_run(arguments, capsys):
+    assert main(arguments) == 2
+    assert "a rank takes a run directory and nothing else" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from conftest import Job
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig
 
+from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.errors import DataError
 from deltalm_ds.files import read_json
 from deltalm_ds.model.deltalm import DeltaLM
@@ -124,7 +125,9 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
         batch = {"min_micro_batches": 1}
         jobs.append(prepare(f"resumed_{name}", f"2_ranks_{name}_accumulation1", deepspeed=engine, batch=batch))
     jobs.append(prepare("full_disk", fault="full disk"))
-    for damage in ("truncated optimizer", "lost moment", "truncated state"):
+    diverging = {"schedule": {"peak_lr": 1e20}, "training": {"max_skipped_updates": 7, "save_every": 2}}
+    jobs.append(prepare("diverging", **diverging))
+    for damage in ("truncated optimizer", "lost moment", "truncated state", "flipped bit", "newest flipped bit"):
         jobs.append(prepare(damage, "2_ranks_fp32_zero1_accumulation1", damage, batch={"min_micro_batches": 1}))
     jobs.append(prepare("uninterrupted", **UNINTERRUPTED))
     train(jobs, 2)
@@ -185,6 +188,7 @@ def test_a_full_disk_on_one_rank_leaves_the_earlier_checkpoints(runs):
         ("truncated optimizer", "damaged"),
         ("lost moment", "has no tensor exp_avg.encoder.embedding.positions"),
         ("truncated state", "damaged"),
+        ("flipped bit", "was altered since it was written"),
     ],
 )
 def test_a_damaged_checkpoint_is_named(damage, message, runs):
@@ -192,6 +196,23 @@ def test_a_damaged_checkpoint_is_named(damage, message, runs):
     assert outcome.startswith(f"{DataError.__name__}: The checkpoint ")
     assert "step_00000010" in outcome
     assert message in outcome
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(runs):
+    """What looks like a checkpoint beside it is none: a name with more behind, a file, a link."""
+    assert runs.outcome["newest flipped bit"] == 0
+    whole = runs.directory / "2_ranks_fp32_zero1_accumulation1"
+    assert records(runs.directory / "newest flipped bit") == records(whole)
+
+
+def test_training_that_learns_nothing_ends_and_keeps_the_good_checkpoints(runs):
+    outcome = runs.outcome["diverging"]
+    assert outcome.startswith("CheckError: At step ")
+    assert "updates in a row were skipped" in outcome or "no update was applied since the last checkpoint" in outcome
+    run = runs.directory / "diverging"
+    assert "NaN" not in (run / "metrics.jsonl").read_text()
+    for directory in checkpoint_directories(run):
+        assert all(torch.isfinite(tensor).all() for tensor in open_weights(directory).values())
 
 
 def test_the_best_checkpoint_has_the_lowest_validation_loss(runs):
@@ -246,10 +267,19 @@ def test_killed_resumed_stopped_and_resumed_it_repeats_every_digit(runs, make_ru
 
             launcher = launch(run, log)
             wait_for(lambda: len(records(run)) > killed_at, launcher, log)
+            ranks = rank_processes(launcher)
+            launcher.kill()  # `deltalm train` alone: its ranks notice, save and end
+            psutil.wait_procs(ranks, timeout=60)
+            assert not any(rank.is_running() for rank in ranks)
+            left_at = records(run)[-1]["step"]
+            assert checkpoint_directories(run)[-1].name == f"step_{left_at:08d}"
+
+            launcher = launch(run, log)
+            wait_for(lambda: len(records(run)) > left_at, launcher, log)
             launcher.send_signal(signal.SIGTERM)
             assert launcher.wait(timeout=60) == 75
             stopped_at = records(run)[-1]["step"]
-            assert killed_at < stopped_at < 90
+            assert killed_at < left_at < stopped_at < 90
             assert checkpoint_directories(run)[-1].name == f"step_{stopped_at:08d}"
 
             launcher = launch(run, log)

@@ -1,14 +1,12 @@
-"""What of a recipe's data sets a run trains on."""
+"""Which components a data set gives under an objective."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
+from deltalm_ds.data.mixture import components_of
 from deltalm_ds.data.objectives import make_objective
-from deltalm_ds.recipe.schema import TrainingGroup
-from deltalm_ds.training.inputs import _directions
 
 
 @pytest.mark.parametrize(
@@ -26,6 +24,6 @@ from deltalm_ds.training.inputs import _directions
 def test_directions(
     kind: str, objective: str, directions: Literal["both", "forward", "reverse"], reversed_: list[bool]
 ) -> None:
-    corpus: Any = SimpleNamespace(kind=kind)
-    group = TrainingGroup(path=Path("shards"), directions=directions)
-    assert list(_directions(group, corpus, make_objective(objective))) == reversed_
+    dataset: Any = SimpleNamespace(corpora={"a": SimpleNamespace(kind=kind), "b": SimpleNamespace(kind=kind)})
+    components = components_of(dataset, make_objective(objective), directions)
+    assert [component.reverse for component in components] == 2 * reversed_

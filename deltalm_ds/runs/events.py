@@ -1,0 +1,28 @@
+"""What happened to a run that its metrics do not tell: changes that were taken, failures that it lived through."""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+
+def record_event(run: Path, kind: str, **values: Any) -> None:
+    """Append one line to RUN/events.jsonl: the time in UTC, the kind, and what it was."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    line = json.dumps({"time": now, "kind": kind, **values}, ensure_ascii=False) + "\n"
+    with open(run / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def read_events(run: Path) -> list[dict[str, Any]]:
+    """The events of a run, oldest first; a line cut short by a crash is left out."""
+    path = run / "events.jsonl"
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events

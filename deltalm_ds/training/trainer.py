@@ -1,0 +1,212 @@
+"""One rank of a run: from the newest whole checkpoint, or from the start, to the last step or a stop."""
+
+import sys
+from contextlib import closing, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.utils import safe_set_full_fp32_param
+from torch import distributed
+
+from deltalm_ds.checkpoints.provenance import provenance
+from deltalm_ds.data.stream import StepBatches, prefetch
+from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
+from deltalm_ds.files import write_json
+from deltalm_ds.progress import progress
+from deltalm_ds.recipe.loading import load_recipe
+from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.runs.checkpoints import STATE, TrainingState, checkpoint_name, read_state
+from deltalm_ds.runs.events import record_event
+from deltalm_ds.runs.metrics import MetricsLog
+from deltalm_ds.training.checkpoint import (
+    keep_checkpoints,
+    loss_scaler_state,
+    newest_whole_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from deltalm_ds.training.collectives import StopRequested, StopSignal
+from deltalm_ds.training.deepspeed_engine import initialize
+from deltalm_ds.training.initial_model import starting_model
+from deltalm_ds.training.inputs import Inputs, open_inputs
+from deltalm_ds.training.prepare import check_prepared
+from deltalm_ds.training.records import Rates, loss_record
+from deltalm_ds.training.step import LossSums, train_step
+from deltalm_ds.training.validation import validate
+
+
+class Trainer:
+    """One rank of a run."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
+        self.recipe: Recipe = load_recipe(run / "recipe.yaml")
+        torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
+        self.stop = StopSignal()
+        checkpoint = newest_whole_checkpoint(run)
+        self.inputs: Inputs = open_inputs(self.recipe, checkpoint)
+        check_prepared(self.inputs, run)
+        self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
+        self.state.inputs = self.inputs.identity
+        self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
+        self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
+        self.rates, self.note = Rates(), ""
+        self.skipped_in_a_row, self.updates_when_saved = 0, self.state.updates
+
+    def _begin(self) -> tuple[TrainingState, Any]:
+        torch.manual_seed(self.recipe.seed)
+        model = starting_model(self.inputs.start, self.inputs.model_config)
+        initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        ds_engine = initialize(model, self.recipe)
+        _set_exact_masters(ds_engine, initial)
+        return TrainingState(), ds_engine
+
+    def _go_on(self, checkpoint: Path) -> tuple[TrainingState, Any]:
+        torch.manual_seed(self.recipe.seed)
+        state = read_state(checkpoint)
+        model = starting_model(checkpoint, self.inputs.model_config)
+        ds_engine = initialize(model, self.recipe, state.updates)
+        restore(ds_engine, checkpoint, state)
+        self._say(f"going on from step {state.step} ({checkpoint})")
+        return state, ds_engine
+
+    def train(self) -> int:
+        """Run to the last step or to a stop; returns the exit code.
+
+        Raises:
+            CheckError: updates are skipped without end. InputError: a checkpoint could not be written.
+        """
+        training, state = self.recipe.training, self.state
+        steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
+        log = closing(self.log) if self.log else nullcontext()
+        with log, closing(steps), progress("training", training.max_steps, "steps", start=state.step) as advance:
+            try:
+                self._validate_if_missed()
+                for batches in steps:
+                    self._update(batches)
+                    is_last = state.step == training.max_steps
+                    saving = is_last or state.step % training.save_every == 0
+                    # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
+                    if saving or state.step % training.log_every == 0:
+                        self._log_training()
+                    if self.rank == 0:
+                        advance(1, self.note)
+                    if saving:
+                        self._save_and_validate()
+                    if not is_last:
+                        self.stop.check()
+            except StopRequested:
+                return self._end_early()
+        return 0
+
+    def _update(self, batches: StepBatches) -> None:
+        """Make the update of a step; without sequences there is none to make."""
+        training, state = self.recipe.training, self.state
+        if batches.num_target_tokens:
+            applied = train_step(
+                self.ds_engine,
+                batches.micro_batches,
+                batches.num_target_tokens,
+                self.recipe.schedule.learning_rate(state.updates, training.max_steps),
+                training.label_smoothing,
+                (self.recipe.seed, state.step),
+                self.sums,
+                before_next=self.stop.check,
+            )
+            state.updates += applied
+            self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
+        state.step += 1
+        self.rates.count(batches)
+        if self.skipped_in_a_row >= training.max_skipped_updates:
+            raise self._does_not_train(f"{self.skipped_in_a_row} updates in a row were skipped")
+
+    def _does_not_train(self, what: str) -> CheckError:
+        return CheckError(
+            f"At step {self.state.step} {what}: their gradients are not finite, so nothing is learned any more. "
+            "Lower schedule.peak_lr, or look for damaged data; checkpoints are as they were before."
+        )
+
+    def _log_training(self) -> None:
+        """Write a record of the steps since the last one; a collective."""
+        stream, step = self.inputs.stream, self.state.step
+        record = loss_record(self.sums.read(), stream.labels)
+        probabilities = stream.probabilities(step - 1)
+        record |= {
+            "learning_rate": self.ds_engine.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(self.ds_engine.get_global_grad_norm() or 0.0),
+            "skipped_updates": step - self.state.updates,
+            "temperature": float(stream.temperature.at(step - 1)),
+            "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
+            **self.rates.read(),
+        }
+        if self.log:
+            self.log.write(step, "train", record)
+        self.rates = Rates()
+        self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
+
+    def _save_and_validate(self) -> None:
+        """Collectives. What is measured is not a condition of the checkpoint, which comes first."""
+        if self.state.updates == self.updates_when_saved:
+            raise self._does_not_train("no update was applied since the last checkpoint")
+        self._save()
+        self._validate()
+        if self.rank == 0:
+            keep_checkpoints(self.run, self.recipe.training.keep_last)
+
+    def _save(self) -> None:
+        state = self.state
+        state.validation, state.loss_scaler = {}, loss_scaler_state(self.ds_engine)
+        origin = provenance("deltalm train", recipe=self.recipe.name, run=str(self.run), step=state.step)
+        save_checkpoint(self.ds_engine, self.inputs.vocabulary, self.run, state, origin)
+        self.updates_when_saved = state.updates
+        self._say(f"step {state.step}: saved")
+        self.rates = Rates()  # saving is not training time
+
+    def _validate(self) -> None:
+        """Measure for the log and for the checkpoint of this step; a failure is told, and training goes on."""
+        if self.inputs.validation is None:
+            return
+        found, fault = validate(self.ds_engine, self.inputs, self.recipe, self.stop)
+        state = self.state
+        if fault is not None:
+            self._say(f"step {state.step}: validation failed: {fault}")
+            if self.rank == 0:
+                record_event(self.run, "validation failed", step=state.step, fault=fault)
+        else:
+            state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
+            if self.log:
+                self.log.write(state.step, "validation", found)
+                write_json(self.run / "checkpoints" / checkpoint_name(state.step) / STATE, asdict(state))
+            self._say(f"step {state.step}: " + ", ".join(f"{name} {v:.3f}" for name, v in state.validation.items()))
+        self.rates = Rates()
+
+    def _validate_if_missed(self) -> None:
+        """A run that ended between saving and validating: measure now what would be missing in its log."""
+        state, training = self.state, self.recipe.training
+        is_due = state.step == training.max_steps or state.step % training.save_every == 0
+        if state.step and is_due and not state.validation:
+            self._validate()
+
+    def _end_early(self) -> int:
+        """Save where the run stands, unless that is saved already; the exit code of a stop."""
+        if self.rates.steps:  # that were not logged yet
+            self._log_training()
+        if self.state.updates != self.updates_when_saved:
+            self._save()
+            if self.rank == 0:
+                keep_checkpoints(self.run, self.recipe.training.keep_last)
+        return STOPPED_EXIT_CODE
+
+    def _say(self, message: str) -> None:
+        if self.rank == 0:
+            print(f"{self.recipe.name}: {message}", file=sys.stderr, flush=True)
+
+
+def _set_exact_masters(ds_engine: Any, weights: dict[str, torch.Tensor]) -> None:
+    """16-bit engines round the weights they are given: set the float32 masters to the exact ones [FACTS §8]."""
+    if ds_engine.bfloat16_enabled() or ds_engine.fp16_enabled():
+        for name, parameter in ds_engine.module.named_parameters():
+            safe_set_full_fp32_param(parameter, weights[name])
