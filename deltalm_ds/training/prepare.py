@@ -40,9 +40,8 @@ def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) ->
     recipe = _with_absolute_paths(recipe)
     if not run.is_dir():
         inputs = check_inputs(recipe)
-        run.mkdir(parents=True, exist_ok=True)
-        with locked(run / LOCK, IN_USE.format(run=run)):
-            _write(recipe, inputs, run, {})
+        run.mkdir(parents=True)
+        _write(recipe, inputs, run, {})
         return inputs
     with locked(run / LOCK, IN_USE.format(run=run)):
         changes = _changed_keys(recipe, run)

@@ -155,7 +155,7 @@ def test_missing_recipe(world):
 def test_run_directory_of_another_recipe(world, monkeypatch):
     monkeypatch.setattr("deltalm_ds.launch.local.train_on_this_machine", lambda *_: 0)
     must("train", "recipe.yaml", "--out", "run")
-    assert "another recipe (sections seed differ)" in refused(world, "train", "recipe.yaml", "--out", "run", "seed=2")
+    assert "another recipe (seed was 1, is 2)" in refused(world, "train", "recipe.yaml", "--out", "run", "seed=2")
 
 
 # --- text ---
@@ -420,7 +420,9 @@ def test_full_disk_under_the_weights(world, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    shutil.copytree(world / "model", world / "run" / "checkpoints" / "step_00000002")
+    checkpoint = world / "run" / "checkpoints" / "step_00000002"
+    shutil.copytree(world / "model", checkpoint)
+    (checkpoint / "state.json").write_text('{"step": 2, "updates": 2}')
     monkeypatch.setattr("deltalm_ds.checkpoints.directory.write_safetensors", full)
     sentence = refused(world, "average", "run", "--last", "1", "--out", "new")
     assert "new: No space left" in sentence
