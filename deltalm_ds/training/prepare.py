@@ -42,6 +42,7 @@ def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) ->
         inputs = check_inputs(recipe)
         run.mkdir(parents=True)
         _write(recipe, inputs, run, {})
+        (run / LOCK).touch()
         return inputs
     with locked(run / LOCK, IN_USE.format(run=run)):
         changes = _changed_keys(recipe, run)
