@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
+from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
 from deltalm_ds.training import checkpoint, validation
@@ -60,11 +61,11 @@ def truncate_state(checkpoint):
     os.truncate(checkpoint / "state.json", 10)
 
 
-def fail_validation(*_arguments, **_options):
+def unreadable_validation(*arguments):
     """On one rank alone."""
-    if distributed.get_rank() == 0:
-        raise RuntimeError("out of memory")
-    return []
+    if distributed.get_rank() == 1:
+        raise OSError(errno.EIO, "Input/output error", "dev.arrow")
+    return evaluation_batches(*arguments)
 
 
 DAMAGES = {
@@ -75,7 +76,7 @@ DAMAGES = {
 }
 PATCHES = {
     "full disk": (checkpoint, "write_safetensors", full_disk_at_step_20),
-    "validation": (validation, "generate", fail_validation),
+    "validation": (validation, "evaluation_batches", unreadable_validation),
 }
 
 

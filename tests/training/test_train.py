@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import psutil
 import pytest
@@ -24,7 +25,9 @@ from deltalm_ds.errors import DataError
 from deltalm_ds.files import read_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
+from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.metrics import read_metrics
+from deltalm_ds.training import checks
 from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config
 from deltalm_ds.training.inputs import open_inputs
 
@@ -125,6 +128,10 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
         batch = {"min_micro_batches": 1}
         jobs.append(prepare(f"resumed_{name}", f"2_ranks_{name}_accumulation1", deepspeed=engine, batch=batch))
     jobs.append(prepare("full_disk", fault="full disk"))
+    jobs.append(prepare("failed_validation", fault="validation"))
+    with mock.patch.object(checks, "MOST_EMPTY_STEPS", 1.0):
+        sparse = {"data": {"overlong": "drop", "max_target_tokens": 6}, "batch": {"tokens_per_step": 40}}
+        jobs.append(prepare("sparse", **sparse))
     diverging = {"schedule": {"peak_lr": 1e20}, "training": {"max_skipped_updates": 7, "save_every": 2}}
     jobs.append(prepare("diverging", **diverging))
     for damage in ("truncated optimizer", "lost moment", "truncated state", "flipped bit", "newest flipped bit"):
@@ -203,6 +210,24 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(runs):
     assert runs.outcome["newest flipped bit"] == 0
     whole = runs.directory / "2_ranks_fp32_zero1_accumulation1"
     assert records(runs.directory / "newest flipped bit") == records(whole)
+
+
+def test_a_failed_validation_is_told_and_training_goes_on(runs):
+    assert runs.outcome["failed_validation"] == 0
+    run = runs.directory / "failed_validation"
+    assert [directory.name for directory in checkpoint_directories(run)] == ["step_00000010", "step_00000020"]
+    assert records(run, "validation") == []
+    events = [(event["kind"], event["step"], event["fault"]) for event in read_events(run)]
+    assert events == [("validation failed", step, "[Errno 5] Input/output error: 'dev.arrow'") for step in (10, 20)]
+
+
+def test_a_step_without_sequences_is_counted_and_makes_no_update(runs):
+    assert runs.outcome["sparse"] == 0
+    found = records(runs.directory / "sparse")
+    empty = sum(record["steps_without_sequences"] for record in found)
+    assert [record["step"] for record in found] == list(range(1, 21))
+    assert 0 < empty < 20
+    assert read_state(checkpoint_directories(runs.directory / "sparse")[-1]).updates == 20 - empty
 
 
 def test_training_that_learns_nothing_ends_and_keeps_the_good_checkpoints(runs):
