@@ -134,6 +134,18 @@ class TestRecipes:
         shard.unlink()
         assert f"{shard} is missing" in refused(world, *verb, code=DAMAGED)
 
+    def test_validation_text_in_a_language_without_a_tag(self, world, verb):
+        (world / "text").mkdir()
+        for language in ("en", "fr"):
+            shutil.copy(world / "text.en", world / "text" / f"dev.en-fr.{language}")
+        change_recipe(world, validation={"shards": "shards", "text": "text"})
+        assert "no tag for the language 'fr'" in refused(world, *verb)
+
+    def test_batches_so_small_that_steps_are_without_sequences(self, world, verb):
+        sentence = refused(world, *verb, "batch.tokens_per_step=1", "training.max_steps=1000")
+        assert "steps looked at have no sequence to learn from" in sentence
+        assert "raise batch.tokens_per_step, now 1" in sentence
+
     def test_altered_manifest(self, world, verb):
         path = world / "shards" / MANIFEST
         path.write_text(path.read_text().replace(f'"rows": {NUM_LINES}', f'"rows": {NUM_LINES + 1}'))
