@@ -8,15 +8,14 @@ from pydantic import ValidationError
 
 from deltalm_ds.checkpoints.directory import load_model, read_config
 from deltalm_ds.data.mixture import Component, ComponentGroup
-from deltalm_ds.data.objectives import Limits, Objective, TranslationSpanCorruption, make_objective
+from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
-from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.evaluation.translation import TestSet, read_test_sets
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection
+from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection, check_positions
 from deltalm_ds.runs.checkpoints import model_directory
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -40,18 +39,15 @@ def open_inputs(recipe: Recipe) -> Inputs:
     """
     vocabulary = Vocabulary.load(recipe.vocabulary)
     limits = Limits(recipe.data.max_source_tokens, recipe.data.max_target_tokens, recipe.data.overlong)
-    sampling = recipe.sampling
     stream = TrainingStream(
         [_open_group(group, group.path, vocabulary, number) for number, group in enumerate(recipe.data.train)],
         vocabulary,
         limits,
-        TemperatureSchedule(
-            sampling.temperature_start, sampling.temperature_end, sampling.rise_steps, sampling.interval_steps
-        ),
+        recipe.sampling,
         recipe.seed,
         recipe.batch.micro_batch_tokens,
-        tokens_per_step=recipe.batch.tokens_per_step,
-        min_micro_batches=recipe.batch.min_micro_batches,
+        recipe.batch.tokens_per_step,
+        recipe.batch.min_micro_batches,
     )
     return Inputs(
         vocabulary,
@@ -81,11 +77,10 @@ def _model_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMConfig:
     except ValidationError as error:
         faults = (f"model{''.join(f'.{part}' for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
         raise InputError(f"The recipe's model cannot be made: {'; '.join(faults)}.") from None
-    if max(recipe.data.max_source_tokens, recipe.data.max_target_tokens) > config.max_positions:
-        raise InputError(
-            f"data.max_source_tokens and data.max_target_tokens may be at most the model's {config.max_positions} "
-            "positions (model.max_positions)."
-        )
+    try:
+        check_positions(recipe.data, config)
+    except ValueError as error:
+        raise InputError(f"The model {recipe.initial_model} is too short: {error}.") from None
     return config
 
 
@@ -93,24 +88,23 @@ def _initial_or_fresh_config(recipe: Recipe, vocabulary: Vocabulary) -> DeltaLMC
     if recipe.initial_model is None:
         assert recipe.model is not None  # the recipe is valid
         return recipe.model.config(vocabulary.num_tokens)
-    given = recipe.model.model_dump(exclude={"preset"}, exclude_none=True) if recipe.model is not None else {}
+    given = recipe.model.changes() if recipe.model is not None else {}
     return DeltaLMConfig.model_validate(read_config(model_directory(recipe.initial_model)).model_dump() | given)
 
 
 def _open_group(group: TrainingGroup, path: Path, vocabulary: Vocabulary, number: int) -> ComponentGroup:
     dataset = ShardDataset.open(path, vocabulary.hash)
-    objective = make_objective(group.objective, **group.objective_options)
     components = [
-        Component(corpus, objective, reverse)
+        Component(corpus, group.objective, reverse)
         for corpus in dataset.corpora.values()
-        for reverse in _directions(group, corpus, objective)
+        for reverse in _directions(group, corpus)
     ]
     return ComponentGroup(f"{number}", tuple(components), group.weight)
 
 
-def _directions(group: TrainingGroup, corpus: Corpus, objective: Objective) -> Iterator[bool]:
+def _directions(group: TrainingGroup, corpus: Corpus) -> Iterator[bool]:
     """Whether to read the corpus reversed: only pairs can be, and not where the objective joins the sides."""
-    forward_only = corpus.kind != "parallel" or objective.name == TranslationSpanCorruption.name
+    forward_only = corpus.kind != "parallel" or group.objective.joins_sides
     if forward_only or group.directions != "reverse":
         yield False
     if not forward_only and group.directions != "forward":

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from deltalm_ds.data.objectives import make_objective
+from deltalm_ds.data.objectives import OBJECTIVES
 from deltalm_ds.recipe.schema import TrainingGroup
 from deltalm_ds.training.inputs import _directions
 
@@ -27,5 +27,5 @@ def test_directions(
     kind: str, objective: str, directions: Literal["both", "forward", "reverse"], reversed_: list[bool]
 ) -> None:
     corpus: Any = SimpleNamespace(kind=kind)
-    group = TrainingGroup(path=Path("shards"), directions=directions)
-    assert list(_directions(group, corpus, make_objective(objective))) == reversed_
+    group = TrainingGroup(path=Path("shards"), objective=OBJECTIVES[objective](), directions=directions)
+    assert list(_directions(group, corpus)) == reversed_
