@@ -1,5 +1,6 @@
 """Every key of the recipe's schema, with what a user needs to know about it."""
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from deltalm_ds.recipe.one_of import OneOf
+from deltalm_ds.errors import InputError
+from deltalm_ds.recipe.one_of import OneOf, nearest
 from deltalm_ds.recipe.places import leaves, one_of, section_class
 from deltalm_ds.recipe.schema import Recipe
 
 REQUIRED = "required"
+LIST = "list of sections"
 _NAMES = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false"}
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -24,11 +27,12 @@ class Key:
 
     Attributes:
         path: as an override names it, with N for the number of an item in a list: `data.train.N.weight`.
-        kinds: the kinds of the section around it that have it, where not all have; of a section with kinds all of them.
+        kinds: the kinds of the section around it that have it, where not all have.
         type: what a value is, in words.
         default: in YAML; `required` where there is none, empty where leaving it out means something the text tells.
         description: a sentence or two.
         is_section: whether there are keys below it.
+        choices: of a section with kinds, each kind and what it is.
     """
 
     path: str
@@ -37,6 +41,7 @@ class Key:
     default: str
     description: str
     is_section: bool = False
+    choices: tuple[tuple[str, str], ...] = ()
 
 
 def recipe_keys() -> list[Key]:
@@ -44,16 +49,42 @@ def recipe_keys() -> list[Key]:
     return list(_keys(Recipe, ""))
 
 
+def find_key(name: str) -> Key:
+    """The key or section that a user calls `name`: a path, with or without the numbers of items in lists.
+
+    Raises:
+        InputError: there is none; the nearest is named.
+    """
+    keys = {_without_numbers(key.path): key for key in reversed(recipe_keys())}  # of several kinds' the first
+    wanted = _without_numbers(name)
+    if wanted not in keys:
+        last = wanted.split(".")[-1]
+        alike = [path for path in keys if path.split(".")[-1] == last] or [nearest(wanted, keys) or ""]
+        raise InputError(f"A recipe has no key {name!r}; the nearest is {keys[alike[-1]].path!r}.")
+    return keys[wanted]
+
+
+def keys_below(section: Key) -> list[Key]:
+    """The keys directly in a section."""
+    prefix = f"{section.path}.N." if section.type == LIST else f"{section.path}."
+    return [key for key in recipe_keys() if key.path.startswith(prefix) and "." not in key.path.removeprefix(prefix)]
+
+
+def _without_numbers(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part != "N" and not part.isdecimal())
+
+
 def _keys(section: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in section.model_fields.items():
         path, choice, inner = f"{prefix}{name}", one_of(field), section_class(field, None)
         description = field.description or ""
         if choice is not None:
-            yield Key(path, tuple(choice.table), "section or kind", _default(field), description, is_section=True)
+            choices = tuple((kind, inspect.getdoc(one) or "") for kind, one in choice.table.items())
+            yield Key(path, (), "section or kind", _default(field), description, True, choices)
             yield from _keys_of_kinds(choice, path)
         elif inner is not None:
             is_list = get_origin(field.annotation) is tuple
-            yield Key(path, (), "list of sections" if is_list else "section", _default(field), description, True)
+            yield Key(path, (), LIST if is_list else "section", _default(field), description, True)
             yield from _keys(inner, f"{path}.N." if is_list else f"{path}.")
         else:
             yield Key(path, (), _type(field.annotation, field.metadata), _default(field), description)

@@ -10,7 +10,7 @@ from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.objectives.span_corruption import SpanCorruption
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.recipe.loading import load_recipe, save_recipe
+from deltalm_ds.recipe.loading import RECIPES, load_recipe, save_recipe
 from deltalm_ds.recipe.schedules import SCHEDULES
 from deltalm_ds.recipe.schema import ModelSection
 
@@ -226,3 +226,8 @@ def test_a_missing_file(tmp_path):
 def test_numbers_must_be_finite(key, value, path):
     with pytest.raises(InputError, match=re.escape(key)):
         load_recipe(path, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_that_come_with_the_package_are_right(path):
+    assert load_recipe(path).name == path.stem
