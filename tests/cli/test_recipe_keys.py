@@ -26,7 +26,7 @@ def test_a_section_is_shown_with_its_kinds():
     for name in ("seq2seq", "translation_span_corruption", "data.train.N.objective.language_tag"):
         assert name in shown
     section = json.loads(must("recipe", "show", "sampling", "--json"))
-    assert section["choices"][0][0] == "temperature"
+    assert "temperature" in dict(section["choices"])
     assert "sampling.rise_steps" in [key["path"] for key in section["keys"]]
 
 

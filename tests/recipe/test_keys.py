@@ -107,7 +107,7 @@ def test_a_section_shows_its_kinds_and_the_keys_of_each():
     assert [kind for kind, _ in schedule.choices] == list(SCHEDULES)
     keys = {key.path.removeprefix("schedule."): key for key in keys_below(schedule)}
     assert {"kind", "peak_lr", "warmup_steps", "initial_lr", "final_lr"} <= keys.keys()
-    assert keys["peak_lr"].kinds == () and keys["final_lr"].kinds == ("cosine",)
+    assert keys["peak_lr"].kinds == () and "cosine" in keys["final_lr"].kinds
     assert keys["peak_lr"].type == "number > 0"
     assert [key.path for key in keys_below(find_key("data.train"))][:2] == [
         "data.train.N.path",

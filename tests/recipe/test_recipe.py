@@ -88,7 +88,7 @@ def test_sections_that_contradict_each_other(path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.preset=bsae"], "model.preset: Input should be 'tiny', 'base' or 'large' (got 'bsae')"),
+        (["model.preset=bsae"], "model.preset: Input should be 'tiny', 'base'"),
         (["model.num_head=4"], "model.num_head: there is no such key; the nearest is 'num_heads'"),
         (["model.vocabulary_size=100"], "model.vocabulary_size: there is no such key"),
         (["model.decoder=interleavd"], "model.decoder: Input should be 'interleaved' or 'vanilla'"),
