@@ -16,10 +16,11 @@ from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
 from deltalm_ds.data.mixture import Component, ComponentGroup
-from deltalm_ds.data.objectives import Limits, make_objective
+from deltalm_ds.data.objectives import OBJECTIVES
+from deltalm_ds.data.objectives.base import Limits
+from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data.stream import TrainingStream
-from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
 
 PIECES, SENTINELS = 32_000, 100
@@ -104,16 +105,16 @@ def _build_torch(directory: Path, num_rows: int) -> None:
 
 def _collator(objective_name: str) -> Callable[[list[dict[str, np.ndarray]]], Batch]:
     """The collation of ours, for loaders that hand over a list of rows."""
-    objective, ids, drawn = make_objective(objective_name), vocabulary(), itertools.count()
+    objective, ids, drawn = OBJECTIVES[objective_name](), vocabulary(), itertools.count()
     sides = ("source", "target")[: objective.num_columns]
-    tag = ids.language_id("ab") if objective.language_tag else 0
+    tag = ids.language_id("ab") if objective.takes_tag else 0
 
     def pack(rows: list[dict[str, np.ndarray]]) -> Batch:
         columns = [RaggedRows.from_rows([row[side] for row in rows]) for side in sides]
         order, zeros = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
         source, target = objective.build(columns, hash_counters(next(drawn), order), ids.sentinel_ids)
-        tagged = frame(source, order, zeros + tag, ids.eos_id)
-        return collate(tagged, frame(target, order, zeros, ids.eos_id), zeros, [len(rows)], ids.eos_id)[0]
+        tagged = frame(source, order, zeros + tag)
+        return collate(tagged, frame(target, order, zeros), zeros, [len(rows)])[0]
 
     return pack
 
@@ -134,7 +135,7 @@ def make_stream(components: tuple[Component, ...], tokens_per_step: int) -> Trai
         [ComponentGroup("all", components)],
         vocabulary(),
         Limits(512, 512),
-        TemperatureSchedule(1.0, 5.0, rise_steps=100_000),
+        TemperatureSampling(rise_steps=100_000),
         seed=1,
         micro_batch_tokens=MICRO_BATCH_TOKENS,
         tokens_per_step=tokens_per_step,
@@ -143,7 +144,7 @@ def make_stream(components: tuple[Component, ...], tokens_per_step: int) -> Trai
 
 def _feed_ours(directory: Path, objective: str) -> Iterator[Batch]:
     corpus = ShardDataset.open(directory).corpora["aa-ab"]
-    stream = make_stream((Component(corpus, make_objective(objective)),), MICRO_BATCHES * MICRO_BATCH_TOKENS)
+    stream = make_stream((Component(corpus, OBJECTIVES[objective]()),), MICRO_BATCHES * MICRO_BATCH_TOKENS)
     for step in itertools.count():
         yield from stream.micro_batches(step, 0, 1).micro_batches
 

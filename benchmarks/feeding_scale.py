@@ -22,7 +22,7 @@ from benchmarks.feeding_loaders import LANGUAGES, PIECES, make_stream, vocabular
 from benchmarks.recording import parser, report
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
 from deltalm_ds.data.mixture import Component
-from deltalm_ds.data.objectives import make_objective
+from deltalm_ds.data.objectives import OBJECTIVES
 from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.files import atomic_directory
 
@@ -78,7 +78,7 @@ def _measure(directory: Path, least_seconds: float) -> list[dict[str, Any]]:
     dataset = ShardDataset.open(directory)
     times.append(time.perf_counter())
     cpu = time.process_time()
-    components = tuple(Component(corpus, make_objective("span_corruption")) for corpus in dataset.corpora.values())
+    components = tuple(Component(corpus, OBJECTIVES["span_corruption"]()) for corpus in dataset.corpora.values())
     stream = make_stream(components, TOKENS_PER_STEP)
     stream.micro_batches(0, 0, WORLD_SIZE)
     cpu_of_first = time.process_time() - cpu

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from deltalm_ds.cli import data, evaluation, export, models, training, translation, vocab
+from deltalm_ds.cli import data, evaluation, export, models, recipe, training, translation, vocab
 from deltalm_ds.errors import InputError, os_error_sentence
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(vocab.app, name="vocab")
 app.add_typer(data.app, name="data")
+app.add_typer(recipe.app, name="recipe")
 for verb in (
     models.env,
     models.init,

@@ -13,6 +13,7 @@ from torch import Tensor
 from deltalm_ds.arrays.ragged import RaggedRows, gather
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.token_ids import EOS_ID
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,19 @@ def _with_tail(sequences: PackedSequences, length: int) -> PackedSequences:
     return PackedSequences(tokens, cu_seqlens, max(sequences.max_seqlen, length))
 
 
-def frame(rows: RaggedRows, order: np.ndarray, tags: np.ndarray, eos_id: int) -> RaggedRows:
+def frame(rows: RaggedRows, order: np.ndarray, tags: np.ndarray) -> RaggedRows:
     """The rows `order` [M], each with `</s>` behind it and its tag of `tags` [M] in front of it (0 is none); int64."""
     has_tag = tags > 0
     lengths = rows.lengths[order] + has_tag + 1
     framed = gather(rows.values, rows.starts[order] - has_tag, lengths).values.astype(np.int64)
     ends = np.cumsum(lengths)
-    framed[ends - 1] = eos_id
+    framed[ends - 1] = EOS_ID
     framed[(ends - lengths)[has_tag]] = tags[has_tag]
     return RaggedRows(framed, lengths)
 
 
 def collate(
-    source: RaggedRows, target: RaggedRows, component_index: np.ndarray, num_sequences: list[int], eos_id: int
+    source: RaggedRows, target: RaggedRows, component_index: np.ndarray, num_sequences: list[int]
 ) -> list[Batch]:
     """Pack source and target rows, all ending with `</s>`, into micro-batches of `num_sequences` rows each, in order.
 
@@ -84,13 +85,13 @@ def collate(
     """
     shifted = np.empty_like(target.values)
     shifted[1:] = target.values[:-1]
-    shifted[target.starts] = eos_id
+    shifted[target.starts] = EOS_ID
     sources = _pack(source, num_sequences)
     targets = _pack(RaggedRows(shifted, target.lengths), num_sequences)
     labels = torch.from_numpy(target.values).split([len(packed.tokens) for packed in targets])
     components = torch.from_numpy(component_index).split(num_sequences)
     batches = map(Batch, sources, targets, labels, components)
-    return [batch if len(batch.component_index) else _padding(eos_id) for batch in batches]
+    return [batch if len(batch.component_index) else _padding() for batch in batches]
 
 
 def _pack(rows: RaggedRows, num_sequences: list[int]) -> list[PackedSequences]:
@@ -105,6 +106,6 @@ def _pack(rows: RaggedRows, num_sequences: list[int]) -> list[PackedSequences]:
     return packed
 
 
-def _padding(eos_id: int) -> Batch:
-    row = PackedSequences.from_sequences([[eos_id]])
+def _padding() -> Batch:
+    row = PackedSequences.from_sequences([[EOS_ID]])
     return Batch(row, row, row.tokens, torch.zeros(1, dtype=torch.int64), weight=0.0)

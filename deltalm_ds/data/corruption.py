@@ -1,4 +1,4 @@
-"""Span corruption as T5 defines it [Raffel+20 §3.1.4, its code; FACTS §2], vectorised over a batch of rows.
+"""Span corruption as T5 defines it [Raffel+20 §3.1.4 and its code], vectorised over a batch of rows.
 
 Of L raw tokens n = clip(round(L · density), 1, L − 1) are noise, in k = max(1, round(n / mean span)) spans. Noise and
 the rest are each cut uniformly at random into k non-empty parts, which alternate; a row starts with a kept part
@@ -6,9 +6,8 @@ and ends with a noise span. In the input each span is replaced by one sentinel S
 sentinel and its span. Neither has `</s>` here; collation adds it.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from deltalm_ds.arrays.counter_rng import hash_counters, mix_in
 from deltalm_ds.arrays.ragged import RaggedRows, gather
@@ -18,26 +17,16 @@ MIN_RAW_TOKENS = 2
 """A shorter row has no room for a kept token and a noise token: it cannot be corrupted."""
 
 
-@dataclass(frozen=True)
-class SpanNoise:
-    """How much is corrupted.
+class SpanNoise(BaseModel):
+    """How much is corrupted."""
 
-    Attributes:
-        noise_density: share of raw tokens that are noise, in (0, 1).
-        mean_span_length: mean length of a noise span, in tokens, >= 1.
-        sentinels_in_target: False leaves the sentinels out of the target (zero-shot fine-tuning).
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    noise_density: float = 0.15
-    mean_span_length: float = 3.0
-    sentinels_in_target: bool = True
-
-    def __post_init__(self) -> None:
-        if not (0 < self.noise_density < 1 and self.mean_span_length >= 1):
-            raise InputError(
-                "Span corruption needs 0 < noise_density < 1 and mean_span_length >= 1, "
-                f"not {self.noise_density} and {self.mean_span_length}."
-            )
+    noise_density: float = Field(0.15, gt=0, lt=1, description="Share of the raw tokens that are noise.")
+    mean_span_length: float = Field(3.0, ge=1, description="Mean length of a noise span, in tokens.")
+    sentinels_in_target: bool = Field(
+        True, description="Put each span's sentinel in front of it in the target; false for zero-shot fine-tuning."
+    )
 
     def counts(self, raw_lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Noise tokens and noise spans of rows of `raw_lengths` (>= 2), int64. Halves round to even, as in T5."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from deltalm_ds.data.objectives import Limits, Objective, TranslationSpanCorruption, describe
+from deltalm_ds.data.objectives.base import Limits, Objective
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.errors import InputError
 from deltalm_ds.vocabulary import Vocabulary
@@ -34,13 +34,13 @@ class Component:
     @property
     def name(self) -> str:
         """Unique in a group, for logs and as the key of the component's random numbers: `seq2seq:en-de:de-en`."""
-        return f"{describe(self.objective)}:{self.corpus.name}:{'-'.join(self.languages)}"
+        return f"{self.objective.label}:{self.corpus.name}:{'-'.join(self.languages)}"
 
     def check(self, vocabulary: Vocabulary, limits: Limits) -> None:
         """Raise InputError where corpus, objective, vocabulary and limits do not go together."""
         if len(self.sides) < self.objective.num_columns or (self.reverse and self.corpus.kind == "mono"):
             raise InputError(
-                f"The corpus {self.corpus.name!r} is monolingual: {self.objective.name} with "
+                f"The corpus {self.corpus.name!r} is monolingual: {self.objective.kind} with "
                 f"reverse={self.reverse} needs pairs."
             )
         if self.corpus.num_rows == 0:
@@ -51,8 +51,18 @@ class Component:
         self.objective.fit(no_rows, limits, len(vocabulary.sentinel_ids))
 
     def tag_id(self, vocabulary: Vocabulary) -> int:
-        """The target language's tag; 0 where the objective puts none in front of the source."""
-        return vocabulary.language_id(self.languages[-1]) if self.objective.language_tag else 0
+        """The target language's tag; 0 where the objective puts none in front of the source.
+
+        Raises:
+            InputError: the vocabulary has no such tag.
+        """
+        if not self.objective.takes_tag:
+            return 0
+        try:
+            return vocabulary.language_id(self.languages[-1])
+        except InputError as error:
+            without = f"objective: {{kind: {self.objective.kind}, language_tag: false}}"
+            raise InputError(f"{error} Add the tag to the vocabulary, or train without tags by {without}.") from None
 
     def mean_tokens(self, limits: Limits, num_sentinels: int) -> float:
         """Source + target tokens of a row of mean length, by the manifest's counts."""
@@ -67,7 +77,7 @@ class Component:
 
 @dataclass(frozen=True)
 class ComponentGroup:
-    """Components that share a part of the global batch; the temperature formula holds among them."""
+    """Components that share a part of the global batch; the recipe's sampling divides it among them."""
 
     name: str
     components: tuple[Component, ...]
@@ -83,7 +93,7 @@ def components_of(
     """
     components = []
     for corpus in dataset.corpora.values():
-        forward_only = corpus.kind != "parallel" or objective.name == TranslationSpanCorruption.name
+        forward_only = corpus.kind != "parallel" or objective.joins_sides
         if forward_only or directions != "reverse":
             components.append(Component(corpus, objective))
         if not forward_only and directions != "forward":

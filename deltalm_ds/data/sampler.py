@@ -5,7 +5,7 @@ is due `rate_i = Q · p_i` sequences of component i on average, Q being the size
 F_i(s) the sum of the rates of all steps before s, step s takes the positions [floor(F_i(s) + φ_i),
 floor(F_i(s+1) + φ_i)): after any number of steps each component has been drawn as often as the formula says, ± 1, with
 no state to save. F is kept in fixed point, so it is the same integer whichever way a step is reached; and it comes
-from operations that every CPU rounds alike (temperature.py), so that hosts of different make agree on every step.
+from operations that every CPU rounds alike (portable_math.py), so that hosts of different make agree on every step.
 """
 
 import math
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from deltalm_ds.arrays.counter_rng import hash_counters
-from deltalm_ds.data.temperature import TemperatureSchedule, log_shares, ordered_sum, probabilities
+from deltalm_ds.data.portable_math import ordered_sum
+from deltalm_ds.data.sampling.base import Sampling
 from deltalm_ds.errors import InputError
 
 FRACTION_BITS = 24
@@ -26,16 +27,15 @@ class Sampler:
 
     Args:
         sizes: [K] rows of each component's corpus, > 0.
-        group_of_component: [K] index of each component's group; the temperature formula holds inside a group.
+        group_of_component: [K] index of each component's group; `sampling` divides a group among its members.
         group_weights: [G] share of sequences of each group; any positive scale.
-        temperature: the schedule T(step).
+        sampling: the shares inside a group, by step.
         mean_tokens: [K] expected source + target tokens of one sequence of each component.
         keys: [K] one key per component; decides the phase φ of its draws.
-        tokens_per_step: expected source + target tokens of a global batch; or
-        sequences_per_step: expected sequences of a global batch.
+        tokens_per_step: expected source + target tokens of a global batch.
 
     Raises:
-        InputError: not exactly one of the budgets is given, or a size or weight is not positive.
+        InputError: the budget, a size or a weight is not positive, or a group is empty.
     """
 
     def __init__(
@@ -43,29 +43,27 @@ class Sampler:
         sizes: Sequence[int] | np.ndarray,
         group_of_component: Sequence[int],
         group_weights: Sequence[float],
-        temperature: TemperatureSchedule,
+        sampling: Sampling,
         mean_tokens: Sequence[float],
         keys: Sequence[int] | np.ndarray,
-        tokens_per_step: float | None = None,
-        sequences_per_step: float | None = None,
+        tokens_per_step: float,
     ) -> None:
-        budgets = [budget for budget in (tokens_per_step, sequences_per_step) if budget is not None]
-        if len(budgets) != 1 or budgets[0] <= 0:
-            raise InputError("Give exactly one of tokens_per_step and sequences_per_step, greater than 0.")
+        if tokens_per_step <= 0:
+            raise InputError(f"A step needs more than 0 tokens, not {tokens_per_step}.")
         if np.min(sizes, initial=1) <= 0 or np.min(group_weights, initial=1) <= 0:
             raise InputError("A sampler needs components with at least one row and groups of positive weight.")
         self._members = [np.flatnonzero(np.equal(group_of_component, group)) for group in range(len(group_weights))]
         if not (self._members and all(members.size for members in self._members)):
             raise InputError("A sampler needs at least one component in every group.")
-        self.temperature = temperature
-        self._log_shares = [log_shares(np.asarray(sizes)[members]) for members in self._members]
+        self._shares = [sampling.shares(np.asarray(sizes)[members]) for members in self._members]
         self._group_share = np.asarray(group_weights, dtype=np.float64) / math.fsum(group_weights)
         self._mean_tokens = np.asarray(mean_tokens, dtype=np.float64)
-        self._tokens_per_step, self._sequences_per_step = tokens_per_step, sequences_per_step
+        self._tokens_per_step = tokens_per_step
         phase = hash_counters(np.asarray(keys, dtype=np.uint64)) >> np.uint64(64 - FRACTION_BITS)
         self._phase = phase.astype(np.int64)
-        # F at the start of every block of the rise; inside a block it is summed on demand, after the rise it is a line.
-        num_blocks = -(-temperature.settled_step // BLOCK_STEPS)
+        # F at the start of every block until the shares are settled; inside a block it is summed on demand, later on it
+        # is a line.
+        num_blocks = -(-sampling.settled_step // BLOCK_STEPS)
         self._table = np.zeros((num_blocks + 1, len(self._phase)), dtype=np.int64)
         for block in range(num_blocks):
             steps = np.arange(block * BLOCK_STEPS, (block + 1) * BLOCK_STEPS)
@@ -74,10 +72,10 @@ class Sampler:
 
     def probabilities(self, steps: int | np.ndarray) -> np.ndarray:
         """The probability of each component at steps of shape [...]: [..., K] float64."""
-        temperatures = self.temperature.at(steps)
-        result = np.empty((*temperatures.shape, len(self._phase)))
-        for members, logs, share in zip(self._members, self._log_shares, self._group_share, strict=True):
-            result[..., members] = share * probabilities(logs, temperatures)
+        steps = np.asarray(steps)
+        result = np.empty((*steps.shape, len(self._phase)))
+        for members, shares, weight in zip(self._members, self._shares, self._group_share, strict=True):
+            result[..., members] = weight * shares(steps)
         return result
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,8 +102,5 @@ class Sampler:
 
     def _rates(self, steps: np.ndarray) -> np.ndarray:
         shares = self.probabilities(steps)
-        if self._tokens_per_step is not None:
-            num_sequences = self._tokens_per_step / ordered_sum(shares * self._mean_tokens)
-        else:
-            num_sequences = np.full(steps.shape, self._sequences_per_step)
+        num_sequences = self._tokens_per_step / ordered_sum(shares * self._mean_tokens)
         return np.rint(shares * num_sequences[..., None] * 2.0**FRACTION_BITS).astype(np.int64)

@@ -17,12 +17,11 @@ from deltalm_ds.arrays.ragged import RaggedRows, groups, stack
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.data.mixture import Component, ComponentGroup
-from deltalm_ds.data.objectives import Limits
+from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.permutation import permuted_rows
 from deltalm_ds.data.sampler import FRACTION_BITS, Sampler
-from deltalm_ds.data.temperature import TemperatureSchedule
+from deltalm_ds.data.sampling.base import Sampling
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 PREFETCH_STEPS = 2
@@ -170,15 +169,9 @@ class BatchBuilder:
         order = np.empty_like(on_disk)
         order[on_disk] = np.arange(len(order))
         sources, targets = self._read(batch, share[on_disk])
-        eos_id = EOS_ID
+        framed = frame(sources, order, self._tags[components]), frame(targets, order, np.zeros_like(components))
         return StepBatches(
-            collate(
-                frame(sources, order, self._tags[components], eos_id),
-                frame(targets, order, np.zeros_like(components), eos_id),
-                components,
-                num_sequences,
-                eos_id,
-            ),
+            collate(*framed, components, num_sequences),
             num_sequences=len(batch.rows),
             num_source_tokens=int(batch.source_lengths.sum()),
             num_target_tokens=int(batch.target_lengths.sum()),
@@ -218,12 +211,12 @@ class TrainingStream:
 
     Args:
         groups: the components, in groups with weights.
-        vocabulary: gives `</s>`, language tags and sentinels.
+        vocabulary: gives language tags and sentinels.
         limits: maximum lengths and the policy for longer sequences.
-        temperature: the sampling temperature by step.
+        sampling: how a group's sequences are shared among its components, by step.
         seed: another seed gives other orders, phases and spans.
         micro_batch_tokens: most source + target tokens in a micro-batch.
-        tokens_per_step, sequences_per_step: expected size of a global batch; give exactly one.
+        tokens_per_step: expected source + target tokens of a global batch.
         min_micro_batches: fewest micro-batches per rank and step (gradient accumulation).
 
     Raises:
@@ -235,11 +228,10 @@ class TrainingStream:
         groups: Sequence[ComponentGroup],
         vocabulary: Vocabulary,
         limits: Limits,
-        temperature: TemperatureSchedule,
+        sampling: Sampling,
         seed: int,
         micro_batch_tokens: int,
-        tokens_per_step: float | None = None,
-        sequences_per_step: float | None = None,
+        tokens_per_step: float,
         min_micro_batches: int = 1,
     ) -> None:
         components = [component for group in groups for component in group.components]
@@ -252,18 +244,17 @@ class TrainingStream:
         component_names = [component.name for component in components]
         # how logs call the components: with the group's name only where the component's is not unique
         self.labels = component_names if len(set(component_names)) == len(components) else names
-        self.temperature = temperature
+        self.sampling = sampling
         self._keys = np.array([hash_counters(seed, name_key(name)) for name in names], dtype=np.uint64)
         self._num_rows = np.array([component.corpus.num_rows for component in components])
         self._sampler = Sampler(
             sizes=self._num_rows,
             group_of_component=[number for number, group in enumerate(groups) for _ in group.components],
             group_weights=[group.weight for group in groups],
-            temperature=temperature,
+            sampling=sampling,
             mean_tokens=[component.mean_tokens(limits, len(vocabulary.sentinel_ids)) for component in components],
             keys=self._keys,
             tokens_per_step=tokens_per_step,
-            sequences_per_step=sequences_per_step,
         )
 
     def probabilities(self, step: int) -> np.ndarray:

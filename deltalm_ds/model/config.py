@@ -10,22 +10,26 @@ from deltalm_ds.token_ids import ROW_MULTIPLE
 class DeltaLMConfig(BaseModel):
     """A DeltaLM encoder-decoder [Ma+21 §2]; `vanilla` is the paper's ablation with one FFN a block."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    vocabulary_size: int = Field(gt=4, description="token ids in use, without padding rows")
-    hidden_size: int = Field(gt=0)
-    ffn_size: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    num_encoder_layers: int = Field(gt=0)
-    num_decoder_blocks: int = Field(gt=0)
-    decoder: Literal["interleaved", "vanilla"] = "interleaved"
-    max_positions: int = Field(512, gt=0, description="longest source or target, `</s>` included")
-    embedding_norm: bool = Field(True, description="LayerNorm over token + position embedding (base, not large)")
-    layer_norm_eps: float = 1e-5
-    dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings and sub-layer outputs")
-    attention_dropout: float = Field(0.0, ge=0, lt=1, description="on attention probabilities")
-    activation_dropout: float = Field(0.0, ge=0, lt=1, description="inside the FFN, after GELU")
-    activation_checkpointing: bool = Field(False, description="recompute layers in the backward to save memory")
+    vocabulary_size: int = Field(gt=4, description="Token ids in use, without padding rows.")
+    hidden_size: int = Field(gt=0, description="Width of embeddings and layers; a multiple of num_heads.")
+    ffn_size: int = Field(gt=0, description="Width inside the feed-forward networks.")
+    num_heads: int = Field(gt=0, description="Heads of every attention.")
+    num_encoder_layers: int = Field(gt=0, description="Layers of the encoder.")
+    num_decoder_blocks: int = Field(gt=0, description="Blocks of the decoder.")
+    decoder: Literal["interleaved", "vanilla"] = Field(
+        "interleaved",
+        description="Form of a decoder block: self-attention, FFN, cross-attention, FFN (interleaved), or without the "
+        "first FFN (vanilla).",
+    )
+    max_positions: int = Field(512, gt=0, description="Longest source or target in tokens, `</s>` included.")
+    embedding_norm: bool = Field(True, description="LayerNorm over token + position embedding (base, not large).")
+    layer_norm_eps: float = Field(1e-5, gt=0, description="Added to the variance in every LayerNorm.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share dropped of embeddings and sub-layer outputs.")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="Share dropped of attention probabilities.")
+    activation_dropout: float = Field(0.0, ge=0, lt=1, description="Share dropped inside the FFN, after GELU.")
+    activation_checkpointing: bool = Field(False, description="Compute layers again in the backward to save memory.")
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> "DeltaLMConfig":

@@ -1,16 +1,16 @@
 """Reading and writing recipes: one YAML file, changes from the command line, and every fault in a sentence."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.recipe.faults import sentence
+from deltalm_ds.recipe.places import one_of, section_class
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.recipe.yaml_text import dump_yaml, parse_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # that come with the package
 
@@ -21,20 +21,13 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         InputError: one sentence per fault, all faults of the file at once.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The recipe {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The recipe {path} is not valid YAML: {error}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"The recipe {path} must be a mapping of sections, not {type(content).__name__}.")
+    content = _read(Path(path))
     for override in overrides:
         _apply_override(content, override)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"  {_sentence(fault)}" for fault in error.errors())
+        faults = "\n".join(f"  {sentence(fault, content)}" for fault in error.errors())
         raise InputError(f"The recipe {path} has {error.error_count()} fault(s):\n{faults}") from None
 
 
@@ -43,9 +36,26 @@ def recipe_path(name: str) -> Path:
     return RECIPES / f"{name}.yaml"
 
 
-def save_recipe(recipe: Recipe, file: Any) -> None:
+def save_recipe(recipe: Recipe, file: IO[str]) -> None:
     """Write a resolved recipe as YAML to an open file."""
-    yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), file, sort_keys=False, allow_unicode=True)
+    dump_yaml(recipe.model_dump(mode="json", exclude_none=True), file)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a recipe's file: a mapping of sections, not yet checked."""
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"The recipe {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"The recipe {path} is not a text file in UTF-8: give a YAML file.") from None
+    except ValueError as error:
+        raise InputError(f"The recipe {path} is not valid YAML: {error}.") from None
+    if content is None:
+        raise InputError(f"The recipe {path} is empty: it must be a mapping of sections, as in recipes/.")
+    if not isinstance(content, dict):
+        raise InputError(f"The recipe {path} must be a mapping of sections, not {type(content).__name__}.")
+    return content
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -54,18 +64,29 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if not (separator and name):
         raise InputError(f"The override {override!r} must have the form section.key=value.")
     target: Any = content
+    section: type[BaseModel] | None = Recipe
     *sections, last = name.split(".")
     try:
-        for section in sections:
-            key = _key_in(target, section)
-            if isinstance(target, dict) and target.get(key) is None:
-                target[key] = {}
+        for part in sections:
+            key = _key_in(target, part)
+            if isinstance(target, dict):
+                field = section.model_fields.get(part) if section is not None else None
+                has_kinds = field is not None and one_of(field) is not None
+                target[key] = _as_section(target.get(key), has_kinds)
+                section = section_class(field, target[key]) if field is not None else None
             target = target[key]
-        target[_key_in(target, last)] = yaml.safe_load(value)
+        target[_key_in(target, last)] = parse_yaml(value)
     except LookupError as error:
         raise InputError(f"The override {override!r} names no place in the recipe: {error.args[0]}.") from None
-    except yaml.YAMLError:
-        raise InputError(f"The value of the override {override!r} is not valid YAML.") from None
+    except ValueError as error:
+        raise InputError(f"The value of the override {override!r} is not valid YAML: {error}.") from None
+
+
+def _as_section(value: Any, has_kinds: bool) -> Any:
+    """A value that an override goes into: a new section for none, and a kind's name in the form of a section."""
+    if value is None:
+        return {}
+    return {"kind": value} if has_kinds and isinstance(value, str) else value
 
 
 def _key_in(target: Any, part: str) -> str | int:
@@ -77,31 +98,3 @@ def _key_in(target: Any, part: str) -> str | int:
     if not (part.isdecimal() and int(part) < len(target)):
         raise LookupError(f"the list has items 0 to {len(target) - 1}, and no {part!r}")
     return int(part)
-
-
-def _sentence(fault: ErrorDetails) -> str:
-    """One fault of pydantic in our words, with the nearest right key for an unknown one."""
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(fault["loc"][:-1])
-        nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
-        return f"{where}: there is no such key; the nearest is {nearest[0]!r}" if nearest else f"{where}: no such key"
-    if fault["type"] == "missing":
-        return f"{where}: is missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {fault['input']!r})" if where else message
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that a section of the recipe knows."""
-    section: Any = Recipe
-    for part in location:
-        if isinstance(part, str):
-            section = section.model_fields[part].annotation
-        section = next((a for a in _flatten(section) if isinstance(a, type) and issubclass(a, BaseModel)), section)
-    return list(section.model_fields)
-
-
-def _flatten(annotation: Any) -> list[Any]:
-    arguments = get_args(annotation)
-    return [annotation] if not arguments else [leaf for argument in arguments for leaf in _flatten(argument)]

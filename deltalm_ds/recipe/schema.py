@@ -1,16 +1,23 @@
 """The recipe: everything that makes an experiment, in one validated YAML file.
 
-The engine's numbers (precision, ZeRO stage, offload, buckets) are not here but in `ds_configs/*.json`; the recipe names
-the file. Unknown keys and wrong values are reported all at once, each with the nearest right key.
+DeepSpeed's numbers (precision, ZeRO stage, offload, buckets) are not here but in `ds_configs/*.json`; the recipe names
+the file. Unknown keys and wrong values are reported all at once, each with the nearest right key: what two sections
+must agree on is therefore checked by the validator of the later one, not by one that runs when all else is right.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
-from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.recipe.schedules import Schedule
+from deltalm_ds.data.objectives import OBJECTIVES, Objective
+from deltalm_ds.data.objectives.seq2seq import Seq2Seq
+from deltalm_ds.data.sampling import SAMPLINGS, Sampling
+from deltalm_ds.data.sampling.temperature import TemperatureSampling
+from deltalm_ds.model.config import PRESETS, DeltaLMConfig
+from deltalm_ds.recipe.one_of import OneOf
+from deltalm_ds.recipe.schedules import SCHEDULES, Schedule
+from deltalm_ds.token_ids import ROW_MULTIPLE
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -21,158 +28,183 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelSection(Section):
-    """A preset and what differs from it; the vocabulary gives its own size."""
+# The fields of DeltaLMConfig, any of which may be left out; the vocabulary gives its own size.
+_SHAPE: dict[str, Any] = {
+    name: (field.rebuild_annotation() | None, Field(None, description=field.description))
+    for name, field in DeltaLMConfig.model_fields.items()
+    if name != "vocabulary_size"
+}
+_PRESET: Any = (
+    Literal[tuple(PRESETS)] | None,
+    Field(None, description="Named size of a fresh model, from which the other keys differ; base where none is given."),
+)
+_ModelSection: Any = create_model("_ModelSection", __base__=Section, preset=_PRESET, **_SHAPE)
 
-    preset: Literal["tiny", "base", "large"] = "base"
-    hidden_size: int | None = None
-    ffn_size: int | None = None
-    num_heads: int | None = None
-    num_encoder_layers: int | None = None
-    num_decoder_blocks: int | None = None
-    decoder: Literal["interleaved", "vanilla"] | None = None
-    max_positions: int | None = None
-    embedding_norm: bool | None = None
-    dropout: float | None = None
-    attention_dropout: float | None = None
-    activation_dropout: float | None = None
-    activation_checkpointing: bool | None = None
+
+class ModelSection(_ModelSection):
+    """A preset, or an initial model, and what differs from it."""
+
+    if TYPE_CHECKING:
+        preset: str | None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the model's configuration that are given."""
+        return self.model_dump(exclude={"preset"}, exclude_none=True)
 
     def config(self, vocabulary_size: int) -> DeltaLMConfig:
-        """The model's shape for a vocabulary of this size (without padding rows)."""
-        given = self.model_dump(exclude={"preset"}, exclude_none=True)
-        return DeltaLMConfig.preset(self.preset, vocabulary_size=vocabulary_size, **given)
+        """The shape of a fresh model for a vocabulary of this size (without padding rows)."""
+        return DeltaLMConfig.preset(self.preset or "base", vocabulary_size=vocabulary_size, **self.changes())
 
 
 class TrainingGroup(Section):
     """One shard data set with what to learn from it."""
 
-    path: Path
-    objective: Literal["seq2seq", "span_corruption", "translation_span_corruption"] = "seq2seq"
-    directions: Literal["both", "forward", "reverse"] = "both"
-    weight: float = Field(1.0, gt=0, description="share of the sequences, relative to the other groups")
-    noise_density: float | None = Field(
-        None, gt=0, lt=1, description="share of corrupted tokens; 0.15, of translation_span_corruption 0.5"
+    path: Path = Field(description="Shard data set that `deltalm data build` wrote.")
+    objective: Annotated[Objective, OneOf(OBJECTIVES, default="seq2seq")] = Field(
+        Seq2Seq(), description="What to learn from a row."
     )
-    mean_span_length: float | None = Field(None, ge=1, description="tokens of a corrupted span; 3")
-    sentinels_in_target: bool | None = Field(None, description="true; false for zero-shot fine-tuning")
-    sides: Literal["both", "one"] | None = Field(None, description="both; one corrupts one sentence of a pair (mT6)")
-
-    @property
-    def objective_options(self) -> dict[str, Any]:
-        """What is given of how the objective corrupts."""
-        keys = {"noise_density", "mean_span_length", "sentinels_in_target", "sides"}
-        return self.model_dump(include=keys, exclude_none=True)
-
-    @model_validator(mode="after")
-    def _options_belong_to_the_objective(self) -> "TrainingGroup":
-        allowed = {"span_corruption": {"noise_density", "mean_span_length", "sentinels_in_target"}}
-        allowed["translation_span_corruption"] = allowed["span_corruption"] | {"sides"}
-        strange = sorted(set(self.objective_options) - allowed.get(self.objective, set()))
-        if strange:
-            objectives = sorted(name for name, keys in allowed.items() if keys >= set(strange))
-            raise ValueError(f"{', '.join(strange)} belongs to {' and '.join(objectives)}, not to {self.objective}")
-        return self
+    directions: Literal["both", "forward", "reverse"] = Field(
+        "both", description="Ways to read a pair; an objective that joins its sides reads it once, a task only forward."
+    )
+    weight: float = Field(1.0, gt=0, description="Share of the sequences, relative to the other groups.")
 
 
 class DataSection(Section):
     """What to train on and how long a sequence may be."""
 
-    train: tuple[TrainingGroup, ...] = Field(min_length=1)
-    max_source_tokens: int = Field(256, gt=2, description="`</s>` and tag included")
-    max_target_tokens: int = Field(256, gt=2, description="`</s>` included")
-    overlong: Literal["truncate", "drop"] = "truncate"
-
-
-class SamplingSection(Section):
-    """p_i ∝ (n_i / Σn)^(1/T), T rising from start to end over the given steps, then constant [Ma+21 §4.2]."""
-
-    temperature_start: float = Field(1.0, ge=1.0)
-    temperature_end: float = Field(5.0, ge=1.0)
-    rise_steps: int = Field(0, ge=0, description="0: constant at temperature_end")
-    interval_steps: int = Field(1, gt=0, description="steps of a virtual epoch gives the authors' staircase")
+    train: tuple[TrainingGroup, ...] = Field(min_length=1, description="Groups of corpora to train on.")
+    max_source_tokens: int = Field(256, gt=2, description="Longest source in tokens, `</s>` and tag included.")
+    max_target_tokens: int = Field(256, gt=2, description="Longest target in tokens, `</s>` included.")
+    overlong: Literal["truncate", "drop"] = Field(
+        "truncate", description="Cut longer sequences, or leave them out; both are counted."
+    )
 
 
 class BatchSection(Section):
     """Sizes in tokens, source and target together."""
 
-    tokens_per_step: int = Field(gt=0, description="expected tokens of a global batch")
-    micro_batch_tokens: int = Field(gt=0, description="never exceeded by one forward, before rounding up")
-    min_micro_batches: int = Field(1, gt=0, description="accumulate over at least so many micro-batches a rank")
+    tokens_per_step: int = Field(gt=0, description="Expected tokens of a global batch.")
+    micro_batch_tokens: int = Field(
+        gt=0, description="Most tokens of one forward, before each side is rounded up to a multiple of 32."
+    )
+    min_micro_batches: int = Field(1, gt=0, description="Fewest micro-batches a rank accumulates for a step.")
 
 
 class OptimizerSection(Section):
     """Adam with decoupled weight decay."""
 
-    betas: tuple[Decay, Decay] = (0.9, 0.98)
-    eps: float = Field(1e-8, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    definition: Literal["torch", "fairseq"] = Field("torch", description="where eps stands: see kernels/optimizer.py")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay of the first and of the second moment.")
+    eps: float = Field(1e-8, ge=0, description="Added to the denominator of an update.")
+    weight_decay: float = Field(0.0, ge=0, description="Share of a weight, times the learning rate, taken off a step.")
+    definition: Literal["torch", "fairseq"] = Field(
+        "torch", description="Where eps is added: after the bias correction (torch), or before it (fairseq)."
+    )
     implementation: Literal["auto", "torch", "deepspeed", "apex"] = Field(
-        "auto", description="auto: DeepSpeed's CPUAdam where the engine offloads the optimizer, else torch's fused Adam"
+        "auto",
+        description="auto is DeepSpeed's CPUAdam where DeepSpeed offloads the optimizer, else torch's fused Adam.",
     )
 
 
 class ValidationSection(Section):
     """What is measured at every `save_every` steps."""
 
-    shards: Path = Field(description="data set for the validation loss")
-    text: Path | None = Field(None, description="directory of `dev.en-de.en` files, for BLEU")
-    split: str = "dev"
-    directions: tuple[str, ...] = Field((), description="such as en-de; none: both of every pair")
-    max_sentences: int = Field(100, gt=0, description="per direction, for BLEU")
-    beam: int = Field(1, gt=0)
-    max_length: int = Field(128, gt=0)
+    shards: Path = Field(description="Shard data set for the validation loss.")
+    text: Path | None = Field(None, description="Directory of files such as `dev.en-de.en`, for BLEU; none: no BLEU.")
+    split: str = Field("dev", description="First part of the names of the files in text.")
+    directions: tuple[str, ...] = Field((), description="Directions for BLEU, such as en-de; none: both of every pair.")
+    max_sentences: int = Field(100, gt=0, description="Sentences of a direction that are translated for BLEU.")
+    beam: int = Field(1, gt=0, description="Beams for BLEU; 1 is greedy.")
+    max_length: int = Field(128, gt=0, description="Most tokens of a translation for BLEU, without `</s>`.")
 
 
 class TrainingSection(Section):
     """The run itself."""
 
-    max_steps: int = Field(gt=0)
-    clip_norm: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    save_every: int = Field(gt=0, description="steps between checkpoints, each with a validation")
-    keep_last: int = Field(5, gt=0, description="checkpoints kept besides the best one")
-    log_every: int = Field(50, gt=0)
+    max_steps: int = Field(gt=0, description="Steps of the whole run.")
+    clip_norm: float = Field(1.0, ge=0, description="Norm to which a larger gradient is scaled down; 0: no clipping.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Probability spread evenly over the vocabulary.")
+    save_every: int = Field(gt=0, description="Steps between checkpoints, each with a validation.")
+    keep_last: int = Field(5, gt=0, description="Checkpoints kept besides the best one.")
+    log_every: int = Field(50, gt=0, description="Steps between records in metrics.jsonl.")
     max_skipped_updates: int = Field(
-        50, gt=0, description="updates skipped in a row, for gradients that are not finite, after which a run ends"
+        50, gt=0, description="Updates skipped in a row, for gradients that are not finite, after which a run ends."
     )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
-        "highest", description="of float32 products: high allows TF32, medium bfloat16 inside, where there is hardware"
+        "highest", description="Of float32 products: high allows TF32, medium bfloat16 inside, where there is hardware."
     )
 
 
 class Recipe(Section):
     """One experiment."""
 
-    name: str
-    about: dict[str, str] = Field(default_factory=dict, description="hardware, cost and expected result, in words")
-    seed: int = Field(1, ge=0, lt=2**63)
-    vocabulary: Path
-    initial_model: Path | None = Field(
-        None, description="model directory, or run (its newest checkpoint), to start from"
+    name: str = Field(description="Name of the experiment, for logs and reports.")
+    about: dict[str, str] = Field(
+        default_factory=dict, description="Hardware, cost and expected result, in words; changes nothing."
     )
-    deepspeed: str = Field("fp32_zero1", description="a file of ds_configs, by name, or a path")
-    model: ModelSection | None = Field(None, description="shape of a fresh model, or changes to the initial one")
-    data: DataSection
-    sampling: SamplingSection = SamplingSection()
-    batch: BatchSection
-    optimizer: OptimizerSection = OptimizerSection()
-    schedule: Schedule
-    validation: ValidationSection | None = None
-    training: TrainingSection
+    seed: int = Field(1, ge=0, lt=2**63, description="Another seed gives other weights, orders, spans and dropout.")
+    vocabulary: Path = Field(description="Vocabulary directory, as `deltalm vocab` writes it.")
+    initial_model: Path | None = Field(
+        None, description="Model directory, or run (its newest checkpoint), to start from; none: fresh weights."
+    )
+    deepspeed: str = Field("fp32_zero1", description="File of ds_configs by name, or path of a .json file.")
+    model: ModelSection | None = Field(
+        None,
+        validate_default=True,
+        description="Shape of a fresh model, or what differs from the initial one; keys left out are the preset's, or "
+        "the initial model's.",
+    )
+    data: DataSection = Field(description="What to train on and how long a sequence may be.")
+    sampling: Annotated[Sampling, OneOf(SAMPLINGS, default="temperature")] = Field(
+        TemperatureSampling(), description="How the sequences of a group are shared among its corpora."
+    )
+    batch: BatchSection = Field(description="Sizes in tokens, source and target together.")
+    optimizer: OptimizerSection = Field(OptimizerSection(), description="Adam with decoupled weight decay.")
+    schedule: Annotated[Schedule, OneOf(SCHEDULES, default="inverse_sqrt")] = Field(
+        description="Learning rate by the number of updates: a linear warm-up, then what the kind says."
+    )
+    validation: ValidationSection | None = Field(
+        None, description="What is measured at every checkpoint; none: nothing."
+    )
+    training: TrainingSection = Field(description="Length of the run, clipping, checkpoints and logs.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "Recipe":
-        faults = []
-        longest = self.data.max_source_tokens + self.data.max_target_tokens
-        if longest > self.batch.micro_batch_tokens:
-            faults.append(
-                f"batch.micro_batch_tokens={self.batch.micro_batch_tokens} cannot hold one pair of "
+    @field_validator("model")
+    @classmethod
+    def _can_be_made(cls, model: ModelSection | None, info: ValidationInfo) -> ModelSection | None:
+        if "initial_model" not in info.data:  # wrong itself
+            return model
+        if info.data["initial_model"] is None:
+            if model is None:
+                raise ValueError("either initial_model or model must be given")
+            model.config(ROW_MULTIPLE)  # any size of vocabulary: what is wrong shows
+        elif model is not None and model.preset is not None:
+            raise ValueError(f"preset={model.preset} beside initial_model, which has a shape: leave out one of them")
+        return model
+
+    @field_validator("data")
+    @classmethod
+    def _fits_the_positions(cls, data: DataSection, info: ValidationInfo) -> DataSection:
+        model = info.data.get("model")
+        if model is not None and info.data.get("initial_model", "wrong itself") is None:
+            check_positions(data, model.config(ROW_MULTIPLE))
+        return data
+
+    @field_validator("batch")
+    @classmethod
+    def _holds_the_longest_pair(cls, batch: BatchSection, info: ValidationInfo) -> BatchSection:
+        data = info.data.get("data")
+        longest = data.max_source_tokens + data.max_target_tokens if data is not None else 0
+        if longest > batch.micro_batch_tokens:
+            raise ValueError(
+                f"micro_batch_tokens={batch.micro_batch_tokens} cannot hold one pair of "
                 f"data.max_source_tokens + data.max_target_tokens = {longest}"
             )
-        if self.initial_model is None and self.model is None:
-            faults.append("either initial_model or model must be given")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
+        return batch
+
+
+def check_positions(data: DataSection, config: DeltaLMConfig) -> None:
+    """Raise ValueError where sequences may be longer than the model's positions."""
+    if max(data.max_source_tokens, data.max_target_tokens) > config.max_positions:
+        raise ValueError(
+            "data.max_source_tokens and data.max_target_tokens may be at most the model's "
+            f"{config.max_positions} positions (model.max_positions)"
+        )

@@ -9,7 +9,7 @@ from deltalm_ds.checkpoints.directory import load_model, read_config
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.recipe.schema import Recipe, check_positions
 from deltalm_ds.runs.checkpoints import model_directory
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -27,21 +27,20 @@ def model_config(recipe: Recipe, vocabulary: Vocabulary, checkpoint: Path | None
         raise DataError(
             f"The model {start} has another vocabulary than {recipe.vocabulary}: train with the model's own vocabulary."
         )
-    given = recipe.model.model_dump(exclude={"preset"}, exclude_none=True) if recipe.model is not None else {}
     try:
         if start is not None:
-            config = DeltaLMConfig.model_validate(read_config(start).model_dump() | given)
+            changes = recipe.model.changes() if recipe.model is not None else {}
+            config = DeltaLMConfig.model_validate(read_config(start).model_dump() | changes)
         else:
             assert recipe.model is not None  # the recipe is valid
             config = recipe.model.config(vocabulary.num_tokens)
     except ValidationError as error:
         faults = (f"model{''.join(f'.{part}' for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
         raise InputError(f"The recipe's model cannot be made: {'; '.join(faults)}.") from None
-    if max(recipe.data.max_source_tokens, recipe.data.max_target_tokens) > config.max_positions:
-        raise InputError(
-            f"data.max_source_tokens and data.max_target_tokens may be at most the model's {config.max_positions} "
-            "positions (model.max_positions)."
-        )
+    try:
+        check_positions(recipe.data, config)
+    except ValueError as error:
+        raise InputError(f"The model {start} is too short: {error}.") from None
     return start, config
 
 

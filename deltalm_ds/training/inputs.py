@@ -4,18 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from deltalm_ds.data.mixture import ComponentGroup, components_of
-from deltalm_ds.data.objectives import Limits, Objective, make_objective
+from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
-from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.evaluation.translation import TestSet, read_test_sets
 from deltalm_ds.generation.interface import Ids
 from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection
+from deltalm_ds.recipe.schema import Recipe, ValidationSection
 from deltalm_ds.training.initial_model import model_config
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -68,7 +67,9 @@ def open_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
     limits = Limits(recipe.data.max_source_tokens, recipe.data.max_target_tokens, recipe.data.overlong)
     groups = [
         ComponentGroup(
-            str(number), components_of(datasets[f"data.train.{number}.path"], *_learned(group)), group.weight
+            str(number),
+            components_of(datasets[f"data.train.{number}.path"], group.objective, group.directions),
+            group.weight,
         )
         for number, group in enumerate(recipe.data.train)
     ]
@@ -76,32 +77,25 @@ def open_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
         groups,
         vocabulary,
         limits,
-        TemperatureSchedule(
-            recipe.sampling.temperature_start,
-            recipe.sampling.temperature_end,
-            recipe.sampling.rise_steps,
-            recipe.sampling.interval_steps,
-        ),
+        recipe.sampling,
         recipe.seed,
         recipe.batch.micro_batch_tokens,
-        tokens_per_step=recipe.batch.tokens_per_step,
-        min_micro_batches=recipe.batch.min_micro_batches,
+        recipe.batch.tokens_per_step,
+        recipe.batch.min_micro_batches,
     )
     start, config = model_config(recipe, vocabulary, checkpoint)
     if recipe.validation is None:
         return Inputs(vocabulary, start, config, datasets, stream, None, (), ())
     validated = [
-        component for group in recipe.data.train for component in components_of(datasets[VALIDATION], *_learned(group))
+        component
+        for group in recipe.data.train
+        for component in components_of(datasets[VALIDATION], group.objective, group.directions)
     ]
     distinct = {component.name: component for component in validated}  # groups may differ in their weights alone
     builder = BatchBuilder(list(distinct.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)
     tests = _read_validation_text(recipe.validation)
     encoders = [encoder_for(vocabulary, test.target_lang if vocabulary.languages else None) for test in tests]
     return Inputs(vocabulary, start, config, datasets, stream, builder, tests, tuple(encoders))
-
-
-def _learned(group: TrainingGroup) -> tuple[Objective, Literal["both", "forward", "reverse"]]:
-    return make_objective(group.objective, **group.objective_options), group.directions
 
 
 def _open_datasets(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, ShardDataset]:

@@ -71,7 +71,7 @@ def _planned_steps(
             {
                 "step": step,
                 "learning_rate": recipe.schedule.learning_rate(step, max_steps),
-                "temperature": float(stream.temperature.at(step)),
+                "sampling": stream.sampling.facts(step),
                 "sequences": len(batch.rows),
                 "source_tokens": int(lengths[0].sum()),
                 "target_tokens": int(lengths[1].sum()),
@@ -145,7 +145,7 @@ def _step_cells(step: dict[str, Any]) -> dict[str, str]:
     return {
         "step": f"{step['step']:,}",
         "lr": f"{step['learning_rate']:.3g}",
-        "temperature": f"{step['temperature']:.2f}",
+        **{name: f"{value:.2f}" for name, value in step["sampling"].items()},
         "sequences": f"{step['sequences']:,}",
         "source tokens": f"{step['source_tokens']:,}",
         "target tokens": f"{step['target_tokens']:,}",

@@ -10,17 +10,17 @@ from deltalm_ds.arrays.ragged import RaggedRows, gather, groups, join, stack
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 
-EOS = 2
+EOS = 2  # of every vocabulary
 
 
 def collate_one(source: list[list[int]], target: list[list[int]], components: list[int]) -> Batch:
     component_index = np.array(components, dtype=np.int64)
-    (batch,) = collate(framed(source), framed(target), component_index, [len(components)], EOS)
+    (batch,) = collate(framed(source), framed(target), component_index, [len(components)])
     return batch
 
 
 def framed(rows: list[list[int]]) -> RaggedRows:
-    return frame(ragged(rows), np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), EOS)
+    return frame(ragged(rows), np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64))
 
 
 def ragged(rows: list[list[int]]) -> RaggedRows:
@@ -81,14 +81,14 @@ def test_micro_batches_of_a_step_are_those_made_alone(rows: list[tuple[list[int]
     order = data.draw(st.permutations(range(len(rows))))
     tags = np.array([100 * rows[index][1] for index in order])
     ids = ragged([row for row, _ in rows])
-    source = frame(ids, np.array(order), tags, EOS)
-    target = frame(ids, np.array(order), np.zeros_like(tags), EOS)
+    source = frame(ids, np.array(order), tags)
+    target = frame(ids, np.array(order), np.zeros_like(tags))
     by_hand = [[100 * rows[index][1]][: rows[index][1]] + rows[index][0] + [EOS] for index in order]
     assert as_lists(source) == by_hand
     assert source.values.dtype == target.values.dtype == np.int64
     cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
     bounds = list(pairwise([0, *cuts, len(rows)]))
-    batches = collate(source, target, np.array(order), [last - first for first, last in bounds], EOS)
+    batches = collate(source, target, np.array(order), [last - first for first, last in bounds])
     for (first, last), batch in zip(bounds, batches, strict=True):
         chosen = order[first:last]
         expected_source = [*chain(*by_hand[first:last])] or [EOS]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.arrays.ragged import RaggedRows
@@ -46,7 +47,7 @@ def spans_of(tokens: list[int]) -> dict[int, list[int]]:
 
 def test_published_lengths():
     """T5: 568 raw tokens give 512 input tokens and 114 target tokens, with 28 spans."""
-    noise = SpanNoise(0.15, 3.0)
+    noise = SpanNoise(noise_density=0.15, mean_span_length=3.0)
     raw = np.array([568])
     assert noise.counts(raw)[1].tolist() == [28]
     assert [int(length[0]) + 1 for length in noise.corrupted_lengths(raw)] == [512, 114]
@@ -57,7 +58,9 @@ def test_published_lengths():
 def test_counts_are_those_of_t5(density: float, mean_span: float):
     raw = np.arange(2, 3000)
     expected = [t5_counts(length, density, mean_span) for length in raw.tolist()]
-    assert np.array_equal(np.stack(SpanNoise(density, mean_span).counts(raw), axis=1), expected)
+    assert np.array_equal(
+        np.stack(SpanNoise(noise_density=density, mean_span_length=mean_span).counts(raw), axis=1), expected
+    )
 
 
 rows_of_lengths = st.lists(st.integers(2, 200), min_size=1, max_size=12)
@@ -65,7 +68,7 @@ rows_of_lengths = st.lists(st.integers(2, 200), min_size=1, max_size=12)
 
 @given(rows_of_lengths, st.sampled_from([0.05, 0.15, 0.5, 0.9]), st.sampled_from([1.0, 3.0]), st.integers(0, 2**63))
 def test_corruption_is_t5s_and_can_be_inverted(lengths: list[int], density: float, mean_span: float, seed: int):
-    noise = SpanNoise(density, mean_span)
+    noise = SpanNoise(noise_density=density, mean_span_length=mean_span)
     raw = RaggedRows(np.arange(sum(lengths)) % 4999, np.array(lengths))
     keys = hash_counters(seed, np.arange(len(lengths)))
     source, target = noise.corrupt(raw, keys, SENTINELS)
@@ -123,7 +126,7 @@ def t5_mask(length: int, density: float, mean_span: float, generator: np.random.
 @pytest.mark.parametrize(("length", "density", "mean_span"), [(24, 0.5, 3.0), (100, 0.15, 3.0), (60, 0.3, 5.0)])
 def test_masks_are_distributed_as_t5s(length: int, density: float, mean_span: float):
     """Which places are noise, how long spans are, how far the first is in: chi² of two samples."""
-    num_samples, noise = 3000, SpanNoise(density, mean_span)
+    num_samples, noise = 3000, SpanNoise(noise_density=density, mean_span_length=mean_span)
     raw = RaggedRows(np.tile(np.arange(length), num_samples), np.full(num_samples, length))
     source, _ = noise.corrupt(raw, hash_counters(5, np.arange(num_samples)), SENTINELS)
     ours = np.ones((num_samples, length), dtype=bool)
@@ -189,7 +192,7 @@ def test_every_segmentation_is_equally_likely(num_items: int, num_parts: int):
 
 @given(st.integers(3, 600), st.integers(3, 600), st.integers(1, 120), st.sampled_from([0.15, 0.5, 0.9]))
 def test_the_longest_row_that_fits(max_input: int, max_target: int, num_sentinels: int, density: float):
-    noise = SpanNoise(density)
+    noise = SpanNoise(noise_density=density)
     longest = noise.max_raw_tokens(max_input, max_target, num_sentinels)
     lengths = np.arange(2, 3 * (max_input + max_target))
     inputs, targets = noise.corrupted_lengths(lengths)
@@ -204,6 +207,6 @@ def test_bad_input():
         SpanNoise().corrupt(raw, np.zeros(1, np.uint64), SENTINELS[:10])
     with pytest.raises(InputError, match="with 0 sentinels"):
         SpanNoise().max_raw_tokens(100, 100, 0)
-    for arguments in ((0.0, 3.0), (1.0, 3.0), (0.15, 0.5)):
-        with pytest.raises(InputError, match="Span corruption needs"):
-            SpanNoise(*arguments)
+    for density, mean_span in ((0.0, 3.0), (1.0, 3.0), (float("nan"), 3.0), (0.15, 0.5)):
+        with pytest.raises(ValidationError, match="noise_density" if mean_span == 3.0 else "mean_span_length"):
+            SpanNoise(noise_density=density, mean_span_length=mean_span)

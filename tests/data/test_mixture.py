@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from deltalm_ds.data.mixture import components_of
-from deltalm_ds.data.objectives import make_objective
+from deltalm_ds.data.objectives import OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_directions(
     kind: str, objective: str, directions: Literal["both", "forward", "reverse"], reversed_: list[bool]
 ) -> None:
     dataset: Any = SimpleNamespace(corpora={"a": SimpleNamespace(kind=kind), "b": SimpleNamespace(kind=kind)})
-    components = components_of(dataset, make_objective(objective), directions)
+    components = components_of(dataset, OBJECTIVES[objective](), directions)
     assert [component.reverse for component in components] == 2 * reversed_

@@ -11,26 +11,20 @@ from hypothesis import strategies as st
 from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.corruption import SpanNoise
-from deltalm_ds.data.objectives import (
-    OBJECTIVES,
-    Limits,
-    Objective,
-    Seq2Seq,
-    SpanCorruption,
-    TranslationSpanCorruption,
-    describe,
-    make_objective,
-)
+from deltalm_ds.data.objectives import OBJECTIVES
+from deltalm_ds.data.objectives.base import Limits, Objective
+from deltalm_ds.data.objectives.seq2seq import Seq2Seq
+from deltalm_ds.data.objectives.span_corruption import SpanCorruption
+from deltalm_ds.data.objectives.translation_span_corruption import TranslationSpanCorruption
 from deltalm_ds.errors import InputError
 
 SENTINELS = small_vocabulary().sentinel_ids
+NO_TAG = Seq2Seq(language_tag=False)
+BARE_SPANS = SpanCorruption(noise_density=0.3, mean_span_length=2.0, sentinels_in_target=False)
+ONE_SIDE = TranslationSpanCorruption(sides="one")
 EVERY_OBJECTIVE: list[Objective] = [
-    Seq2Seq(),
-    Seq2Seq(language_tag=False),
-    SpanCorruption(),
-    SpanCorruption(SpanNoise(0.3, 2.0, sentinels_in_target=False)),
-    TranslationSpanCorruption(),
-    TranslationSpanCorruption(sides="one"),
+    *(objective_class() for objective_class in OBJECTIVES.values()),  # type: ignore[call-arg]
+    *(NO_TAG, BARE_SPANS, ONE_SIDE),
 ]
 
 
@@ -69,7 +63,7 @@ def test_lengths_are_kept_and_within_limits(
     source_lengths, target_lengths = objective.lengths(raw, keys)
     assert (source_lengths <= max_source).all() and (target_lengths <= max_target).all()
     source, target = objective.build(columns_of(raw), keys, SENTINELS)
-    assert (source.lengths + 1 + objective.language_tag).tolist() == source_lengths.tolist()
+    assert (source.lengths + 1 + objective.takes_tag).tolist() == source_lengths.tolist()
     assert (target.lengths + 1).tolist() == target_lengths.tolist()
     for rows in (source, target):
         assert rows.lengths.sum() == len(rows.values)
@@ -110,7 +104,9 @@ def test_translation_span_corruption_hides_parts_of_the_pair(sides: Any):
         if sides == "one":
             noisy = left.row(row) if in_left else right.row(row)
             assert in_left != in_right and len(noisy) > 1
-            assert len(target.row(row)) == sum(SpanNoise(0.5).counts(np.array([len(noisy)]))[i][0] for i in (0, 1))
+            assert len(target.row(row)) == sum(
+                SpanNoise(noise_density=0.5).counts(np.array([len(noisy)]))[i][0] for i in (0, 1)
+            )
     assert corrupted_left > 10 and corrupted_right > 10
 
 
@@ -136,32 +132,42 @@ def test_what_is_too_short_to_be_used():
     assert TranslationSpanCorruption(sides="one").usable(pairs).tolist() == [False, False, True, False]
 
 
-def test_names_and_bad_input():
-    assert set(OBJECTIVES) == {"seq2seq", "span_corruption", "translation_span_corruption"}
-    with pytest.raises(InputError, match="sides 'both' or 'one'"):
-        TranslationSpanCorruption(sides="neither")  # type: ignore[arg-type]
+def test_limits_that_cannot_be():
     with pytest.raises(InputError, match="'truncate' or 'drop'"):
         Limits(10, 10, "cut")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 3"):
         Limits(2, 10)
 
 
-def test_objectives_by_name_with_options():
-    assert make_objective("seq2seq") == Seq2Seq()
-    assert make_objective("span_corruption") == SpanCorruption(SpanNoise(0.15, 3.0))
-    assert make_objective("translation_span_corruption") == TranslationSpanCorruption(SpanNoise(0.5, 3.0), "both")
-    options = {"noise_density": 0.3, "mean_span_length": 5.0, "sentinels_in_target": False}
-    assert make_objective("span_corruption", **options) == SpanCorruption(SpanNoise(0.3, 5.0, False))
-    expected = TranslationSpanCorruption(SpanNoise(0.5, 5.0), "one")
-    assert make_objective("translation_span_corruption", mean_span_length=5.0, sides="one") == expected
+def test_the_table_names_the_kinds():
+    assert {kind: objective_class().kind for kind, objective_class in OBJECTIVES.items()} == {  # type: ignore[call-arg]
+        kind: kind for kind in OBJECTIVES
+    }
 
 
-def test_an_objective_is_described_by_what_is_not_as_published():
-    assert [describe(objective) for objective in EVERY_OBJECTIVE] == [
-        "seq2seq",
-        "seq2seq(language_tag=False)",
-        "span_corruption",
-        "span_corruption(noise_density=0.3,mean_span_length=2.0,sentinels_in_target=False)",
-        "translation_span_corruption",
-        "translation_span_corruption(sides=one)",
-    ]
+def test_published_options():
+    """T5 and mT5 corrupt 15 % of a text, mT6 and DeltaLM half of a pair, in spans of 3 tokens on average."""
+    found = [(one.noise_density, one.mean_span_length) for one in (SpanCorruption(), TranslationSpanCorruption())]
+    assert found == [(0.15, 3.0), (0.5, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "label"),
+    [
+        (Seq2Seq(), "seq2seq"),
+        (NO_TAG, "seq2seq(language_tag=False)"),
+        (SpanCorruption(), "span_corruption"),
+        (BARE_SPANS, "span_corruption(noise_density=0.3,mean_span_length=2.0,sentinels_in_target=False)"),
+        (TranslationSpanCorruption(), "translation_span_corruption"),
+        (TranslationSpanCorruption(noise_density=0.5), "translation_span_corruption"),
+        (ONE_SIDE, "translation_span_corruption(sides=one)"),
+    ],
+)
+def test_an_objective_is_labelled_by_what_is_not_as_published(objective: Objective, label: str):
+    """The label is in every component's name, and that is the key of its random numbers: it must not change."""
+    assert objective.label == label
+
+
+def test_the_same_options_are_the_same_objective():
+    """Components are grouped by objective: equal ones must be one key."""
+    assert len({SpanCorruption(), SpanCorruption(noise_density=0.15), SpanCorruption(noise_density=0.3)}) == 2

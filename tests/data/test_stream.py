@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
 from deltalm_ds.data.mixture import Component, ComponentGroup
-from deltalm_ds.data.objectives import Limits, Seq2Seq, SpanCorruption, TranslationSpanCorruption
+from deltalm_ds.data.objectives.base import Limits
+from deltalm_ds.data.objectives.seq2seq import Seq2Seq
+from deltalm_ds.data.objectives.span_corruption import SpanCorruption
+from deltalm_ds.data.objectives.translation_span_corruption import TranslationSpanCorruption
+from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.data.shards import Corpus, ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data.stream import BatchBuilder, StepBatches, TrainingStream, evaluation_batches, prefetch
-from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.token_ids import EOS_ID
 
@@ -40,8 +43,8 @@ def make_stream(
     )
     groups = [ComponentGroup("translate", seq2seq, 2.0), ComponentGroup("pretrain", pretraining, 1.0)]
     arguments = {"micro_batch_tokens": 700, "tokens_per_step": 3000} | arguments
-    schedule = TemperatureSchedule(1.0, 5.0, rise_steps=20)
-    return TrainingStream(groups, VOCABULARY, limits or Limits(256, 256), schedule, seed, **arguments)
+    sampling = TemperatureSampling(temperature_start=1.0, temperature_end=5.0, rise_steps=20)
+    return TrainingStream(groups, VOCABULARY, limits or Limits(256, 256), sampling, seed, **arguments)
 
 
 def sequences(batches: list[Batch]) -> Counter[tuple]:
@@ -142,14 +145,15 @@ def test_every_row_once_per_pass():
 
 
 def test_a_row_is_corrupted_anew_in_every_pass():
+    component, limits = Component(MONO, SpanCorruption()), Limits(256, 256)
     stream = TrainingStream(
-        [ComponentGroup("all", (Component(MONO, SpanCorruption()),))],
+        [ComponentGroup("all", (component,))],
         VOCABULARY,
-        Limits(256, 256),
-        TemperatureSchedule(),
+        limits,
+        TemperatureSampling(),
         seed=0,
         micro_batch_tokens=100_000,
-        sequences_per_step=600,
+        tokens_per_step=601 * component.mean_tokens(limits, len(VOCABULARY.sentinel_ids)),
     )
     batch = stream.global_batch(0)
     assert set(np.bincount(batch.rows[:600])) == {2}
@@ -309,21 +313,31 @@ def test_stopping_early_ends_the_thread():
         ([Component(MONO, Seq2Seq())], "'de' is monolingual"),
         ([Component(MONO, SpanCorruption(), reverse=True)], "'de' is monolingual"),
         ([Component(PAIR, Seq2Seq()), Component(PAIR, Seq2Seq())], "comes twice"),
-        ([Component(random_corpus("en-tr", 5), Seq2Seq())], "no tag for the language 'tr'"),
+        (
+            [Component(random_corpus("en-tr", 5), Seq2Seq())],
+            r"no tag for the language 'tr'.*objective: \{kind: seq2seq, language_tag: false\}",
+        ),
         ([Component(FakeCorpus("de", ("de",), {"source": []}), SpanCorruption())], "is empty"),  # type: ignore[arg-type]
     ],
 )
-def test_tasks_that_do_not_fit_are_refused_before_training(components: list[Component], message: str):
+def test_components_that_do_not_fit_are_refused_before_training(components: list[Component], message: str):
     with pytest.raises(InputError, match=message):
         TrainingStream(
             [ComponentGroup("all", tuple(components))],
             VOCABULARY,
             Limits(64, 64),
-            TemperatureSchedule(),
+            TemperatureSampling(),
             seed=0,
             micro_batch_tokens=500,
             tokens_per_step=500,
         )
+
+
+def test_without_tags_a_vocabulary_needs_none():
+    components = [Component(random_corpus("en-tr", 5), Seq2Seq(language_tag=False))]
+    step = evaluation_batches(BatchBuilder(components, VOCABULARY, Limits(64, 64), 500), 0, 1)
+    rows = components[0].corpus.rows["source"]  # type: ignore[attr-defined]
+    assert Counter(source for _, source, _ in sequences(step.micro_batches)) == Counter((*row, 2) for row in rows)
 
 
 def test_missing_sentinels_are_noticed_before_training():
@@ -339,7 +353,7 @@ def test_a_step_without_usable_sequences_is_counted_and_validation_without_any_i
         [ComponentGroup("all", (Component(corpus, Seq2Seq()),))],
         VOCABULARY,
         limits,
-        TemperatureSchedule(),
+        TemperatureSampling(),
         seed=0,
         micro_batch_tokens=100,
         tokens_per_step=400,

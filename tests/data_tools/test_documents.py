@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds.data.mixture import Component
-from deltalm_ds.data.objectives import Limits, Seq2Seq, SpanCorruption
+from deltalm_ds.data.objectives.base import Limits
+from deltalm_ds.data.objectives.seq2seq import Seq2Seq
+from deltalm_ds.data.objectives.span_corruption import SpanCorruption
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data.stream import BatchBuilder
 from deltalm_ds.data_tools.build import CorpusSpec, build

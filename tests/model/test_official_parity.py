@@ -24,7 +24,7 @@ from deltalm_ds.kernels.attention import attention
 from deltalm_ds.kernels.optimizer import adam
 from deltalm_ds.model import layers
 from deltalm_ds.model.packing import PackedSequences
-from deltalm_ds.recipe.schedules import Schedule
+from deltalm_ds.recipe.schedules.inverse_sqrt import InverseSqrt
 
 PAD = 1
 NUM_TOKENS, NUM_HEADS, LABEL_SMOOTHING = 1000, 4, 0.1
@@ -170,8 +170,7 @@ def test_trajectory_of_twenty_updates(precision, tolerance, fixtures, monkeypatc
     model = make_model(fixtures / "official_base.pt", DTYPES[precision], monkeypatch)
     options, rates = trajectory["optimizer"], trajectory["schedule"]
     optimizer = adam(model.parameters(), tuple(options["betas"]), options["eps"], options["weight_decay"], "fairseq")
-    schedule = Schedule(
-        kind="inverse_sqrt",
+    schedule = InverseSqrt(
         peak_lr=rates["lr"],
         warmup_steps=rates["warmup_updates"],
         initial_lr=rates["warmup_init_lr"],

@@ -2,15 +2,17 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
+from deltalm_ds.data.objectives.seq2seq import Seq2Seq
+from deltalm_ds.data.objectives.span_corruption import SpanCorruption
 from deltalm_ds.errors import InputError
-from deltalm_ds.recipe.loading import load_recipe, save_recipe
-from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.recipe.loading import RECIPES, load_recipe, save_recipe
+from deltalm_ds.recipe.schedules import SCHEDULES
+from deltalm_ds.recipe.schema import ModelSection
 
 RECIPE = {
     "name": "test",
@@ -32,7 +34,8 @@ def path(tmp_path):
 
 def test_a_recipe_and_its_defaults(path):
     recipe = load_recipe(path)
-    assert recipe.data.train[0].objective == "seq2seq"
+    assert recipe.data.train[0].objective == Seq2Seq()
+    assert recipe.data.train[1].objective == SpanCorruption()
     assert recipe.data.train[1].weight == 2.0
     assert recipe.optimizer.betas == (0.9, 0.98)
     assert recipe.deepspeed == "fp32_zero1"
@@ -51,21 +54,23 @@ def test_all_faults_at_once_each_with_the_nearest_key(tmp_path):
     content["training"]["max_stepz"] = 3
     content["data"]["train"][1]["wieght"] = 2
     content["batch"]["tokens_per_step"] = 0
-    content["schedule"]["kind"] = "cosine"
+    content["schedule"]["kind"] = "cosinus"
     content["optimizer"] = {"betas": [0.9, 1.5]}
+    content["model"] = {"preset": "tiny", "num_heads": 3, "decoder": "vanilla"}
     del content["name"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(InputError) as caught:
         load_recipe(tmp_path / "recipe.yaml")
     message = str(caught.value)
-    assert "has 7 fault(s)" in message
+    assert "has 8 fault(s)" in message
     for sentence in (
         "trainig: there is no such key; the nearest is 'training'",
         "training.max_stepz: there is no such key; the nearest is 'max_steps'",
         "data.train.1.wieght: there is no such key; the nearest is 'weight'",
         "batch.tokens_per_step: Input should be greater than 0 (got 0)",
-        "schedule.kind: Input should be 'inverse_sqrt' or 'linear' (got 'cosine')",
+        f"schedule: there is no kind 'cosinus'; the kinds are {', '.join(SCHEDULES)}; the nearest is 'cosine'",
         "optimizer.betas.1: Input should be less than 1 (got 1.5)",
+        "model: num_heads=3 does not divide hidden_size=128",
         "name: is missing",
     ):
         assert sentence in message
@@ -73,10 +78,62 @@ def test_all_faults_at_once_each_with_the_nearest_key(tmp_path):
 
 def test_sections_that_contradict_each_other(path):
     with pytest.raises(InputError) as caught:
-        load_recipe(path, ["batch.micro_batch_tokens=511", "model="])
-    assert "batch.micro_batch_tokens=511 cannot hold one pair" in str(caught.value)
-    assert "either initial_model or model must be given" in str(caught.value)
+        load_recipe(path, ["batch.micro_batch_tokens=511", "model=", "seed=-1"])
+    assert "batch: micro_batch_tokens=511 cannot hold one pair" in str(caught.value)
+    assert "model: either initial_model or model must be given" in str(caught.value)
+    assert "seed: " in str(caught.value)
     assert load_recipe(path, ["batch.micro_batch_tokens=512"]).batch.micro_batch_tokens == 512
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.preset=bsae"], "model.preset: Input should be 'tiny', 'base'"),
+        (["model.num_head=4"], "model.num_head: there is no such key; the nearest is 'num_heads'"),
+        (["model.vocabulary_size=100"], "model.vocabulary_size: there is no such key"),
+        (["model.decoder=interleavd"], "model.decoder: Input should be 'interleaved' or 'vanilla'"),
+        (["model.dropout=1.5"], "model.dropout: Input should be less than 1"),
+        (["model.dropout=.nan"], "model.dropout: Input should be a finite number"),
+        (["model.hidden_size=100", "model.num_heads=7"], "model: num_heads=7 does not divide hidden_size=100"),
+        (["model.max_positions=255"], "data: data.max_source_tokens and data.max_target_tokens may be at most the mod"),
+        (["initial_model=run"], "model: preset=tiny beside initial_model"),
+    ],
+)
+def test_a_model_that_cannot_be_made(overrides, message, path):
+    with pytest.raises(InputError) as caught:
+        load_recipe(path, overrides)
+    assert message in str(caught.value)
+
+
+def test_the_model_section_is_the_models_configuration(path):
+    """Every field but the vocabulary's size, which the vocabulary gives, with the same limits."""
+    assert ModelSection.model_fields.keys() - {"preset"} == DeltaLMConfig.model_fields.keys() - {"vocabulary_size"}
+    changes = ["model.hidden_size=64", "model.ffn_size=96", "model.decoder=vanilla", "model.embedding_norm=false"]
+    config = load_recipe(path, changes).model.config(1000)
+    expected = {"hidden_size": 64, "ffn_size": 96, "decoder": "vanilla", "embedding_norm": False}
+    assert config == DeltaLMConfig.preset("tiny", vocabulary_size=1000, **expected)
+    assert load_recipe(path, ["model={}"]).model.config(1000) == DeltaLMConfig.preset("base", vocabulary_size=1000)
+
+
+def test_an_initial_model_and_what_differs_from_it(path, tmp_path):
+    recipe = load_recipe(path, ["initial_model=run", "model={dropout: 0.3}"])
+    assert recipe.model.changes() == {"dropout": 0.3}
+    with open(tmp_path / "saved.yaml", "w") as file:
+        save_recipe(recipe, file)
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+
+
+def test_numbers_in_every_notation(path):
+    recipe = load_recipe(path, ["training.max_steps=1e2", "training.save_every=5E+1", "schedule.peak_lr=.5e-3"])
+    assert (recipe.training.max_steps, recipe.training.save_every, recipe.schedule.peak_lr) == (100, 50, 5e-4)
+
+
+@pytest.mark.parametrize("name", ["1e5", "12e3", "2024-01-13", "2024-13-45", "on", "7", "~", "1:30", "é: x", "a #b"])
+def test_a_name_that_looks_like_something_else_is_saved_as_text(name, path, tmp_path):
+    recipe = load_recipe(path).model_copy(update={"name": name})
+    with open(tmp_path / "saved.yaml", "w") as file:
+        save_recipe(recipe, file)
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
 
 
 def test_overrides(path):
@@ -112,6 +169,11 @@ def test_overrides(path):
         ("training.max_steps=[", "is not valid YAML"),
         ("training..max_steps=3", "training.: there is no such key"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("training={max_steps: 1, save_every: 1, max_steps: 2}", "the key 'max_steps' stands twice"),
+        ("training.max_steps=1.5", "training.max_steps: Input should be a valid integer"),
+        ("training.max_steps=1e400", "training.max_steps: Input should be a finite number"),
+        ("training.clip_norm=-1", "training.clip_norm: Input should be greater than or equal to 0"),
+        ("max_steps=5", "max_steps: there is no such key here; there is training.max_steps"),
     ],
 )
 def test_bad_overrides(override, message, path):
@@ -122,97 +184,41 @@ def test_bad_overrides(override, message, path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "mapping"), (b"- a", "mapping"), (b"a: [", "not valid YAML"), (b"a: \xff", "not valid YAML")],
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (b"---\n", "is empty"),
+        (b"- a", "must be a mapping of sections, not list"),
+        (b"a", "must be a mapping of sections, not str"),
+        (b"name: x\nabout: [\n", r"not valid YAML: .* \(line 3\)\.$"),
+        (b"name: x\n---\nname: y\n", r"not valid YAML: .* another document \(line 2\)\.$"),
+        (b"name: x\n<<: y\n", r"not valid YAML: .* \(line 2\)\.$"),
+        (b"name: !!python/name:os.system\n", r"not valid YAML: .* \(line 1\)\.$"),
+        (b"a: \xff", "not a text file in UTF-8"),
+        (b"\x00\x01\x02", "has the character #x0000"),
+        (b"[" * 5000, "nested too deeply"),
+        (
+            b"name: a\ntraining:\n  max_steps: 1\n  save_every: 2\n  max_steps: 3\n",
+            "'max_steps' stands twice, in lines 3 ",
+        ),
+        (b"name: a\n'name': b\n", "the key 'name' stands twice, in lines 1 and 2"),
+    ],
 )
 def test_files_that_are_no_recipe(content, message, tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         load_recipe(tmp_path / "recipe.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(path):
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_recipe(path).name == "test"
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         load_recipe(tmp_path / "none.yaml")
-
-
-# --- DeepSpeed's configuration ---
-
-
-def recipe_with(deepspeed, **training):
-    content = {**RECIPE, "deepspeed": str(deepspeed), "training": {**RECIPE["training"], **training}}
-    return Recipe.model_validate(content)
-
-
-def written(tmp_path, change):
-    config = json.loads((CONFIG_DIRECTORY / "bf16_zero2.json").read_text())
-    change(config)
-    path = tmp_path / "deepspeed.json"
-    path.write_text(json.dumps(config))
-    return path
-
-
-@pytest.mark.parametrize("file", sorted(CONFIG_DIRECTORY.glob("*.json")), ids=lambda file: file.stem)
-def test_every_deepspeed_file_is_what_its_name_says(file):
-    config = deepspeed_config(recipe_with(file.stem, clip_norm=0.7))
-    precision, stage = file.stem.split("_zero")
-    assert config["zero_optimization"]["stage"] == int(stage)
-    assert [p for p in ("bf16", "fp16") if config.get(p, {}).get("enabled")] == [precision] * (precision != "fp32")
-    assert config["gradient_clipping"] == 0.7
-    assert "auto" not in json.dumps(config)
-
-
-def test_there_is_a_file_for_each_precision_and_stage():
-    names = {file.stem for file in CONFIG_DIRECTORY.glob("*.json")}
-    assert {f"{precision}_zero{stage}" for precision in ("fp32", "bf16", "fp16") for stage in (1, 2, 3)} <= names
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c.update(gradient_clipping=2.0), "gradient_clipping: is 2.0, the recipe says 1.0"),
-        (lambda c: c.update(gradient_accumulation_steps=4), "gradient_accumulation_steps: must be 1"),
-        (lambda c: c.update(managed_gradient_accumulation=True), "managed_gradient_accumulation: must be false"),
-        (lambda c: c["zero_optimization"].update(stage=0), "stage: must be 1, 2 or 3"),
-        (lambda c: c.pop("zero_optimization"), "stage: must be 1, 2 or 3"),
-        (lambda c: c["zero_optimization"].update(round_robin_gradients=True), "round_robin_gradients: must be false"),
-        (lambda c: c.update(fp16={"enabled": True}), "only one of them can be enabled"),
-        (lambda c: c.pop("data_types"), 'grad_accum_dtype: must be "fp32" with bf16'),
-        (lambda c: c.update(optimizer={}), "optimizer: belongs to the recipe's section optimizer"),
-        (lambda c: c.update(train_batch_size=8), "train_batch_size: belongs to the recipe's batch.tokens_per_step"),
-        (lambda c: c.update(zero_optimisation={}), "zero_optimisation: is not known here; the nearest is 'zero_opt"),
-        (lambda c: c.update(bf16=True), "bf16: must be an object"),
-    ],
-)
-def test_contradictions(change, message, tmp_path):
-    with pytest.raises(InputError) as caught:
-        deepspeed_config(recipe_with(written(tmp_path, change)))
-    assert message in str(caught.value)
-    assert "deepspeed.json" in str(caught.value)
-
-
-def test_contradictions_come_all_at_once(tmp_path):
-    def change(config):
-        config.update(gradient_clipping=2.0, scheduler={}, amp={})
-        config["zero_optimization"]["stage"] = 4
-
-    with pytest.raises(InputError) as caught:
-        deepspeed_config(recipe_with(written(tmp_path, change)))
-    assert str(caught.value).count("\n") == 4
-
-
-def test_the_same_value_as_the_recipes_is_no_contradiction(tmp_path):
-    path = written(tmp_path, lambda config: config.update(gradient_clipping=1.0))
-    assert deepspeed_config(recipe_with(path))["gradient_clipping"] == 1.0
-
-
-def test_deepspeed_files_that_are_none(tmp_path):
-    with pytest.raises(InputError, match=r"no DeepSpeed configuration 'bf16_zero4'.*nearest is 'bf16_zero"):
-        deepspeed_config(recipe_with("bf16_zero4"))
-    with pytest.raises(InputError, match="does not exist"):
-        deepspeed_config(recipe_with(tmp_path / "none.json"))
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(InputError, match="must be a JSON object"):
-        deepspeed_config(recipe_with(Path(tmp_path / "list.json")))
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf"])
@@ -222,30 +228,6 @@ def test_numbers_must_be_finite(key, value, path):
         load_recipe(path, [f"{key}={value}"])
 
 
-def test_options_of_an_objective(path):
-    options = ["noise_density=0.3", "mean_span_length=2.5", "sentinels_in_target=false"]
-    recipe = load_recipe(path, [f"data.train.1.{option}" for option in options])
-    expected = {"noise_density": 0.3, "mean_span_length": 2.5, "sentinels_in_target": False}
-    assert recipe.data.train[1].objective_options == expected
-    assert load_recipe(path).data.train[1].objective_options == {}
-    pairs = load_recipe(path, ["data.train.0.objective=translation_span_corruption", "data.train.0.sides=one"])
-    assert pairs.data.train[0].objective_options == {"sides": "one"}
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        (
-            "0.noise_density=0.3",
-            "noise_density belongs to span_corruption and translation_span_corruption, not to seq2",
-        ),
-        ("1.sides=one", "sides belongs to translation_span_corruption, not to span_corruption"),
-        ("1.noise_density=1", "data.train.1.noise_density: Input should be less than 1"),
-        ("1.mean_span_length=0.5", "data.train.1.mean_span_length: Input should be greater than or equal to 1"),
-        ("1.mean_span=3", "there is no such key; the nearest is 'mean_span_length'"),
-        ("1.noise_desity=0.3", "there is no such key; the nearest is 'noise_density'"),
-    ],
-)
-def test_options_that_an_objective_does_not_have(path, override, sentence):
-    with pytest.raises(InputError, match=re.escape(sentence)):
-        load_recipe(path, [f"data.train.{override}"])
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_that_come_with_the_package_are_right(path):
+    assert load_recipe(path).name == path.stem

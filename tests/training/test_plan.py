@@ -105,7 +105,7 @@ def test_steps_are_those_that_training_makes(content: dict[str, Any], num_ranks:
     for step in steps:
         made = [stream.micro_batches(step["step"], rank, num_ranks) for rank in range(num_ranks)]
         assert {len(one.micro_batches) for one in made} == {step["micro_batches_per_rank"]}
-        assert step["sequences"] == made[0].num_sequences and step["temperature"] == 1.0
+        assert step["sequences"] == made[0].num_sequences and step["sampling"] == {"temperature": 1.0}
         assert (step["source_tokens"], step["target_tokens"]) == (12 * step["sequences"], 11 * step["sequences"])
         assert step["target_tokens"] == made[0].num_target_tokens
         sizes = [len(b.source.tokens) + len(b.labels) for one in made for b in one.micro_batches if b.weight]
