@@ -162,12 +162,12 @@ def stats(
     vocab: Annotated[
         Path | None, typer.Option(help="Vocabulary of the data set: adds tokens per word and characters per token.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also write the lengths as a chart: lengths.svg")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the lengths, into a page: lengths.html")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show lengths, the rate of unknown tokens, and fertility of every side; reads all shards.
 
-    Example: deltalm data stats shards --vocab vocabulary --plot lengths.svg
+    Example: deltalm data stats shards --vocab vocabulary --plot lengths.html
     """
     from deltalm_ds.data.shards import ShardDataset
     from deltalm_ds.data_tools.statistics import plot_lengths, statistics
