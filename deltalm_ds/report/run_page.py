@@ -10,6 +10,7 @@ import yaml
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file, read_json
+from deltalm_ds.progress import duration_text
 from deltalm_ds.report.page import chart_grid, html_page, note, section, table
 from deltalm_ds.report.quality import described_metrics, quality_table
 from deltalm_ds.report.records import Record, names_in, points_in
@@ -87,7 +88,7 @@ def _facts(run: Path, recipe: Record, train: Sequence[Record]) -> str:
         facts += [
             ("Steps", f"{train[-1]['step']:,}{of_planned}"),
             ("Tokens", f"{tokens:,.0f} (source and target; {tokens / max(seconds, 1e-9):,.0f} a second)"),
-            ("Time of the steps", _duration(seconds)),
+            ("Time of the steps", duration_text(seconds)),
             ("Skipped updates", f"{train[-1]['skipped_updates']:,}"),
             *(
                 (f"{what.title()} sequences", f"{sum(record.get(f'{what}_sequences', 0) for record in train):,}")
@@ -116,12 +117,6 @@ def _environment_facts(environment: Record) -> list[tuple[str, str]]:
         ("Hardware of a node", ", ".join([*gpus, processor])),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
     ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _component_table(train: Sequence[Record], validation: Sequence[Record]) -> str:
