@@ -171,8 +171,11 @@ def stats(
     """
     from deltalm_ds.data.shards import ShardDataset
     from deltalm_ds.data_tools.statistics import plot_lengths, statistics
+    from deltalm_ds.errors import InputError
     from deltalm_ds.vocabulary import Vocabulary
 
+    if plot and plot.suffix not in (".html", ".htm"):
+        raise InputError(f"--plot {plot}: the chart is an HTML page; name it {plot.with_suffix('.html')}.")
     vocabulary = Vocabulary.load(vocab) if vocab else None
     sides = statistics(ShardDataset.open(directory, vocabulary.hash if vocabulary else None), vocabulary)
     if plot:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from command import NUM_LINES, deltalm, make_world, must
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.cli.output import print_json, print_table, print_values
+from deltalm_ds.data_tools.cldr import DEMO_PHRASES
 from deltalm_ds.vocabulary import Vocabulary
 
 LINES = ["one two three", "", "four five six seven eight", "  ", "nine ten", "one"]
@@ -59,6 +61,15 @@ def test_json_of_statistics():
     assert [(side["side"], side["rows"]) for side in sides] == [("source", NUM_LINES), ("target", NUM_LINES)]
 
 
+def test_lengths_are_drawn_into_a_page_that_is_called_so(world):
+    outcome = deltalm("data", "stats", "shards", "--plot", "lengths.svg")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.messages == ["deltalm: --plot lengths.svg: the chart is an HTML page; name it lengths.html."]
+    must("data", "stats", "shards", "--plot", "lengths.html")
+    assert (world / "lengths.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert not (world / "lengths.svg").exists()
+
+
 def test_json_of_an_evaluated_model(world):
     for language in ("en", "de"):
         (world / f"dev.en-de.{language}").write_text("one two\nthree\n")
@@ -82,6 +93,24 @@ def test_a_plan_says_the_same_to_people_and_to_scripts(world):
     shares = [f"{share:.4f}" for share in component["probability"].values()]
     counts = [f"{component['sequences']:,.0f}", f"{component['passes']:,.2f}"]
     assert rows[component["component"]][1:-1] == [f"{component['rows']:,}", *shares, *counts]
+
+
+def test_the_demo_shows_scores_and_translations(world):
+    summary = {
+        "bleu": {"en-fr": 94.84, "fr-en": 96.0, "en-de": 9.5, "de-en": 100.0},
+        "average_bleu": 75.08,
+        "translations": {"fr": [f"phrase {number}" for number in range(9)], "de": ["Satz"] * 9},
+        "seconds": {"total": 266.4},
+    }
+    with mock.patch("deltalm_ds.demo.run_demo", return_value=summary) as run:
+        lines = must("demo", "--out", "there", "--ranks", 3).splitlines()
+    assert run.call_args.args == (Path("there"), 3)
+    assert [line.split() for line in lines[1:4]] == [["en→xx", "xx→en"], ["fr", "94.8", "96.0"], ["de", "9.5", "100.0"]]
+    assert lines[4] == "average of the 4 directions: 75.1"
+    assert [line for line in lines if line.startswith("  fr  ")] == [
+        f"  fr  phrase {number}" for number in range(len(DEMO_PHRASES))
+    ]
+    assert "Done in 266 s. In there:" in lines
 
 
 CELLS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), max_size=300)
