@@ -49,6 +49,7 @@ setup(
         "Babel>=2.18",
         "zstandard",
         "tensorboard",
+        "plotly>=6",
     ],
     extras_require={
         "export": ["transformers>=5.12", "tokenizers", "onnx", "onnxruntime"],

@@ -10,7 +10,8 @@ import numpy as np
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.files import atomic_file
 from deltalm_ds.progress import progress
-from deltalm_ds.report.line_chart import Series, line_chart, standalone
+from deltalm_ds.report.charts import Line, line_chart, palette
+from deltalm_ds.report.page import html_page
 from deltalm_ds.token_ids import UNK_ID
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -70,17 +71,20 @@ def statistics(dataset: ShardDataset, vocabulary: Vocabulary | None = None) -> l
 
 
 def plot_lengths(sides: Sequence[SideStatistics], path: str | Path) -> None:
-    """Write an SVG file with, of every side, the share of rows that are no longer than a length."""
+    """Write an HTML page with, of every side, the share of rows that are no longer than a length."""
+    colour_of = palette(range(len(sides)))
     lines = [
-        Series(
+        Line(
             f"{side.corpus} {side.language}",
             [*side.histogram],
             [100 * rows / max(side.rows, 1) for rows in accumulate(side.histogram.values())],
+            colour_of[number],
         )
-        for side in sides
+        for number, side in enumerate(sides)
     ]
+    chart = line_chart("Rows (%) of at most so many tokens", lines, from_zero=True, x_name="tokens")
     with atomic_file(path) as file:
-        file.write(standalone(line_chart("Rows (%) of at most so many tokens", lines, from_zero=True, x_name="tokens")))
+        file.write(html_page("Lengths in tokens", [chart]))
 
 
 def _side_statistics(

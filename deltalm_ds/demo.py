@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from deltalm_ds.checkpoints.average import average_models
 from deltalm_ds.data_tools import cldr
@@ -55,8 +56,11 @@ class Stage:
     is_done: Callable[[], bool]
 
 
-def run_demo(out: Path, num_ranks: int) -> None:
-    """Run the stages that are not done in `out`, then print scores and translations.
+def run_demo(out: Path, num_ranks: int) -> dict[str, Any]:
+    """Run the stages that are not done in `out`, which becomes the current directory.
+
+    Returns:
+        The summary, as in summary.json: scores, seconds of the stages, translations of `cldr.DEMO_PHRASES`.
 
     Raises:
         SystemExit: training was stopped or failed; the exit code is its own.
@@ -67,7 +71,7 @@ def run_demo(out: Path, num_ranks: int) -> None:
         print("The demo is done already; remove its directory to run it anew.", file=sys.stderr)
     else:
         _run_stages(_stages(num_ranks))
-    _print_result(out, num_ranks)
+    return read_json(SUMMARY)
 
 
 def _stages(num_ranks: int) -> list[Stage]:
@@ -183,26 +187,3 @@ def _translate() -> None:
         outputs = translate(engine, cldr.DEMO_PHRASES, encoder_for(vocabulary, language), SEARCH)
         translations[language] = [vocabulary.decode(found[0].ids) for found in outputs]
     write_json(TRANSLATIONS, translations)
-
-
-def _print_result(out: Path, num_ranks: int) -> None:
-    summary = read_json(SUMMARY)
-    bleu = summary["bleu"]
-    print("BLEU on 200 unseen phrases a direction (sacreBLEU 13a, beam 5)")
-    print(f"{'':4}{'en→xx':>8}{'xx→en':>8}")
-    for pair in PAIRS:
-        language = pair.removeprefix("en-")
-        print(f"{language:4}{bleu[pair]:8.1f}{bleu[f'{language}-en']:8.1f}")
-    print(f"average of the {len(bleu)} directions: {summary['average_bleu']:.1f}\n")
-    for place, phrase in enumerate(cldr.DEMO_PHRASES):
-        print(phrase)
-        for language, texts in summary["translations"].items():
-            print(f"  {language}  {texts[place]}")
-    print(f"""
-Done in {summary["seconds"]["total"]:.0f} s. In {out}:
-  report.html     open it in a browser: loss, sampling, BLEU, sample translations
-  model/          the averaged model       ctranslate2/   the same, int8, for serving
-  summary.json    all numbers above        finetuning/    the run: recipe, metrics, checkpoints
-Try next:
-  echo "12 minutes ago" | deltalm translate {out}/ctranslate2 --target-lang fr
-  (cd {out} && deltalm plan finetuning/recipe.yaml --ranks {num_ranks})""")

@@ -174,4 +174,4 @@ def test_from_raw_files_to_statistics(tmp_path, monkeypatch):
     table = run(statistics)
     assert [corpus.num_rows for corpus in Manifest.read(tmp_path / "shards").corpora] == [2000, 2000]
     assert re.search(r"en-de .* source .* en .* 2,000", table)
-    assert (tmp_path / "lengths.svg").stat().st_size
+    assert (tmp_path / "lengths.html").stat().st_size

@@ -1,20 +1,20 @@
 """`deltalm data`: raw text to token shards, and what is in them."""
 
-import json
-import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from deltalm_ds.data.manifest import Manifest
+    from deltalm_ds.data.manifest import CorpusManifest, Manifest
     from deltalm_ds.data_tools.build import CorpusSpec
+    from deltalm_ds.data_tools.statistics import SideStatistics
 
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and verify token shards.")
 
@@ -139,7 +139,7 @@ def verify(
     losses = repair_data(directory, result.damaged) if repair and result.damaged else []
     if as_json:
         facts = {"directory": str(directory), **asdict(result), "lost": [asdict(loss) for loss in losses]}
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print_json(facts)
     else:
         for fault in result.faults:
             print(fault)
@@ -162,41 +162,28 @@ def stats(
     vocab: Annotated[
         Path | None, typer.Option(help="Vocabulary of the data set: adds tokens per word and characters per token.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also write the lengths as a chart: lengths.svg")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the lengths, into a page: lengths.html")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show lengths, the rate of unknown tokens, and fertility of every side; reads all shards.
 
-    Example: deltalm data stats shards --vocab vocabulary --plot lengths.svg
+    Example: deltalm data stats shards --vocab vocabulary --plot lengths.html
     """
     from deltalm_ds.data.shards import ShardDataset
     from deltalm_ds.data_tools.statistics import plot_lengths, statistics
+    from deltalm_ds.errors import InputError
     from deltalm_ds.vocabulary import Vocabulary
 
+    if plot and plot.suffix not in (".html", ".htm"):
+        raise InputError(f"--plot {plot}: the chart is an HTML page; name it {plot.with_suffix('.html')}.")
     vocabulary = Vocabulary.load(vocab) if vocab else None
     sides = statistics(ShardDataset.open(directory, vocabulary.hash if vocabulary else None), vocabulary)
     if plot:
         plot_lengths(sides, plot)
     if as_json:
-        print(json.dumps([asdict(side) for side in sides], indent=1, ensure_ascii=False))
-        return
-    _print_table(
-        f"Lengths in tokens: {directory}",
-        (
-            *("corpus", "side", "language", "rows", "tokens", "mean", "median", "90 %", "99 %", "longest", "unknown"),
-            *(("tokens/word", "characters/token") if vocabulary else ()),
-        ),
-        [
-            (
-                *(side.corpus, side.side, side.language, f"{side.rows:,}", f"{side.tokens:,}"),
-                *(f"{side.mean_length:.1f}", side.median_length, side.p90_length, side.p99_length, side.max_length),
-                f"{side.unknown_rate:.3%}",
-                *(() if vocabulary is None else (f"{side.tokens_per_word:.2f}", f"{side.characters_per_token:.2f}")),
-            )
-            for side in sides
-        ],
-        num_text_columns=3,
-    )
+        print_json([asdict(side) for side in sides])
+    else:
+        _print_statistics(directory, sides, with_text=vocabulary is not None)
 
 
 @app.command()
@@ -211,7 +198,7 @@ def cldr(
     """
     from deltalm_ds.data_tools.cldr import write_corpus
 
-    print(json.dumps(write_corpus(out, seed, scale), indent=1, ensure_ascii=False))
+    print_json(write_corpus(out, seed, scale))
 
 
 @app.command()
@@ -235,7 +222,7 @@ def convert(
 
     conversion = convert_corpus(format_name, files, [Path(name) for name in out.split(",")])
     if as_json:
-        print(json.dumps(asdict(conversion), indent=1))
+        print_json(asdict(conversion))
     else:
         print(f"{conversion.items:,} items, {conversion.rows:,} rows; left out: {_counts(conversion.dropped)}")
 
@@ -258,6 +245,27 @@ def _corpus_specs(arguments_by_format: dict[str | None, list[str]]) -> "list[Cor
     return [CorpusSpec.from_name(name, sources_of_name) for name, sources_of_name in sources.items()]
 
 
+def _print_statistics(directory: Path, sides: "Sequence[SideStatistics]", with_text: bool) -> None:
+    columns = "corpus", "side", "language", "rows", "tokens", "mean", "median", "90 %", "99 %", "longest", "unknown"
+    of_text = ("tokens/word", "characters/token") if with_text else ()
+    rows = []
+    for side in sides:
+        row: list[str | int] = [
+            side.corpus,
+            side.side,
+            side.language,
+            side.rows,
+            side.tokens,
+            f"{side.mean_length:.1f}",
+        ]
+        row += [side.median_length, side.p90_length, side.p99_length, side.max_length, f"{side.unknown_rate:.3%}"]
+        if with_text:
+            row += [f"{side.tokens_per_word:.2f}", f"{side.characters_per_token:.2f}"]
+        rows.append(row)
+    align = "lll" + "r" * (len(columns) - 3 + len(of_text))
+    print_table((*columns, *of_text), rows, align, title=f"Lengths in tokens: {directory}")
+
+
 def _print_manifest(directory: Path, manifest: "Manifest", as_json: bool) -> None:
     corpora = manifest.corpora
     if as_json:
@@ -276,41 +284,31 @@ def _print_manifest(directory: Path, manifest: "Manifest", as_json: bool) -> Non
             for corpus in corpora
         ]
         vocabulary = {"hash": manifest.vocabulary_hash, "num_tokens": manifest.vocabulary_num_tokens}
-        print(json.dumps({"directory": str(directory), "vocabulary": vocabulary, "corpora": facts}, indent=1))
+        print_json({"directory": str(directory), "vocabulary": vocabulary, "corpora": facts})
         return
-    rows = [
-        _manifest_row(
-            *(corpus.name, corpus.kind, corpus.num_rows, corpus.num_tokens, len(corpus.shards), corpus.num_bytes),
-            *(corpus.dropped, corpus.truncated),
-        )
-        for corpus in corpora
-    ]
-    total = _manifest_row(
-        *("total", "", sum(corpus.num_rows for corpus in corpora), _sum(corpus.num_tokens for corpus in corpora)),
-        *(sum(len(corpus.shards) for corpus in corpora), sum(corpus.num_bytes for corpus in corpora)),
-        *(_sum(corpus.dropped for corpus in corpora), _sum(corpus.truncated for corpus in corpora)),
-    )
-    _print_table(
-        f"{directory} (vocabulary {manifest.vocabulary_hash[:12]}, {manifest.vocabulary_num_tokens:,} tokens)",
+    rows = [_manifest_row(corpus.name, corpus.kind, [corpus]) for corpus in corpora]
+    print_table(
         ("corpus", "kind", "rows", "source tokens", "target tokens", "shards", "MB", "dropped", "truncated"),
-        [*rows, total],
-        num_text_columns=2,
+        [*rows, _manifest_row("total", "", corpora)],
+        align="llrrrrrrr",
+        title=f"{directory} (vocabulary {manifest.vocabulary_hash[:12]}, {manifest.vocabulary_num_tokens:,} tokens)",
     )
 
 
-def _manifest_row(
-    name: str,
-    kind: str,
-    num_rows: int,
-    num_tokens: dict[str, int],
-    num_shards: int,
-    num_bytes: int,
-    dropped: dict[str, int],
-    truncated: dict[str, int],
-) -> tuple[Any, ...]:
-    tokens = (f"{num_tokens[side]:,}" if side in num_tokens else "" for side in ("source", "target"))
-    counts = _counts(dropped), _counts(truncated)
-    return name, kind, f"{num_rows:,}", *tokens, f"{num_shards:,}", f"{num_bytes / 1e6:,.1f}", *counts
+def _manifest_row(name: str, kind: str, corpora: "Sequence[CorpusManifest]") -> tuple[str | int | None, ...]:
+    """A row of the table: what the corpora have together."""
+    tokens = _sum(corpus.num_tokens for corpus in corpora)
+    return (
+        name,
+        kind,
+        sum(corpus.num_rows for corpus in corpora),
+        tokens.get("source"),
+        tokens.get("target"),
+        sum(len(corpus.shards) for corpus in corpora),
+        f"{sum(corpus.num_bytes for corpus in corpora) / 1e6:,.1f}",
+        _counts(_sum(corpus.dropped for corpus in corpora)),
+        _counts(_sum(corpus.truncated for corpus in corpora)),
+    )
 
 
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -320,15 +318,3 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "0"
-
-
-def _print_table(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]], num_text_columns: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < num_text_columns else "right")
-    for row in rows:
-        table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)  # a pipe has no width to fit into

@@ -1,6 +1,5 @@
 """`deltalm evaluate`: how good the outputs of a model, or given ones, are."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltalm_ds.cli.options import AsJson, Beam, EngineName, LengthPenalty, MaxLength, TargetLang, Threads
+from deltalm_ds.cli.output import print_json, print_table
 from deltalm_ds.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,13 +99,13 @@ def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
 
     summary = summarize(scores)
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False))
+        print_json(summary)
         return
-    print(f"{'direction':<12} {'BLEU':>6} {'chrF2':>6} {'sentences':>9}")
-    for result in scores:
-        print(f"{result.direction:<12} {result.bleu:>6.2f} {result.chrf:>6.2f} {result.num_sentences:>9,}")
+    rows = [(score.direction, f"{score.bleu:.2f}", f"{score.chrf:.2f}", score.num_sentences) for score in scores]
     if len(scores) > 1:
-        print(f"{'average':<12} {summary['average_bleu']:>6.2f} {summary['average_chrf']:>6.2f}")
+        total = sum(score.num_sentences for score in scores)
+        rows.append(("average", f"{summary['average_bleu']:.2f}", f"{summary['average_chrf']:.2f}", total))
+    print_table(("direction", "BLEU", "chrF2", "sentences"), rows, align="lrrr")
     for signature in sorted({s.bleu_signature for s in scores}):
         print(f"BLEU: {signature}")
     print(f"chrF2: {scores[0].chrf_signature}")

@@ -1,6 +1,5 @@
 """`deltalm export`: a model in another engine's format."""
 
-import json
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.output import print_json
 from deltalm_ds.errors import InputError
 
 
@@ -35,7 +35,10 @@ def export(
 
     sources = _check_sources(model, check_file, target_lang) if check_file else None
     report = export_model(model, out, to, precision, sources)
-    print(json.dumps({"out": str(out), "format": to, "precision": precision, **report.as_dict()}) if as_json else out)
+    if as_json:
+        print_json({"out": str(out), "format": to, "precision": precision, **report.as_dict()})
+    else:
+        print(out)
     typer.echo(f"checked: {report}", err=True)
 
 

@@ -1,12 +1,12 @@
 """`deltalm env | init | inspect | average`: the machine, and model directories."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.output import print_json, print_table, print_values
 from deltalm_ds.errors import InputError
 
 AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [FACTS §2]
@@ -79,7 +79,7 @@ def init(
         seed=seed,
     )
     if as_json:
-        _print(report, as_json)
+        print_json(report)
     else:
         _print_origins(summary(report))
 
@@ -102,11 +102,11 @@ def _print_origins(report: dict[str, Any]) -> None:
         print(f"token rows {fate.replace('_', ', ')}: {rows[fate]:,}{f' ({first}{more})' if first else ''}")
     sources = ", ".join(f"{count:,} of {name}" for name, count in positions["source"].items())
     print(f"positions: {positions['model']:,} from {sources}{', ' + positions['fit'] if positions['fit'] else ''}")
-    for title, table in (("weights made from", report["tensors"]), ("not taken", report["unused"])):
-        print(f"{title}:" if table else f"{title}: nothing")
-        width = max(map(len, table), default=0)
-        for name, origin in table.items():
-            print(f"  {name:{width}}  {origin}")
+    print_table(("weights", "made from"), report["tensors"].items(), align="ll")
+    if report["unused"]:
+        print_table(("not taken", "because"), report["unused"].items(), align="ll")
+    else:
+        print("not taken: nothing")
 
 
 def inspect(
@@ -154,25 +154,14 @@ def average(
     average_models(chosen, out)
     for model in chosen:
         typer.echo(f"averaged {model}", err=True)
-    print(json.dumps({"out": str(out), "averaged": [str(model) for model in chosen]}) if as_json else out)
+    if as_json:
+        print_json({"out": str(out), "averaged": [str(model) for model in chosen]})
+    else:
+        print(out)
 
 
 def _print(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(values, ensure_ascii=False))
+        print_json(values)
     else:
-        _print_indented(values, "")
-
-
-def _print_indented(values: dict[str, Any], indent: str) -> None:
-    """One `name: value` a line; what is nested stands below its name, the entries of a list of such behind dashes."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            print(f"{indent}{name}:")
-            _print_indented(value, f"{indent}  ")
-        elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            print(f"{indent}{name}:")
-            for entry in value:
-                print(f"{indent}  - {', '.join(f'{key} {inner}' for key, inner in entry.items())}")
-        else:
-            print(f"{indent}{name}: {value}")
+        print_values(values)

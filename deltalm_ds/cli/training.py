@@ -1,13 +1,13 @@
 """`deltalm plan | train | report | demo`."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.output import print_json, print_table, size_text
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")]
@@ -24,10 +24,13 @@ def plan(
     Example: deltalm plan recipes/multi30k_en_de.yaml --ranks 2
     """
     from deltalm_ds.recipe.loading import load_recipe
-    from deltalm_ds.training.plan import make_plan, plan_lines
+    from deltalm_ds.training.plan import make_plan
 
     result = make_plan(load_recipe(recipe, overrides or ()), ranks)
-    print(json.dumps(result, ensure_ascii=False) if as_json else "\n".join(plan_lines(result)))
+    if as_json:
+        print_json(result)
+    else:
+        _print_plan(result)
 
 
 def train(
@@ -82,4 +85,79 @@ def demo(
     """
     from deltalm_ds.demo import run_demo
 
-    run_demo(out, ranks)
+    _print_demo(run_demo(out, ranks), out, ranks)
+
+
+def _print_plan(result: dict[str, Any]) -> None:
+    ds_config, model = result["deepspeed"], result["model"]
+    checkpoint, checkpoints = size_text(result["checkpoint_bytes"]), size_text(result["checkpoints_bytes"])
+    print(f"""\
+{result["recipe"]}: {result["num_ranks"]} rank(s), {ds_config["name"]} \
+({ds_config["precision"]}, ZeRO stage {ds_config["zero_stage"]})
+model: {model["num_encoder_layers"]} encoder layers, {model["num_decoder_blocks"]} {model["decoder"]} decoder blocks, \
+width {model["hidden_size"]}, FFN {model["ffn_size"]}, {model["num_heads"]} heads, \
+vocabulary {model["vocabulary_size"]:,}
+parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows)
+checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints
+""")
+    memory = result["memory_bytes_per_rank"].items()
+    rows = [(name.replace("_", " "), size_text(num_bytes)) for name, num_bytes in memory if num_bytes]
+    print_table(("memory per rank", "estimate"), rows, align="lr")
+    print()
+    _print_steps(result["steps"])
+    print()
+    _print_components(result["components"])
+
+
+def _print_steps(steps: list[dict[str, Any]]) -> None:
+    counts = {
+        "sequences": "sequences",
+        "source tokens": "source_tokens",
+        "target tokens": "target_tokens",
+        "micro-batches/rank": "micro_batches_per_rank",
+        "largest (tokens)": "largest_micro_batch_tokens",
+        "truncated": "truncated",
+        "dropped": "dropped",
+    }
+    facts = list(steps[0]["sampling"])  # such as the temperature
+    rows = []
+    for step in steps:
+        sampling = [f"{step['sampling'][name]:.2f}" for name in facts]
+        rows.append([step["step"], f"{step['learning_rate']:.3g}", *sampling, *(step[key] for key in counts.values())])
+    align = "l" + "r" * (1 + len(facts) + len(counts))
+    print_table(("step", "lr", *facts, *counts), rows, align, title="steps as they will be")
+
+
+def _print_components(components: list[dict[str, Any]]) -> None:
+    moments = components[0]["probability"]
+    rows = []
+    for component in components:
+        probabilities = [f"{component['probability'][moment]:.4f}" for moment in moments]
+        passes, per_pass = f"{component['passes']:,.2f}", component["steps_per_pass_at_end"]
+        sequences = [round(component["sequences"]), passes, round(per_pass) if per_pass else None]
+        rows.append([component["component"], component["rows"], *probabilities, *sequences])
+    columns = "component", "rows", *(f"p {moment}" for moment in moments), "sequences", "passes", "steps/pass at end"
+    title = f"components (p: share of the sequences at the {', '.join(moments)} step)"
+    print_table(columns, rows, align="l" + "r" * (len(columns) - 1), title=title)
+
+
+def _print_demo(summary: dict[str, Any], out: Path, num_ranks: int) -> None:
+    from deltalm_ds.data_tools.cldr import DEMO_PHRASES
+
+    bleu, translations = summary["bleu"], summary["translations"]
+    rows = [(name, f"{bleu[f'en-{name}']:.1f}", f"{bleu[f'{name}-en']:.1f}") for name in translations]
+    title = "BLEU on 200 unseen phrases a direction (sacreBLEU 13a, beam 5)"
+    print_table(("", "en→xx", "xx→en"), rows, align="lrr", title=title)
+    print(f"average of the {len(bleu)} directions: {summary['average_bleu']:.1f}\n")
+    for place, phrase in enumerate(DEMO_PHRASES):
+        print(phrase)
+        for name, texts in translations.items():
+            print(f"  {name}  {texts[place]}")
+    print(f"""
+Done in {summary["seconds"]["total"]:.0f} s. In {out}:
+  report.html     open it in a browser: loss, sampling, BLEU, sample translations
+  model/          the averaged model       ctranslate2/   the same, int8, for serving
+  summary.json    all numbers above        finetuning/    the run: recipe, metrics, checkpoints
+Try next:
+  echo "12 minutes ago" | deltalm translate {out}/ctranslate2 --target-lang fr
+  (cd {out} && deltalm plan finetuning/recipe.yaml --ranks {num_ranks})""")

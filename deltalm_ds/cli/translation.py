@@ -1,10 +1,9 @@
 """`deltalm translate | score`: text through a finished model."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +19,7 @@ from deltalm_ds.cli.options import (
     TargetLang,
     Threads,
 )
+from deltalm_ds.cli.output import print_json
 from deltalm_ds.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def translate(
     results = translate_lines(runner, lines, encode, options, token_scores=as_json or n_best > 1)
     for index, (line, found) in enumerate(zip(lines, results, strict=True)):
         if as_json:
-            print(_translation_json(line, found, None if ids else decode))
+            print_json(_translation(line, found, None if ids else decode))
             continue
         for hypothesis in found:
             prefix = f"{index}\t{hypothesis.score:.6f}\t" if n_best > 1 else ""
@@ -99,7 +99,7 @@ def score(
     for source_line, target_line, tokens, scores in zip(sources, targets, target_ids, found, strict=True):
         if as_json:
             values = {"source": source_line, "target": target_line, "ids": tokens}
-            print(json.dumps(values | {"score": sum(scores), "token_scores": scores}, ensure_ascii=False))
+            print_json(values | {"score": sum(scores), "token_scores": scores})
         else:
             print(f"{sum(scores):.6f}\t{' '.join(f'{value:.6f}' for value in scores)}")
 
@@ -117,7 +117,7 @@ def _codec(
     return encoder_for(vocabulary, target_lang), vocabulary.decode
 
 
-def _translation_json(line: str, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str] | None) -> str:
-    """One line of --json; without `decode` (--ids) the hypotheses have no text."""
+def _translation(line: str, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str] | None) -> dict[str, Any]:
+    """One object of --json; without `decode` (--ids) the hypotheses have no text."""
     hypotheses = [({"text": decode(hypothesis.ids)} if decode else {}) | asdict(hypothesis) for hypothesis in found]
-    return json.dumps({"source": line, "hypotheses": hypotheses}, ensure_ascii=False)
+    return {"source": line, "hypotheses": hypotheses}

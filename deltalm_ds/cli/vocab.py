@@ -1,12 +1,12 @@
 """`deltalm vocab`: make, import and look at vocabularies."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from deltalm_ds.vocabulary import Vocabulary
@@ -99,7 +99,7 @@ def inspect(
 
     vocabulary = Vocabulary.load(directory)
     if as_json:
-        print(json.dumps(_summary(vocabulary), ensure_ascii=False))
+        print_json(_summary(vocabulary))
     else:
         _print_blocks(vocabulary)
 
@@ -126,20 +126,20 @@ def _summary(vocabulary: "Vocabulary") -> dict[str, object]:
 
 
 def _print_blocks(vocabulary: "Vocabulary") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("block", "first id", "tokens", "such as")
-    for name, tokens in vocabulary.blocks.items():
-        table.add_row(name, f"{vocabulary.block_start(name):,}", f"{len(tokens):,}", " ".join(tokens[:8]))
-    console = Console(markup=False)
-    console.print(table)
+    print_table(
+        ("block", "first id", "tokens", "such as"),
+        [
+            (name, vocabulary.block_start(name), len(tokens), " ".join(tokens[:8]))
+            for name, tokens in vocabulary.blocks.items()
+        ],
+        align="lrrl",
+    )
     summary = _summary(vocabulary)
-    console.print(f"{vocabulary.num_tokens:,} tokens, {vocabulary.size:,} rows; hash {vocabulary.hash[:16]}")
+    print(f"{vocabulary.num_tokens:,} tokens, {vocabulary.size:,} rows; hash {vocabulary.hash[:16]}")
     if not vocabulary.has_text:
-        console.print("Ids only: no spm.model, so text cannot be encoded or decoded.")
+        print("Ids only: no spm.model, so text cannot be encoded or decoded.")
     elif summary["pieces_only_in_vocabulary"] or summary["pieces_only_in_spm"]:
-        console.print(
+        print(
             f"{summary['pieces_only_in_vocabulary']:,} pieces are not in the spm.model (never produced); "
             f"{summary['pieces_only_in_spm']:,} of its pieces are not in the vocabulary (become <unk>)."
         )

@@ -1,14 +1,24 @@
 """What commands write where: results alone on stdout, in the order and number promised; the rest on stderr."""
 
+import contextlib
+import io
 import json
+import math
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from command import NUM_LINES, deltalm, make_world, must
+from hypothesis import given
+from hypothesis import strategies as st
 
+from deltalm_ds.cli.output import print_json, print_table, print_values
+from deltalm_ds.data_tools.cldr import DEMO_PHRASES
 from deltalm_ds.vocabulary import Vocabulary
 
 LINES = ["one two three", "", "four five six seven eight", "  ", "nine ten", "one"]
@@ -51,12 +61,129 @@ def test_json_of_statistics():
     assert [(side["side"], side["rows"]) for side in sides] == [("source", NUM_LINES), ("target", NUM_LINES)]
 
 
+def test_lengths_are_drawn_into_a_page_that_is_called_so(world):
+    outcome = deltalm("data", "stats", "shards", "--plot", "lengths.svg")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.messages == ["deltalm: --plot lengths.svg: the chart is an HTML page; name it lengths.html."]
+    must("data", "stats", "shards", "--plot", "lengths.html")
+    assert (world / "lengths.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert not (world / "lengths.svg").exists()
+
+
 def test_json_of_an_evaluated_model(world):
     for language in ("en", "de"):
         (world / f"dev.en-de.{language}").write_text("one two\nthree\n")
     outcome = deltalm("evaluate", "model", "--data", ".", "--split", "dev", "--beam", 1, "--max-length", 4, "--json")
     assert [score["direction"] for score in json.loads(outcome.stdout)["directions"]] == ["de-en", "en-de"]
     assert "translate en-de: 2/2" in outcome.stderr
+
+
+def test_a_plan_says_the_same_to_people_and_to_scripts(world):
+    arguments = "plan", "recipe.yaml", "--ranks", 2
+    lines, result = must(*arguments).splitlines(), json.loads(must(*arguments, "--json"))
+    assert lines[0] == "world: 2 rank(s), fp32_zero1 (fp32, ZeRO stage 1)"
+    assert f"parameters: {result['num_parameters']:,} " in lines[2]
+    rows = {line.split("  ")[0]: line.split() for line in lines if line}
+    weights = result["memory_bytes_per_rank"]["weights"]
+    assert rows["weights"][1:] == [f"{weights / 2**20:.1f}", "MiB"]
+    assert result["memory_bytes_per_rank"]["gathered_weights"] == 0 and "gathered weights" not in rows
+    (first, *_), (component, *_) = result["steps"], result["components"]
+    assert rows["0"][1:3] == [f"{first['learning_rate']:.3g}", f"{first['sampling']['temperature']:.2f}"]
+    assert rows["0"][3:6] == [f"{first[key]:,}" for key in ("sequences", "source_tokens", "target_tokens")]
+    shares = [f"{share:.4f}" for share in component["probability"].values()]
+    counts = [f"{component['sequences']:,.0f}", f"{component['passes']:,.2f}"]
+    assert rows[component["component"]][1:-1] == [f"{component['rows']:,}", *shares, *counts]
+
+
+def test_the_demo_shows_scores_and_translations(world):
+    summary = {
+        "bleu": {"en-fr": 94.84, "fr-en": 96.0, "en-de": 9.5, "de-en": 100.0},
+        "average_bleu": 75.08,
+        "translations": {"fr": [f"phrase {number}" for number in range(9)], "de": ["Satz"] * 9},
+        "seconds": {"total": 266.4},
+    }
+    with mock.patch("deltalm_ds.demo.run_demo", return_value=summary) as run:
+        lines = must("demo", "--out", "there", "--ranks", 3).splitlines()
+    assert run.call_args.args == (Path("there"), 3)
+    assert [line.split() for line in lines[1:4]] == [["en→xx", "xx→en"], ["fr", "94.8", "96.0"], ["de", "9.5", "100.0"]]
+    assert lines[4] == "average of the 4 directions: 75.1"
+    assert [line for line in lines if line.startswith("  fr  ")] == [
+        f"  fr  phrase {number}" for number in range(len(DEMO_PHRASES))
+    ]
+    assert "Done in 266 s. In there:" in lines
+
+
+CELLS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), max_size=300)
+
+
+@given(st.lists(st.tuples(CELLS, st.integers() | st.none()), max_size=5))
+def test_a_table_in_a_pipe_is_one_whole_line_a_row(rows):
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        print_table(("first", "second"), rows, align="lr", title="[bold]title")
+    title, header, *lines = stdout.getvalue().removesuffix("\n").split("\n")
+    assert (title, header.split()) == ("[bold]title", ["first", "second"])
+    assert len(lines) == len(rows)
+    for line, (text, number) in zip(lines, rows, strict=True):
+        assert line.startswith(text.rstrip()) and line == line.rstrip()
+        assert line.removeprefix(text.rstrip()).strip() == ("" if number is None else f"{number:,}")
+
+
+def test_columns_of_a_table_stand_under_their_names(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(
+        ("name", "count", "such as"), [("a long name", 12345, "x"), ("日本", 7, "[b]y[/b] :smile:")], align="lrl"
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "name          count  such as",
+        "a long name  12,345  x",
+        "日本              7  [b]y[/b] :smile:",  # characters of two columns' width
+    ]
+
+
+def test_a_table_fits_into_a_terminal(world):
+    code = "from deltalm_ds.cli.output import print_table; print_table(('a', 'b'), [('word ' * 30, 5)], align='lr')"
+    terminal, stdout = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "60", "NO_COLOR": "1"}
+    subprocess.run([sys.executable, "-c", code], stdout=stdout, env=environment, check=True)
+    os.close(stdout)
+    lines = re.sub(r"\x1b\[[0-9;?]*m", "", os.read(terminal, 1 << 16).decode()).splitlines()
+    os.close(terminal)
+    assert len(lines) > 3 and max(map(len, lines)) <= 60
+    assert " ".join(lines).split().count("word") == 30
+
+
+def test_json_has_no_numbers_of_its_own(capsys):
+    """RFC 8259 has neither NaN nor infinities; nested ones are found too."""
+    print_json({"a": math.nan, "b": [1, math.inf, {"c": (-math.inf, 2.5, True)}], "d": None, "e": "NaN"})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"a": None, "b": [1, None, {"c": [None, 2.5, True]}], "d": None, "e": "NaN"}
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_json_is_one_line_of_utf8_and_keeps_all_text(value):
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        print_json(value)
+    line, end = stdout.getvalue().split("\n")
+    assert json.loads(line.encode("utf-8")) == value and end == ""
+
+
+def test_file_names_that_are_not_utf8_are_in_json(capsys):
+    name = os.fsdecode(b"\xff.txt")
+    print_json({"path": name, "language": "日本語"})
+    line = capsys.readouterr().out
+    assert json.loads(line.encode("utf-8")) == {"path": name, "language": "日本語"} and "日本語" in line
+
+
+def test_nested_values_stand_below_their_names(capsys):
+    print_values({"a": 1, "b": {"c": "x", "d": {"e": None}}, "f": [{"g": 1, "h": 2}], "i": ["y"], "j": []})
+    assert capsys.readouterr().out.splitlines() == [
+        *("a: 1", "b:", "  c: x", "  d:", "    e: None", "f:", "  - g 1, h 2", "i: ['y']", "j: []")
+    ]
 
 
 def test_a_refusal_with_json_leaves_stdout_empty():

@@ -1,9 +1,8 @@
 """Statistics against plain counting in Python over the same rows and their text."""
 
-import xml.etree.ElementTree as ElementTree
+import json
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,13 +69,14 @@ def test_against_plain_counting(dataset, vocabulary, monkeypatch):
     assert without == replace(source, tokens_per_word=None, characters_per_token=None)
 
 
-def test_plot(dataset, tmp_path):
-    sides = statistics(dataset[0])
-    plot_lengths(sides, tmp_path / "lengths.svg")
-    root = ElementTree.parse(tmp_path / "lengths.svg").getroot()
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    lines = [element for element in root.iter() if element.tag.endswith("polyline")]
-    assert len(lines) == 2
-    points = [tuple(map(float, point.split(","))) for point in lines[0].attrib["points"].split()]
-    assert len(points) == len(sides[0].histogram)
-    assert all(a[0] < b[0] and a[1] >= b[1] for a, b in pairwise(points))
+def test_plot(dataset, vocabulary, tmp_path):
+    data, texts = dataset
+    plot_lengths(statistics(data), tmp_path / "lengths.html")
+    page = (tmp_path / "lengths.html").read_text(encoding="utf-8")
+    chart = page[page.index("</head>") :]
+    lines, _ = json.JSONDecoder().raw_decode(chart, chart.index("[{", chart.index("Plotly.newPlot(")))
+    assert [line["name"] for line in lines] == ["en-de en", "en-de de"]
+    lengths = [len(vocabulary.encode(text)) for text in texts]
+    for length, percent in zip(lines[0]["x"], lines[0]["y"], strict=True):
+        assert percent == pytest.approx(100 * sum(n <= length for n in lengths) / len(lengths))
+    assert lines[0]["y"][-1] == 100 and lines[0]["x"][-1] >= max(lengths)

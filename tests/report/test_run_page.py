@@ -3,18 +3,16 @@
 import json
 import math
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from plotly.offline import get_plotlyjs
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.report.line_chart import LABEL_HEIGHT, Series, _label_positions, _nice_step, line_chart
 from deltalm_ds.report.run_page import write_report
+from deltalm_ds.runs.metrics import read_metrics
 
 OTHERS = ("fr", "cs", "de", "fi", "lv", "et", "ro", "hi", "tr", "gu")
 DIRECTIONS = [direction for other in OTHERS for direction in (f"en-{other}", f"{other}-en")]
@@ -32,7 +30,7 @@ training: {max_steps: 4000, save_every: 500}
 """
 
 
-def task_name(direction: str) -> str:
+def component_name(direction: str) -> str:
     return f"seq2seq:{direction if direction.startswith('en') else '-'.join(direction.split('-')[::-1])}:{direction}"
 
 
@@ -46,12 +44,12 @@ def training_record(step: int) -> dict[str, Any]:
         "kind": "train",
         "loss": loss,
         "nll": loss - 0.4,
-        "nll_of": {task_name(d): loss - 0.4 + 0.02 * i for i, d in enumerate(DIRECTIONS)},
+        "nll_of": {component_name(d): loss - 0.4 + 0.02 * i for i, d in enumerate(DIRECTIONS)},
         "learning_rate": 0.004 * min(step / 400, (400 / step) ** 0.5),
         "gradient_norm": math.inf if step == 20 else 0.5 + 4 * math.exp(-step / 300) + (9.0 if step == 3000 else wave),
         "skipped_updates": 1,
         "temperature": temperature,
-        "probability": {task_name(d): w / sum(weight.values()) for d, w in weight.items()},
+        "probability": {component_name(d): w / sum(weight.values()) for d, w in weight.items()},
         "tokens_per_second": 15000.0,
         "tokens_per_step": 4000.0,
         "seconds_per_step": 0.25,
@@ -63,7 +61,7 @@ def training_record(step: int) -> dict[str, Any]:
 def validation_record(step: int) -> dict[str, Any]:
     loss = 2.2 + 5.5 * math.exp(-step / 600)
     bleu = {d: (80 - 1.5 * i) * (1 - math.exp(-step / 700)) for i, d in enumerate(DIRECTIONS)}
-    nll = {task_name(d): loss - 0.5 for d in DIRECTIONS}
+    nll = {component_name(d): loss - 0.5 for d in DIRECTIONS}
     return {"step": step, "kind": "validation", "loss": loss, "nll": loss - 0.5, "nll_of": nll} | {
         "bleu": sum(bleu.values()) / len(bleu),
         "bleu_of": bleu,
@@ -107,7 +105,7 @@ def fabricate_run(run: Path) -> None:
 
 
 class Page(HTMLParser):
-    """Rows of all tables, all headings, all attributes; checks that tags are closed in order."""
+    """Rows of all tables, headings, scripts, attributes with addresses; checks that tags are closed in order."""
 
     VOID = ("meta", "!doctype")
 
@@ -115,21 +113,32 @@ class Page(HTMLParser):
         super().__init__()
         self.rows: list[list[str]] = []
         self.headings: list[str] = []
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.paragraphs: list[str] = []
         self.open: list[str] = []
         self.tags: set[str] = set()
         self.urls: list[str] = []
+        self.metas: dict[str, str] = {}
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.urls += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+        self.urls += [value or "" for name, value in attrs if name in ("href", "src", "srcset", "action", "xlink:href")]
         if tag not in self.VOID:
             self.open.append(tag)
+        if tag == "meta":
+            found = {name: value or "" for name, value in attrs}
+            self.metas[found.get("http-equiv", "")] = found.get("content", "")
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "p":
+            self.paragraphs.append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
@@ -138,10 +147,30 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("td", "th"):
+        inside = self.open[-1] if self.open else ""
+        if inside in ("td", "th"):
             self.rows[-1][-1] += data
-        if self.open and self.open[-1] in ("h1", "h2"):
+        if inside in ("h1", "h2"):
             self.headings.append(data)
+        if inside == "script":
+            self.scripts[-1] += data
+        if inside == "style":
+            self.styles.append(data)
+        if "p" in self.open:
+            self.paragraphs[-1] += data
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """What is given to plotly by the title of the chart: its lines, layout and config."""
+        found = {}
+        for script in self.scripts[1:]:
+            values, rest = [], script[script.index("Plotly.newPlot(") + len("Plotly.newPlot(") :]
+            for _ in range(4):
+                value, end = json.JSONDecoder().raw_decode(rest.lstrip(" ,\n"))
+                rest = rest.lstrip(" ,\n")[end:]
+                values.append(value)
+            name, data, layout, config = values
+            found[unquote(name)] = {"lines": {line["name"]: line for line in data}, "layout": layout, "config": config}
+        return found
 
     def row(self, first: str) -> list[str]:
         return next(row for row in self.rows if row[0] == first)
@@ -156,7 +185,6 @@ def test_page_of_a_whole_run(tmp_path: Path) -> None:
     fabricate_run(tmp_path)
     page = report_of(tmp_path)
     assert page.headings == ["cldr <many>", "Translation quality", "Components", "Sample translations", "Checkpoints"]
-    assert page.urls == [] and not page.tags & {"script", "link", "img", "iframe"}  # nothing from elsewhere
     assert page.row("Steps")[1] == "4,000 of 4,000"
     assert page.row("Tokens")[1].startswith("16,000,000 ") and "16,000 a second" in page.row("Tokens")[1]
     assert page.row("Time of the steps")[1] == "16 min 40 s"  # 4,000 · 0.25 s
@@ -165,7 +193,9 @@ def test_page_of_a_whole_run(tmp_path: Path) -> None:
     bleu = validation_record(4000)["bleu_of"]
     assert page.row("en-cs") == ["en-cs", f"{bleu['en-cs']:.2f}", f"{bleu['en-cs']:.2f}", "4,000", "72.00", "80.00"]
     assert page.row("average")[-2:] == ["79.50", "80.00"]
-    assert page.row(task_name("gu-en"))[-1] == f"{training_record(4000)['probability'][task_name('gu-en')]:.3f}"
+    assert (
+        page.row(component_name("gu-en"))[-1] == f"{training_record(4000)['probability'][component_name('gu-en')]:.3f}"
+    )
     assert page.row("en-gu") != page.row("en-cs") and ["en-gu", "3.5 <km>", "૩.૫ કિમી", "૩.૫ કિલોમીટર"] in page.rows
     assert page.row("step_00003000")[-1] == "best" and page.row("step_00004000")[-1] == ""
     assert list(tmp_path.glob(".*")) == []
@@ -199,75 +229,168 @@ def test_page_of_before_stays_when_an_input_is_damaged(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-def test_tasks_of_several_objectives_are_told_apart(tmp_path: Path) -> None:
-    tasks = ("span_corruption:de:de", "translation_span_corruption:de-en:de-en", "seq2seq:de-en:en-de")
-    record = training_record(20) | {"probability": dict.fromkeys(tasks, 0.3), "nll_of": dict.fromkeys(tasks, 2.0)}
+def points(line: dict[str, Any]) -> list[tuple[float, float]]:
+    return list(zip(line["x"], line["y"], strict=True))
+
+
+def test_charts_show_what_the_log_says(tmp_path: Path) -> None:
+    fabricate_run(tmp_path)
+    figures = report_of(tmp_path).figures()
+    records = read_metrics(tmp_path)
+    train = [record for record in records if record["kind"] == "train"]
+    validation = [record for record in records if record["kind"] == "validation"]
+    assert list(figures) == [
+        *("Loss per target token (nats)", "Learning rate", "Gradient norm before clipping", "Sampling temperature"),
+        *("Sampling probability", "Validation BLEU"),
+    ]
+    losses = figures["Loss per target token (nats)"]["lines"]
+    assert points(losses["training"]) == [(record["step"], record["loss"]) for record in train]
+    assert points(losses["validation"]) == [(record["step"], record["loss"]) for record in validation]
+    for name, key in (("Learning rate", "learning_rate"), ("Sampling temperature", "temperature")):
+        (line,) = figures[name]["lines"].values()
+        assert points(line) == [(record["step"], record[key]) for record in train]
+    (norm,) = figures["Gradient norm before clipping"]["lines"].values()
+    assert points(norm) == [(r["step"], r["gradient_norm"]) for r in train if math.isfinite(r["gradient_norm"])]
+    assert len(norm["x"]) == len(train) - 1
+    assert figures["Gradient norm before clipping"]["layout"]["yaxis"]["type"] == "log"
+    probability, bleu = (figures[name]["lines"] for name in ("Sampling probability", "Validation BLEU"))
+    assert set(probability) == set(bleu) == set(DIRECTIONS)
+    for direction in DIRECTIONS:
+        name = component_name(direction)
+        assert points(probability[direction]) == [(r["step"], r["probability"][name]) for r in train]
+        assert points(bleu[direction]) == [(r["step"], r["bleu_of"][direction]) for r in validation]
+
+
+def test_a_direction_has_its_own_colour_in_all_charts(tmp_path: Path) -> None:
+    fabricate_run(tmp_path)
+    figures = report_of(tmp_path).figures()
+    colours = [
+        {name: line["line"]["color"] for name, line in figures[chart]["lines"].items()}
+        for chart in ("Sampling probability", "Validation BLEU")
+    ]
+    assert colours[0] == colours[1] and len(set(colours[0].values())) == len(DIRECTIONS)
+    assert all(figures[chart]["layout"]["showlegend"] for chart in ("Sampling probability", "Validation BLEU"))
+
+
+def test_page_needs_no_network_and_sends_nothing(tmp_path: Path) -> None:
+    fabricate_run(tmp_path)
+    page = report_of(tmp_path)
+    assert page.scripts[0] == get_plotlyjs() and len(page.scripts) == 1 + len(page.figures())
+    assert page.urls == [] and not page.tags & {"link", "img", "iframe", "object", "embed", "base", "form", "a"}
+    assert not any(word in style for style in page.styles for word in ("url(", "@import", "http"))
+    policy = dict(part.strip().split(" ", 1) for part in page.metas["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["form-action"] == "'none'"
+    assert not any(word in policy[key] for key in policy for word in ("http", "*", "'self'"))
+    for figure in page.figures().values():
+        buttons = {button for group in figure["config"]["modeBarButtons"] for button in group}
+        assert buttons and "sendChartToCloud" not in buttons
+        assert figure["config"]["displaylogo"] is False  # it is a link
+        assert not any("http" in str(value) for value in figure["config"].values())
+
+
+HOSTILE = "</script><script>alert('1')</script><img src=//x.org/>&amp;\"'<b>"
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    component = f"seq2seq:en-de:{HOSTILE}"
+    record = training_record(20) | {"probability": {component: 0.3, "b": 0.7}, "nll_of": {component: 2.0}}
+    write_metrics(tmp_path, [record, validation_record(20) | {"bleu_of": {HOSTILE: 1.0}, f"{HOSTILE}_of": {"b": 2.0}}])
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"name": HOSTILE, "about": {HOSTILE: HOSTILE}}))
+    sample = {"direction": HOSTILE, "source": HOSTILE, "reference": None, "hypothesis": ""}
+    (tmp_path / "samples.json").write_text(json.dumps([sample]))
+    page = report_of(tmp_path)
+    assert page.headings[0] == HOSTILE and page.paragraphs[0] == f"{HOSTILE}: {HOSTILE}"
+    assert page.urls == [] and "img" not in page.tags
+    assert page.row(component)[1] == "2.000" and [HOSTILE, HOSTILE, "", ""] in page.rows
+    figures = page.figures()
+    assert len(page.scripts) == 1 + len(figures) == 7  # all but the gradient norm, which is infinite
+    for chart in ("Sampling probability", "Validation BLEU"):  # plotly itself reads tags and entities in names
+        name, *_ = figures[chart]["lines"]
+        text = HOSTILE.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        assert name == text
+
+
+def test_components_of_several_objectives_are_told_apart(tmp_path: Path) -> None:
+    components = ("span_corruption:de:de", "translation_span_corruption:de-en:de-en", "seq2seq:de-en:de-en")
+    record = training_record(20) | {"probability": dict.fromkeys(components, 0.3)}
     write_metrics(tmp_path, [record])
-    write_report(tmp_path, tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for label in ("de span corruption", "de-en translation span corruption", "en-de seq2seq"):
-        assert f">{label}</text>" in text
+    lines = report_of(tmp_path).figures()["Sampling probability"]["lines"]
+    assert list(lines) == ["de span corruption", "de-en translation span corruption", "de-en seq2seq"]
+    _, translation, seq2seq = (line["line"] for line in lines.values())
+    assert translation["color"] == seq2seq["color"] and translation["dash"] != seq2seq["dash"]
 
 
-def svg_lines(svg: str) -> list[list[tuple[float, float]]]:
-    lines = ElementTree.fromstring(svg).iter("polyline")
-    pairs = [[point.split(",") for point in line.attrib["points"].split()] for line in lines]
-    return [[(float(x), float(y)) for x, y in line] for line in pairs]
+def test_components_that_differ_in_their_corpus_alone_have_their_whole_names(tmp_path: Path) -> None:
+    components = ("seq2seq:europarl:en-de", "seq2seq:news:en-de")
+    write_metrics(tmp_path, [training_record(20) | {"probability": dict.fromkeys(components, 0.5)}])
+    assert list(report_of(tmp_path).figures()["Sampling probability"]["lines"]) == list(components)
 
 
-def tick_places(svg: str, anchor: str) -> dict[float, float]:
-    """Value of each tick label -> its pixel."""
-    texts = [text for text in ElementTree.fromstring(svg).iter("text") if text.get("text-anchor") == anchor]
-    axis = "x" if anchor == "middle" else "y"
-    shift = 0 if axis == "x" else -4
-    values = [(text.text or "", float(text.attrib[axis]) + shift) for text in texts if text.text != "step"]
-    return {float(text.replace(",", "")): place for text, place in values}
+def test_metrics_are_those_that_the_evaluation_describes(tmp_path: Path) -> None:
+    """A metric of which lower values are better, and one that only the evaluation has."""
+    directions = {"en-de": (80.0, 60.0, 70.0), "de-en": (90.0, 50.0, 55.0)}
+    records = [
+        validation_record(100 * number)
+        | {"bleu_of": {}, "ter_of": {direction: values[number] for direction, values in directions.items()}}
+        for number in range(3)
+    ]
+    write_metrics(tmp_path, records)
+    evaluation: dict[str, Any] = {
+        "metrics": {
+            "ter": {"title": "TER", "higher_is_better": False},
+            "comet": {"title": "COMET-22", "higher_is_better": True},
+        },
+        "signatures": {"ter": ["case:lc|tok:tercom"], "comet": []},
+        "directions": [{"direction": d, "bleu": 1.0, "scores": {"ter": 42.0, "comet": 0.5}} for d in directions],
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    page = report_of(tmp_path)
+    assert page.row("direction") == [
+        *("direction", "validation TER, last", "best", "at step", "test TER", "test COMET-22")
+    ]
+    assert page.row("en-de") == ["en-de", "70.00", "60.00", "100", "42.00", "0.500"]
+    assert page.row("average") == ["average", "62.50", "55.00", "", "42.00", "0.500"]
+    assert "test TER: case:lc|tok:tercom" in page.paragraphs
+    assert set(page.figures()["Validation TER"]["lines"]) == set(directions)
 
 
-def test_points_stand_where_the_axes_say() -> None:
-    svg = line_chart("a & b", [Series("", [0, 500, 1000], [0.0, 2.0, 10.0])])
-    ((first, middle, last),) = svg_lines(svg)
-    x, y = tick_places(svg, "middle"), tick_places(svg, "end")
-    assert (first, last) == ((x[0], y[0]), (x[1000], y[10]))
-    assert middle[0] == pytest.approx((x[0] + x[1000]) / 2, abs=0.1)
-    assert middle[1] == pytest.approx(y[2], abs=0.1)
+def test_no_best_value_of_a_metric_that_nobody_describes(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [validation_record(100) | {"bleu_of": {}, "ter_of": {"en-de": 70.0}}])
+    page = report_of(tmp_path)
+    assert page.row("direction") == ["direction", "validation ter, last"]
+    assert page.row("en-de") == ["en-de", "70.00"]
 
 
-def test_logarithmic_axis_leaves_out_what_it_cannot_show() -> None:
-    svg = line_chart("norm", [Series("", [1, 2, 3, 4, 5], [0.1, math.inf, math.nan, 0.0, 1000.0])], log=True)
-    ((first, last),) = svg_lines(svg)
-    y = tick_places(svg, "end")
-    assert first[1] == pytest.approx(y[0.1], abs=0.1) and last[1] == pytest.approx(y[1000], abs=0.1)
+def test_values_that_were_not_finite_are_left_out(tmp_path: Path) -> None:
+    """They are null in the log, or NaN in that of an older version."""
+    name = component_name("en-fr")
+    spoiled = {"loss": None, "nll_of": {name: None}, "learning_rate": math.nan, "bleu_of": None}
+    write_metrics(tmp_path, [training_record(20), training_record(40) | spoiled, validation_record(40) | spoiled])
+    page = report_of(tmp_path)
+    assert page.figures()["Loss per target token (nats)"]["lines"]["training"]["x"] == [20]
+    (rate,) = page.figures()["Learning rate"]["lines"].values()
+    assert rate["x"] == [20]
+    assert page.row(name)[1:4] == [f"{training_record(20)['nll_of'][name]:.3f}"] * 2 + [""]
 
 
-def test_chart_without_points_is_nothing() -> None:
-    assert line_chart("empty", [Series("a", [], []), Series("b", [1], [math.nan])]) == ""
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "is not valid YAML"), ("", "is not a recipe"), ("- a", "is not a recipe")]
+)
+def test_recipe_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
+    write_metrics(tmp_path, [training_record(20)])
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"recipe\.yaml {message}"):
+        write_report(tmp_path, tmp_path / "report.html")
 
 
-def test_long_lines_are_averaged_and_small() -> None:
-    steps = list(range(100_000))
-    svg = line_chart("long", [Series("", steps, [step % 2 for step in steps])])
-    (line,) = svg_lines(svg)
-    y = tick_places(svg, "end")
-    assert len(line) <= 500 and len(svg) < 20_000
-    # runs of an even number of points: each mean is one half
-    assert all(place == pytest.approx(y[0.5], abs=0.1) for _, place in line)
+def test_recipe_of_another_version_is_shown(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [training_record(20)])
+    (tmp_path / "recipe.yaml").write_text("name: 2024\nabout: null\nseed: 7\ntrainer: {steps: 100}\n")
+    page = report_of(tmp_path)
+    assert page.headings[0] == "2024" and page.row("Steps")[1] == "20" and page.row("Seed")[1] == "7"
 
 
-@given(st.lists(st.floats(0, 200), min_size=1, max_size=40))
-def test_labels_do_not_overlap_and_stay_inside(wanted: list[float]) -> None:
-    wanted = sorted(wanted)
-    placed = _label_positions(wanted, 0, 200)
-    shown = [y for y in placed if not math.isnan(y)]
-    assert len(shown) == min(len(wanted), 200 // LABEL_HEIGHT + 1)
-    assert all(0 <= y <= 200 for y in shown)
-    assert all(after - before >= LABEL_HEIGHT - 1e-9 for before, after in pairwise(shown))
-    if all(after - before >= LABEL_HEIGHT for before, after in pairwise(wanted)):
-        assert placed == wanted
-
-
-@given(st.floats(1e-12, 1e12))
-def test_steps_of_an_axis_are_nice(least: float) -> None:
-    step = _nice_step(least)
-    assert least * (1 - 1e-9) <= step <= 2.5 * least * (1 + 1e-6)
-    assert f"{step:.3e}"[0:5] in ("1.000", "2.000", "5.000")
+def test_titles_that_differ_in_signs_alone_are_charts_of_their_own(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [validation_record(100) | {"bleu_of": {}, "chrf_of": {"a": 1.0}, "chrf++_of": {"a": 2.0}}])
+    figures = report_of(tmp_path).figures()
+    assert [figures[f"Validation {title}"]["lines"]["a"]["y"] for title in ("chrF2", "chrf++")] == [[1.0], [2.0]]

@@ -1,0 +1,39 @@
+"""Looking into the records of a run's metrics.jsonl: values by step, also those by component or direction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def points_of(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
+    """(step, value) of the records that have a value of this key."""
+    return [(record["step"], record[key]) for record in records if record.get(key) is not None]
+
+
+def points_in(records: Sequence[Record], group: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of the records that have a value `record[group][name]`, such as the loss of a component."""
+    points = [(record["step"], (record.get(group) or {}).get(name)) for record in records]
+    return [(step, value) for step, value in points if value is not None]
+
+
+def names_in(records: Sequence[Record], group: str) -> list[str]:
+    """The keys of the dicts `record[group]`, in the order in which they first occur."""
+    return list(dict.fromkeys(name for record in records for name in record.get(group) or {}))
+
+
+def validation_metrics(validation: Sequence[Record]) -> list[str]:
+    """The names of the metrics of translations that validation records have by direction: `bleu` of `bleu_of`."""
+    groups = dict.fromkeys(key for record in validation for key in record if key.endswith("_of"))
+    return [group.removesuffix("_of") for group in groups if group != "nll_of"]
+
+
+def direction_of(name: str) -> str:
+    """`de-en` of a component `seq2seq:en-de:de-en`; a name that is not a component's stays."""
+    return name.rpartition(":")[2]
+
+
+def objective_of(name: str) -> str:
+    """`seq2seq` of a component `seq2seq:en-de:de-en`; empty for a name that is not a component's."""
+    parts = name.rsplit(":", 2)
+    return parts[0] if len(parts) == 3 else ""
