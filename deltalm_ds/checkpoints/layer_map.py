@@ -60,7 +60,9 @@ class LayerMap:
 
 def _from_encoder(pair: Pair, rest: str) -> Slice:
     sublayer, tensor = rest.split(".", 1)
-    layer = f"encoder.layers.{pair[sublayer in ('cross_attention', 'ffn_2')]}"
+    first, second = pair
+    number = second if sublayer in ("cross_attention", "ffn_2") else first
+    layer = f"encoder.layers.{number}"
     if sublayer.startswith("ffn"):
         return Slice(f"{layer}.ffn.{tensor}")
     projection, _, kind = tensor.rpartition(".")
