@@ -1,4 +1,4 @@
-"""An ONNX graph in the making, with float32 or int8 products; its weights are stored outside (see export/onnx.py)."""
+"""An ONNX graph in the making, with float32 or int8 products; its weights are stored outside (see formats/onnx.py)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -108,7 +108,7 @@ class Graph:
 
 
 class Int8Graph(Graph):
-    """The same with int8 products and token table; export/onnx.py tells how."""
+    """The same with int8 products and token table; formats/onnx.py tells how."""
 
     def look_up(self, tokens: str) -> str:
         table, scales = self._int8_token_table()
