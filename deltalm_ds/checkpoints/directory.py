@@ -65,8 +65,13 @@ def save_model(
 ) -> None:
     """Write a model directory, float32, complete or not at all.
 
-    A weight may be a function that makes it: it is called when the tensor is to be written, so that a model can be
-    converted with one tensor in memory at a time.
+    Args:
+        directory: a new one.
+        config: of the model.
+        weights: every parameter by its name. One may be a function that makes it: it is called when the tensor is to
+            be written, so that a model can be converted with one tensor in memory at a time.
+        vocabulary: names the rows of the token table.
+        provenance: where the model comes from (see `provenance`).
 
     Raises:
         InputError: the directory exists and is not empty.

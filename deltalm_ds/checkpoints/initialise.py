@@ -133,7 +133,6 @@ def make_initialisation(
         )
     if None not in (num_heads, sizes.num_heads) and num_heads != sizes.num_heads:
         raise InputError(f"{source.path} has {sizes.num_heads} heads, not {num_heads}: leave out --heads.")
-    own_settings = source.config.model_dump() if source.config else {}
     shape = {
         "vocabulary_size": vocabulary_size,
         "num_heads": num_heads or sizes.num_heads,
@@ -141,15 +140,21 @@ def make_initialisation(
         "num_decoder_blocks": len(layer_map.decoder),
         "max_positions": max_positions or sizes.max_positions,
     }
-    try:
-        config = sizes.config(**(own_settings | shape))
-    except ValidationError as error:
-        faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
-        raise InputError(f"{source.path} cannot be a DeltaLM: {faults} (the heads are given by --heads).") from None
+    config = _new_config(source, shape)
     for stack in ("encoder", "decoder"):
         table = layer_map.origin(f"{stack}.embedding.positions").name
         fit_positions(torch.empty(source.num_rows(table), 0), config.max_positions, fit)  # refuses in time
     return Initialisation(source, config, layer_map, rows, fit, seed)
+
+
+def _new_config(source: SourceCheckpoint, shape: dict[str, Any]) -> DeltaLMConfig:
+    """The config of a model of this shape; a model directory of ours keeps its other settings (dropout, say)."""
+    own_settings = source.config.model_dump() if source.config else {}
+    try:
+        return source.sizes.config(**(own_settings | shape))
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise InputError(f"{source.path} cannot be a DeltaLM: {faults} (the heads are given by --heads).") from None
 
 
 def unchanged_initialisation(

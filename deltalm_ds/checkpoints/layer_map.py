@@ -78,8 +78,10 @@ def make_layer_map(
     """The layer map that the user asks for, or the default.
 
     Args:
+        sizes: of the source.
         encoder: the source's encoder layers, such as "0 1 2 5".
         decoder: of each block two of the source's encoder layers, "0,1 2,3", or one of its decoder blocks, "0 2".
+        ffn_order: see `LayerMap`.
 
     Raises:
         InputError: a map is malformed or names a layer that the source has not, or does not fit the source's decoder.

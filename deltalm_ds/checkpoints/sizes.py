@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -44,8 +44,18 @@ class Sizes:
     @classmethod
     def of(cls, config: DeltaLMConfig) -> "Sizes":
         """The structure of a DeltaLM; padding rows count."""
-        shared = {field.name for field in fields(cls)} & type(config).model_fields.keys()
-        return cls(num_rows=config.num_embedding_rows, **{name: getattr(config, name) for name in shared})
+        return cls(
+            num_rows=config.num_embedding_rows,
+            hidden_size=config.hidden_size,
+            ffn_size=config.ffn_size,
+            num_heads=config.num_heads,
+            num_encoder_layers=config.num_encoder_layers,
+            num_decoder_blocks=config.num_decoder_blocks,
+            decoder=config.decoder,
+            max_positions=config.max_positions,
+            embedding_norm=config.embedding_norm,
+            layer_norm_eps=config.layer_norm_eps,
+        )
 
     def config(self, **overrides: Any) -> DeltaLMConfig:
         """A DeltaLM of these sizes; an encoder alone gets the decoder that `overrides` states."""
@@ -57,7 +67,7 @@ def read_settings(tensors: TensorFile, directory: Path) -> dict[str, Any]:
     """What a checkpoint states of itself: fairseq's model arguments, or the config.json beside a plain file.
 
     Raises:
-        InputError, DataError: config.json cannot be read, or the arguments are in no form of fairseq's.
+        InputError, DataError: config.json cannot be read, or the arguments are not written as fairseq writes them.
     """
     cfg = tensors.content.get("cfg")
     for arguments in (cfg.get("model") if isinstance(cfg, Mapping) else None, tensors.content.get("args")):

@@ -132,6 +132,8 @@ def _example(
     if vocabulary is None or not vocabulary.has_text:
         return export_format.ids_example.format(directory=name)
     tags = vocabulary.blocks["languages"]
-    first = vocabulary.token(sources[0][0]) if sources else ""
-    tag = first if first in tags else tags[-1] if tags else ""
-    return export_format.example.format(directory=name, tag=f"{tag} " if tag else "")
+    if not tags:
+        return export_format.example.format(directory=name, tag="")
+    first = vocabulary.token(sources[0][0]) if sources else None
+    tag = first if first in tags else tags[-1]
+    return export_format.example.format(directory=name, tag=f"{tag} ")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # help texts name the formats, and are to come without heavy 
     from deltalm_ds.model.deltalm import DeltaLM
     from deltalm_ds.vocabulary import Vocabulary
 
+# The first is the default.
 FORMATS = ("ctranslate2", "huggingface", "bart", "onnx", "fairseq")
 
 
