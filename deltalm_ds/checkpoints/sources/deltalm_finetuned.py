@@ -6,7 +6,10 @@ from deltalm_ds.checkpoints.tensor_files import TensorFile
 
 
 def _is_fairseqs_file(tensors: TensorFile) -> bool:
-    return bool(tensors.section) and has_name(tensors, r"\.encoder_attn\.") and has_name(tensors, r"\.fc3\.")
+    blocks = r"^decoder\.layers\.\d+\."
+    return (
+        bool(tensors.section) and has_name(tensors, rf"{blocks}encoder_attn\.") and has_name(tensors, rf"{blocks}fc3\.")
+    )
 
 
 DELTALM_FINETUNED = NamingScheme(

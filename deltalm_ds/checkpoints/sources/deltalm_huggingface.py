@@ -6,7 +6,10 @@ from deltalm_ds.checkpoints.tensor_files import TensorFile
 
 
 def _is_port(tensors: TensorFile) -> bool:
-    return not tensors.section and has_name(tensors, r"\.encoder_attn\.") and has_name(tensors, r"\.fc3\.")
+    blocks = r"^(model\.)?decoder\.layers\.\d+\."
+    return (
+        not tensors.section and has_name(tensors, rf"{blocks}encoder_attn\.") and has_name(tensors, rf"{blocks}fc3\.")
+    )
 
 
 DELTALM_HUGGINGFACE = NamingScheme(

@@ -6,8 +6,9 @@ from deltalm_ds.checkpoints.tensor_files import TensorFile
 
 
 def _is_encoder(tensors: TensorFile) -> bool:
-    has_tensors = has_name(tensors, r"(^|\.)embed_tokens\.weight$") and has_name(tensors, r"(^|\.)layers\.0\.fc1\.")
-    return has_tensors and not has_name(tensors, r"encoder_attn")
+    stack = r"^((encoder|decoder)\.)?(sentence_encoder\.)?"
+    has_stack = has_name(tensors, rf"{stack}embed_tokens\.weight$") and has_name(tensors, rf"{stack}layers\.0\.fc1\.")
+    return has_stack and not has_name(tensors, r"encoder_attn")
 
 
 XLM_ROBERTA_FAIRSEQ = NamingScheme(
