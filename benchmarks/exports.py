@@ -14,7 +14,8 @@ import numpy as np
 
 from benchmarks.recording import parser, report
 from deltalm_ds.evaluation.bleu import score_hypotheses
-from deltalm_ds.export.package import FORMATS, export
+from deltalm_ds.export.formats import load_format
+from deltalm_ds.export.package import export
 from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.score import score
@@ -85,7 +86,7 @@ def _rows(arguments: Namespace, vocabulary: Vocabulary, sources: Sequence[Ids]) 
                 out = Path(temporary, "export")
                 export(arguments.model, out, to, precision, sources[:NUM_CHECK_SENTENCES])
                 size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-                results = _run(FORMATS[to].open(out), sources, ours.greedy)
+                results = _run(load_format(to).open(out), sources, ours.greedy)
         found = bleu(results.beam)
         rows.append(
             {

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.recording import ROOT, parser, report
 from deltalm_ds.checkpoints.directory import read_config
+from deltalm_ds.export.formats import load_format
 from deltalm_ds.files import write_json
 from deltalm_ds.generation.engines.ctranslate2 import CTranslate2Engine
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
@@ -122,19 +123,7 @@ def _export(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
 
 def _writer(form: str) -> Callable[[DeltaLM, None, Path, str], None]:
-    if form == "ctranslate2":
-        from deltalm_ds.export.ctranslate2 import write_ctranslate2
-
-        return write_ctranslate2
-    if form == "onnx":
-        from deltalm_ds.export.onnx import write_onnx
-
-        return write_onnx
-    if form == "huggingface":
-        from deltalm_ds.export.hugging_face import write_huggingface
-
-        return write_huggingface
-    return _write_pytorch
+    return _write_pytorch if form == "pytorch" else load_format(form).write
 
 
 def _write_pytorch(model: DeltaLM, _: None, directory: Path, precision: str) -> None:

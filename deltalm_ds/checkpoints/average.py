@@ -1,6 +1,7 @@
 """The mean of several models' weights, one tensor after the other: memory of two tensors, not of N models."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from deltalm_ds.checkpoints.directory import (
     WEIGHT_FILES,
+    check_finite,
     check_fit,
+    naming_checkpoint,
     open_weights,
     parameter_shapes,
     read_config,
@@ -33,7 +36,7 @@ def average_models(directories: Sequence[Path], out: Path) -> None:
 
     Raises:
         InputError: a directory is named twice, or is none. DataError: the models have not the same architecture and
-            vocabulary, or are damaged.
+            vocabulary, or are damaged, or a weight is NaN or infinite.
     """
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise InputError("A model to be averaged is named twice.")
@@ -42,16 +45,19 @@ def average_models(directories: Sequence[Path], out: Path) -> None:
     shapes = parameter_shapes(config)
     for directory in directories:
         _check_same(last, config, vocabulary, directory)
-        check_fit(shapes, open_weights(directory), str(directory))
+        with naming_checkpoint(directory):
+            check_fit(shapes, open_weights(directory), str(directory))
     files = [_file_of_each_tensor(directory) for directory in directories]
 
     def mean(name: str) -> Tensor:
         total = torch.zeros(shapes[name], dtype=torch.float64)
         for file in files:
-            total += open_tensors(file[name])[name]  # opened anew, as what was read of a mapped file stays in memory
+            weight = open_tensors(file[name])[name]  # opened anew, as what was read of a mapped file stays in memory
+            check_finite(f"{name} in {file[name]}", weight)
+            total += weight
         return (total / len(files)).float()
 
-    weights = {name: lambda name=name: mean(name) for name in shapes}
+    weights = {name: partial(mean, name) for name in shapes}
     averaged = [_describe(directory) for directory in directories]
     save_model(out, config, weights, vocabulary, provenance("deltalm average", averaged=averaged))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from deltalm_ds.checkpoints.directory import check_fit, empty_model, open_weights, read_config
-from deltalm_ds.checkpoints.names import format_of
-from deltalm_ds.checkpoints.sources import recognise
+from deltalm_ds.checkpoints.sources import SOURCES, kind_of, recognise
+from deltalm_ds.checkpoints.sources.model_directory import MODEL_DIRECTORY
 from deltalm_ds.checkpoints.tensor_files import TensorFile, open_tensors
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json
@@ -16,13 +16,6 @@ from deltalm_ds.vocabulary import Vocabulary
 
 Description = dict[str, Any]
 
-SOURCE_KINDS = {
-    "xlm-roberta-huggingface": "XLM-R or InfoXLM, Hugging Face",
-    "xlm-roberta-fairseq": "XLM-R or InfoXLM, fairseq",
-    "deltalm-released": "DeltaLM as Microsoft released it, fairseq",
-    "deltalm-finetuned": "DeltaLM as fairseq's trainer saves it",
-    "deltalm-huggingface": "DeltaLM, Hugging Face port",
-}
 NUM_NAMES = 5
 
 
@@ -60,7 +53,7 @@ def _describe_model(directory: Path) -> Description:
     model = empty_model(config)
     check_fit({name: tuple(parameter.shape) for name, parameter in model.named_parameters()}, weights, str(directory))
     description: Description = {
-        "kind": "DeltaLM model directory",
+        "kind": MODEL_DIRECTORY.title,
         "model": config.model_dump(),
         "parameters": model.num_parameters(),
         "parameters_with_padding_rows": model.num_parameters(padding_rows=True),
@@ -112,8 +105,9 @@ def _describe_source(path: Path) -> Description:
     source = recognise(path)
     tensors = source.tensors
     counted = tensors.keys() - {*source.unused, *source.copies}
+    titles = {kind.kind: kind.title for kind in SOURCES}
     return {
-        "kind": SOURCE_KINDS[source.kind],
+        "kind": titles[source.kind],
         "model": vars(source.sizes),
         "parameters": _count(tensors, counted),
         "dtypes": _dtypes(tensors),
@@ -128,11 +122,11 @@ def _describe_source(path: Path) -> Description:
 def _describe_file(path: Path) -> Description:
     """A checkpoint in one file, or tensors of no known model."""
     tensors = open_tensors(path)
-    form = format_of(tensors, tensors.section)
-    if form is not None and form.kind in SOURCE_KINDS:
+    kind = kind_of(tensors)
+    if kind not in (None, MODEL_DIRECTORY):
         return _describe_source(path)
     return {
-        "kind": "part of a DeltaLM model directory" if form else "tensors of no known model",
+        "kind": f"part of a {kind.title}" if kind else "tensors of no known model",
         "tensors": len(tensors),
         "parameters": _count(tensors, tensors),
         "dtypes": _dtypes(tensors),

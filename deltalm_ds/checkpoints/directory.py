@@ -3,7 +3,8 @@
 A checkpoint of a run is one too, with the optimizer's state beside it (training/state.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_directory, read_json, write_json
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.runs.checkpoints import damaged
 from deltalm_ds.vocabulary import Vocabulary
 
 WEIGHT_FILES = "model*.safetensors"
@@ -32,10 +34,26 @@ def load_model(directory: str | Path, **overrides: Any) -> DeltaLM:
     Raises:
         InputError: a file is missing. DataError: a file is damaged, or tensors are missing, unknown or misshapen.
     """
-    config = DeltaLMConfig.model_validate(read_config(directory).model_dump() | overrides)
-    model = empty_model(config)
-    load_weights(model, open_weights(directory), str(directory))
+    with naming_checkpoint(Path(directory)):
+        config = DeltaLMConfig.model_validate(read_config(directory).model_dump() | overrides)
+        model = empty_model(config)
+        load_weights(model, open_weights(directory), str(directory))
     return model.eval()
+
+
+@contextmanager
+def naming_checkpoint(directory: Path) -> Iterator[None]:
+    """What is wrong with a checkpoint of a run, whatever file it is, ends in the hint how to go on without it.
+
+    Raises:
+        DataError: instead of the InputError or DataError of the block, if the directory is a checkpoint of a run.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not (directory / "state.json").is_file():
+            raise
+        raise damaged(directory, str(error).rstrip(".")) from None
 
 
 def save_model(
@@ -47,8 +65,13 @@ def save_model(
 ) -> None:
     """Write a model directory, float32, complete or not at all.
 
-    A weight may be a function that makes it: it is called when the tensor is to be written, so that a model can be
-    converted with one tensor in memory at a time.
+    Args:
+        directory: a new one.
+        config: of the model.
+        weights: every parameter by its name. One may be a function that makes it: it is called when the tensor is to
+            be written, so that a model can be converted with one tensor in memory at a time.
+        vocabulary: names the rows of the token table.
+        provenance: where the model comes from (see `provenance`).
 
     Raises:
         InputError: the directory exists and is not empty.
@@ -103,6 +126,19 @@ def check_fit(wanted: Mapping[str, Shape], found: Mapping[str, Tensor], origin: 
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise DataError(f"{origin} does not fit the model: {'; '.join(faults[:3])}{more}.")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Check that all numbers of a weight are finite, in one pass and without memory.
+
+    Raises:
+        DataError: naming the weight; `name` says where it stands, too.
+    """
+    if tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):  # the least and the greatest of NaN are NaN
+        raise DataError(
+            f"{name} holds NaN or infinite numbers: the training it comes from diverged, or the file is damaged. Take "
+            "an earlier checkpoint."
+        )
 
 
 def read_config(directory: str | Path) -> DeltaLMConfig:

@@ -14,11 +14,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from deltalm_ds.checkpoints.directory import empty_model, load_weights, parameter_shapes, read_config, save_model
+from deltalm_ds.checkpoints.directory import check_finite, empty_model, load_weights, parameter_shapes, save_model
 from deltalm_ds.checkpoints.layer_map import LayerMap, make_layer_map
 from deltalm_ds.checkpoints.origin_table import grouped
 from deltalm_ds.checkpoints.provenance import provenance
-from deltalm_ds.checkpoints.sources import TABLE, SourceCheckpoint
+from deltalm_ds.checkpoints.source import TABLE, SourceCheckpoint
 from deltalm_ds.checkpoints.surgery import RowMap, fit_positions, map_rows, new_table
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
@@ -26,7 +26,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.token_ids import ROW_MULTIPLE
 from deltalm_ds.vocabulary import Vocabulary
 
-MASK = "<mask>"  # XLM-R's last row, which stands in no dict.txt
+PADDED_TO = (8, 16, 32, 64, 128, 256, 512, 1024)  # multiples that tables are padded to for speed
 NUM_NAMES = 20  # of new and dropped tokens in a summary
 
 FitPositions = Literal["truncate", "extend"]
@@ -50,19 +50,23 @@ class Initialisation:
 
     @property
     def weights(self) -> dict[str, Callable[[], Tensor]]:
-        """Our parameters by name, each as the function that makes it, in float32."""
+        """Our parameters by name, each as the function that makes it, in float32.
+
+        Such a function raises a DataError that names the source's tensor if a number is NaN or infinite.
+        """
         return {name: partial(self._make, name) for name in self.names}
 
     def _make(self, name: str) -> Tensor:
         origin = self.layer_map.origin(name)
         tensor = self.source.read(origin.name)
         if name == TABLE:
-            return new_table(tensor[: self.rows.num_source_rows], self.rows, self.seed)
-        if name.endswith(".positions"):
-            return fit_positions(tensor, self.config.max_positions, self.fit)
-        if origin.stop is None:
-            return tensor
-        return tensor[origin.start * self.config.hidden_size : origin.stop * self.config.hidden_size]
+            tensor = new_table(tensor[: self.rows.num_source_rows], self.rows, self.seed)
+        elif name.endswith(".positions"):
+            tensor = fit_positions(tensor, self.config.max_positions, self.fit)
+        elif origin.stop is not None:
+            tensor = tensor[origin.start * self.config.hidden_size : origin.stop * self.config.hidden_size]
+        check_finite(f"{self.source.origins[origin.name]} in {self.source.path}", tensor)
+        return tensor
 
     def model(self, **overrides: Any) -> DeltaLM:
         """The new model in memory, in evaluation mode; overrides replace fields of its config."""
@@ -85,11 +89,11 @@ class Initialisation:
     def unused(self) -> dict[str, str]:
         """Every tensor of the source that makes none of ours, with the reason."""
         taken = {self.layer_map.origin(name).name for name in self.names}
-        used = {part for name in taken for part in self._parts(name)}
+        used = {part for name in taken for part in self.source.origins[name].tensors}
         reasons = {
             part: "left out by the layer map"
-            for name in self.source.origins.keys() - taken
-            for part in self._parts(name)
+            for origin in self.source.origins.values()
+            for part in origin.tensors
             if part not in used
         }
         reasons |= dict.fromkeys(self.source.unused, "DeltaLM has no use for it")
@@ -97,10 +101,6 @@ class Initialisation:
             differs = name in self.source.differing_copies
             reasons[name] = "a token table that differs from the one taken" if differs else "a copy of the token table"
         return dict(sorted(reasons.items()))
-
-    def _parts(self, name: str) -> set[str]:
-        origin = self.source.origins[name]
-        return {*origin.parts} | ({origin.added} if origin.added else set())
 
 
 def make_initialisation(
@@ -116,6 +116,9 @@ def make_initialisation(
     """Decide the shape of the new model and where each of its weights comes from.
 
     Args:
+        source: where the weights come from.
+        layer_map: which of its layers each layer starts from.
+        rows: which row of its token table each row starts from; `vocabulary_size` of them are tokens.
         num_heads: needed where the source does not say it and no preset has its width.
         max_positions: of the new model, the source's if None; `fit` allows for a difference (`fit_positions`).
         seed: of new rows of the token table.
@@ -130,7 +133,6 @@ def make_initialisation(
         )
     if None not in (num_heads, sizes.num_heads) and num_heads != sizes.num_heads:
         raise InputError(f"{source.path} has {sizes.num_heads} heads, not {num_heads}: leave out --heads.")
-    own_settings = read_config(source.path).model_dump() if source.kind == "deltalm" else {}
     shape = {
         "vocabulary_size": vocabulary_size,
         "num_heads": num_heads or sizes.num_heads,
@@ -138,15 +140,21 @@ def make_initialisation(
         "num_decoder_blocks": len(layer_map.decoder),
         "max_positions": max_positions or sizes.max_positions,
     }
-    try:
-        config = sizes.config(**(own_settings | shape))
-    except ValidationError as error:
-        faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
-        raise InputError(f"{source.path} cannot be a DeltaLM: {faults} (the heads are given by --heads).") from None
+    config = _new_config(source, shape)
     for stack in ("encoder", "decoder"):
         table = layer_map.origin(f"{stack}.embedding.positions").name
         fit_positions(torch.empty(source.num_rows(table), 0), config.max_positions, fit)  # refuses in time
     return Initialisation(source, config, layer_map, rows, fit, seed)
+
+
+def _new_config(source: SourceCheckpoint, shape: dict[str, Any]) -> DeltaLMConfig:
+    """The config of a model of this shape; a model directory of ours keeps its other settings (dropout, say)."""
+    own_settings = source.config.model_dump() if source.config else {}
+    try:
+        return source.sizes.config(**(own_settings | shape))
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise InputError(f"{source.path} cannot be a DeltaLM: {faults} (the heads are given by --heads).") from None
 
 
 def unchanged_initialisation(
@@ -169,7 +177,7 @@ def own_vocabulary(source: SourceCheckpoint, dict_file: Path | None = None, spm_
     Raises:
         InputError: there is none, or a file is malformed.
     """
-    if source.kind == "deltalm":
+    if source.config is not None:
         if dict_file or spm_file:
             raise InputError(f"{source.path} has a vocabulary of its own: leave out --dict and --spm.")
         return Vocabulary.load(source.path)
@@ -184,23 +192,37 @@ def own_vocabulary(source: SourceCheckpoint, dict_file: Path | None = None, spm_
 def source_tokens(source: SourceCheckpoint, vocabulary: Vocabulary) -> list[str | None]:
     """The name of each row of a source's token table, None for rows behind its dictionary that nothing names.
 
-    XLM-R's `<mask>` comes last and is in no dictionary. Surplus rows are known of DeltaLM files only [FACTS §1].
+    XLM-R's last token, `<mask>`, is in no dictionary; behind it there can only be padding. A released DeltaLM has rows
+    of which nobody says what they are.
 
     Raises:
         InputError: the table has not the rows that the vocabulary needs: it is not the checkpoint's.
     """
     tokens: list[str | None] = [vocabulary.token(row) for row in range(vocabulary.num_tokens)]
-    num_rows, is_encoder = source.sizes.num_rows, source.sizes.decoder is None
-    if source.kind == "deltalm":
+    if source.config is not None:
         return tokens
-    if is_encoder and num_rows > len(tokens) and MASK not in tokens:
-        tokens.append(MASK)
-    if num_rows < len(tokens) or (is_encoder and num_rows > len(tokens)):
+    num_rows = source.sizes.num_rows
+    if source.last_token is not None and num_rows > len(tokens) and source.last_token not in tokens:
+        tokens.append(source.last_token)
+    if num_rows < len(tokens) or (source.last_token is not None and not _is_padded(source, len(tokens))):
         raise InputError(
             f"{source.path} has {num_rows:,} embedding rows, its dictionary {len(tokens):,} tokens: "
             "wrong dict.txt or SentencePiece model?"
         )
     return tokens + [None] * (num_rows - len(tokens))
+
+
+def _is_padded(source: SourceCheckpoint, num_tokens: int) -> bool:
+    """Whether all rows behind those of the tokens can be padding: zeros, or as many as make a round number of rows.
+
+    Tables without padding seldom have a round number of rows (XLM-R's 250,002 is none): a dictionary that is too short
+    is still found.
+    """
+    num_rows = source.sizes.num_rows
+    if any(num_rows == -(-num_tokens // multiple) * multiple for multiple in PADDED_TO):
+        return True
+    (table,) = source.origins[TABLE].parts
+    return not source.tensors[table][num_tokens:].any()
 
 
 def initialise(
@@ -215,6 +237,9 @@ def initialise(
     """Write a model directory from a source; returns the whole report, for people (see `summary`) and scripts.
 
     Args:
+        source: where the weights come from.
+        out: a new directory.
+        layer_map: which of the source's layers each layer starts from.
         own: the source's vocabulary, which names its rows. vocabulary: the new model's, `own` if None.
         copies: new token -> the source's token whose row it starts from.
         options: as `make_initialisation`.

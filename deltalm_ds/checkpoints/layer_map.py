@@ -60,7 +60,9 @@ class LayerMap:
 
 def _from_encoder(pair: Pair, rest: str) -> Slice:
     sublayer, tensor = rest.split(".", 1)
-    layer = f"encoder.layers.{pair[sublayer in ('cross_attention', 'ffn_2')]}"
+    first, second = pair
+    number = second if sublayer in ("cross_attention", "ffn_2") else first
+    layer = f"encoder.layers.{number}"
     if sublayer.startswith("ffn"):
         return Slice(f"{layer}.ffn.{tensor}")
     projection, _, kind = tensor.rpartition(".")
@@ -76,8 +78,10 @@ def make_layer_map(
     """The layer map that the user asks for, or the default.
 
     Args:
+        sizes: of the source.
         encoder: the source's encoder layers, such as "0 1 2 5".
         decoder: of each block two of the source's encoder layers, "0,1 2,3", or one of its decoder blocks, "0 2".
+        ffn_order: see `LayerMap`.
 
     Raises:
         InputError: a map is malformed or names a layer that the source has not, or does not fit the source's decoder.

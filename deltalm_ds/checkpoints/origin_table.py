@@ -26,8 +26,9 @@ def grouped(origins: Mapping[str, str]) -> dict[str, str]:
     table = {}
     for (left, right, pairs), members in kinds.items():
         kind = members[0] if len(members) == 1 else f"{{{','.join(sorted(members, reverse=True))}}}"
-        left = left.replace(_KIND_MARK, kind).replace(_LAYER_MARK, _ranges([pair[0] for pair in pairs]))
-        table[left] = right.replace(_KIND_MARK, kind).replace(_LAYER_MARK, _ranges([pair[1] for pair in pairs]))
+        our_layers, their_layers = _ranges([layer for layer, _ in pairs]), _ranges([layer for _, layer in pairs])
+        ours = left.replace(_KIND_MARK, kind).replace(_LAYER_MARK, our_layers)
+        table[ours] = right.replace(_KIND_MARK, kind).replace(_LAYER_MARK, their_layers)
     return table
 
 

@@ -30,6 +30,12 @@ def write_safetensors(
 
     Only one tensor is in memory at a time, if `read` makes them on demand. The file is not flushed to the disk.
 
+    Args:
+        path: of the new file.
+        shapes: of every tensor by its name, in the order in which they are written.
+        read: makes the tensor of a name, on any device and in any dtype.
+        dtype: that all tensors are written in.
+
     Raises:
         DataError: a tensor has not the shape that was announced. OSError: the disk is full, say.
     """

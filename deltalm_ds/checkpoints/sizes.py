@@ -2,18 +2,25 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from deltalm_ds.checkpoints import names
-from deltalm_ds.checkpoints.names import NamingScheme
 from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError
 from deltalm_ds.files import read_json
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.token_ids import SPECIAL_TOKENS
+
+# fairseq's arguments of an encoder, and which of our sizes each one states
+FAIRSEQ_ENCODER_SIZES = {
+    "encoder_embed_dim": "hidden_size",
+    "encoder_ffn_embed_dim": "ffn_size",
+    "encoder_attention_heads": "num_heads",
+    "encoder_layers": "num_encoder_layers",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,22 @@ class Sizes:
     embedding_norm: bool
     layer_norm_eps: float = 1e-5
 
+    @classmethod
+    def of(cls, config: DeltaLMConfig) -> "Sizes":
+        """The structure of a DeltaLM; padding rows count."""
+        return cls(
+            num_rows=config.num_embedding_rows,
+            hidden_size=config.hidden_size,
+            ffn_size=config.ffn_size,
+            num_heads=config.num_heads,
+            num_encoder_layers=config.num_encoder_layers,
+            num_decoder_blocks=config.num_decoder_blocks,
+            decoder=config.decoder,
+            max_positions=config.max_positions,
+            embedding_norm=config.embedding_norm,
+            layer_norm_eps=config.layer_norm_eps,
+        )
+
     def config(self, **overrides: Any) -> DeltaLMConfig:
         """A DeltaLM of these sizes; an encoder alone gets the decoder that `overrides` states."""
         fields = {name: value for name, value in vars(self).items() if name != "num_rows" and value is not None}
@@ -44,7 +67,7 @@ def read_settings(tensors: TensorFile, directory: Path) -> dict[str, Any]:
     """What a checkpoint states of itself: fairseq's model arguments, or the config.json beside a plain file.
 
     Raises:
-        InputError, DataError: config.json cannot be read, or the arguments are in no form of fairseq's.
+        InputError, DataError: config.json cannot be read, or the arguments are not written as fairseq writes them.
     """
     cfg = tensors.content.get("cfg")
     for arguments in (cfg.get("model") if isinstance(cfg, Mapping) else None, tensors.content.get("args")):
@@ -62,13 +85,30 @@ def read_settings(tensors: TensorFile, directory: Path) -> dict[str, Any]:
     return content
 
 
+class StatedSize(NamedTuple):
+    """A size that a checkpoint states: the setting's name, which field of `Sizes` it is, and the value."""
+
+    setting: str
+    size: str
+    value: int
+
+
 def read_sizes(
-    path: Path, tensors: TensorFile, name_of: Mapping[str, str], form: NamingScheme, settings: Mapping[str, Any]
+    path: Path,
+    tensors: TensorFile,
+    name_of: Mapping[str, str],
+    has_decoder: bool,
+    settings: Mapping[str, Any],
+    stated: Sequence[StatedSize],
 ) -> Sizes:
     """Sizes as the tensors have them; heads as the settings say it, or else a preset of that width.
 
     Args:
-        path: for messages. name_of: the file's own name of each tensor by fairseq's name.
+        path: for messages.
+        tensors: those of the checkpoint.
+        name_of: the file's own name of each tensor by fairseq's name.
+        has_decoder: whether it is of a kind that has one.
+        settings: what it states of itself; `stated`: the sizes among that.
 
     Raises:
         DataError: a table is missing or misshapen, or the settings are not those of these tensors or of a DeltaLM.
@@ -81,45 +121,33 @@ def read_sizes(
         return shape[0], shape[1]
 
     num_rows, hidden_size = matrix(table_name(path, name_of))
-    stated = _stated_sizes(path, settings, form)
     preset_heads = {preset["hidden_size"]: preset["num_heads"] for preset in (PRESETS["base"], PRESETS["large"])}
+    stated_heads = [value for _, size, value in stated if size == "num_heads"]
     sizes = Sizes(
         num_rows=num_rows,
         hidden_size=hidden_size,
         ffn_size=matrix("encoder.layers.0.fc1.weight")[0],
-        num_heads=next((value for _, size, value in stated if size == "num_heads"), preset_heads.get(hidden_size)),
+        num_heads=stated_heads[0] if stated_heads else preset_heads.get(hidden_size),
         num_encoder_layers=_count_layers(name_of, "encoder"),
-        num_decoder_blocks=_count_layers(name_of, "decoder") if form.has_decoder else 0,
-        decoder="interleaved" if form.has_decoder else None,
+        num_decoder_blocks=_count_layers(name_of, "decoder") if has_decoder else 0,
+        decoder="interleaved" if has_decoder else None,
         max_positions=matrix("encoder.embed_positions.weight")[0] - names.POSITION_OFFSET,
         embedding_norm="encoder.layernorm_embedding.weight" in name_of,
         layer_norm_eps=_epsilon(path, settings),
     )
-    for setting, size, value in stated:
-        if value != getattr(sizes, size):
-            raise DataError(f"{path} states {setting}={value}, but has {getattr(sizes, size)}: is it complete?")
-    if sizes.num_heads is not None and hidden_size % sizes.num_heads:
-        raise DataError(f"{path} states {sizes.num_heads} heads, which do not divide its width {hidden_size}.")
-    if (
-        num_rows <= len(SPECIAL_TOKENS)
-        or sizes.max_positions < 1
-        or (form.has_decoder and not sizes.num_decoder_blocks)
-    ):
-        raise DataError(f"{path} is not a complete checkpoint: it has no tokens, no positions or no decoder.")
+    _check_sizes(path, sizes, stated)
     return sizes
 
 
-def _stated_sizes(path: Path, settings: Mapping[str, Any], form: NamingScheme) -> list[tuple[str, str, int]]:
-    """(setting, our size, its value) of every size that is stated; settings of another computation are refused."""
-    for name, wanted in form.required.items():
-        found = settings.get(name, wanted)
-        if type(found) is not type(wanted) or found != wanted:
-            raise DataError(f"{path} has {name}={found!r}, DeltaLM only {wanted!r}: it cannot be converted.")
-    stated = [(setting, size, settings[setting]) for setting, size in form.sizes.items() if setting in settings]
-    for setting, _, value in stated:
-        if type(value) is not int or value < 1:
-            raise DataError(f"{path} states {setting}={value!r} where a positive whole number must be.")
-    return stated
+def _check_sizes(path: Path, sizes: Sizes, stated: Sequence[StatedSize]) -> None:
+    for setting, size, value in stated:
+        if value != getattr(sizes, size):
+            raise DataError(f"{path} states {setting}={value}, but has {getattr(sizes, size)}: is it complete?")
+    if sizes.num_heads is not None and sizes.hidden_size % sizes.num_heads:
+        raise DataError(f"{path} states {sizes.num_heads} heads, which do not divide its width {sizes.hidden_size}.")
+    has_empty_decoder = sizes.decoder is not None and not sizes.num_decoder_blocks
+    if sizes.num_rows <= len(SPECIAL_TOKENS) or sizes.max_positions < 1 or has_empty_decoder:
+        raise DataError(f"{path} is not a complete checkpoint: it has no tokens, no positions or no decoder.")
 
 
 def _epsilon(path: Path, settings: Mapping[str, Any]) -> float:

@@ -20,6 +20,16 @@ from torch import Tensor
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json
 
+# The tensors of a directory are in one of these, the first that is there; an index names files beside it.
+_USUAL_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "model.pt",
+)
+_PARTS = "model-*.safetensors"  # of a checkpoint that each rank wrote its part of, without an index
+_SUFFIXES = (".pt", ".bin", ".safetensors")
 SECTIONS = ("weights", "model")  # where Microsoft's released files and fairseq's trainer keep the tensors
 FLOATING_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -111,6 +121,25 @@ def open_tensors(path: str | Path) -> TensorFile:
     if head.startswith((b"PK", b"\x80")):  # a zip archive; a pickle
         return _open_torch(path)
     raise DataError(f"{path} is not a file of tensors: neither safetensors nor PyTorch's, nor an index of such files.")
+
+
+def open_directory(directory: Path) -> TensorFile:
+    """The tensors of a directory: of the file with one of the usual names, or of the only one that could hold any.
+
+    Raises:
+        InputError, DataError: as `open_tensors`. InputError: there is no such file, or several.
+    """
+    found = [directory / name for name in _USUAL_FILES if (directory / name).is_file()]
+    if found:
+        return open_tensors(found[0])
+    parts = sorted(directory.glob(_PARTS))
+    if parts:
+        return TensorFile.joined(directory, parts)
+    found = [file for file in sorted(directory.iterdir()) if file.suffix in _SUFFIXES]
+    if len(found) != 1:
+        amount = f"{len(found)} files" if found else "no file"
+        raise InputError(f"{directory} has {amount} that could be the model: name the file itself.")
+    return open_tensors(found[0])
 
 
 def _open_safetensors(path: Path) -> TensorFile:

@@ -9,12 +9,13 @@ import typer
 from deltalm_ds.cli.options import AsJson
 from deltalm_ds.cli.output import print_json
 from deltalm_ds.errors import InputError
+from deltalm_ds.export.formats import FORMATS
 
 
 def export(
     model: Annotated[Path, typer.Argument(help="A model directory.", show_default=False)],
     out: Annotated[Path, typer.Option(help="New directory for the exported model.", show_default=False)],
-    to: Annotated[str, typer.Option(help="ctranslate2, huggingface, bart, onnx or fairseq.")] = "ctranslate2",
+    to: Annotated[str, typer.Option(help=f"The format: {', '.join(FORMATS)}.")] = FORMATS[0],
     precision: Annotated[
         str,
         typer.Option(help="float32 (exact), float16, bfloat16, int8, …: a format that has not this one names its own."),
@@ -27,7 +28,7 @@ def export(
 ) -> None:
     """Export to another engine and check that it gives what the model gives; if not, nothing is written (exit 4).
 
-    Its README.md says how to load it. bart is Hugging Face's own BART, huggingface a model with its code.
+    Its README.md says how to load it.
 
     Example: deltalm export models/cldr --to ctranslate2 --precision int8 --out models/cldr-int8
     """

@@ -24,7 +24,7 @@ def env(as_json: AsJson = False) -> None:
 
 def init(
     from_: Annotated[
-        Path, typer.Option("--from", help="An XLM-R, InfoXLM or DeltaLM checkpoint: a file, or its directory.")
+        Path, typer.Option("--from", help="A pre-trained checkpoint (XLM-R, DeltaLM, …): a file, or its directory.")
     ],
     out: Annotated[Path, typer.Option(help="New model directory.")],
     vocab: Annotated[Path | None, typer.Option(help="Vocabulary of the new model; default: the source's own.")] = None,
@@ -85,10 +85,14 @@ def init(
 
 
 def _copies(pairs: list[str]) -> dict[str, str]:
-    wrong = next((pair for pair in pairs if not all(pair.partition("=")[::2])), None)
-    if wrong is not None:
-        raise InputError(f"--copy-row {wrong!r} is not NEW=OLD, two tokens.")
-    return {new: old for new, _, old in (pair.partition("=") for pair in pairs)}
+    """The source's token of each new one, from NEW=OLD."""
+    copies = {}
+    for pair in pairs:
+        new, _, old = pair.partition("=")
+        if not new or not old:
+            raise InputError(f"--copy-row {pair!r} is not NEW=OLD, two tokens.")
+        copies[new] = old
+    return copies
 
 
 def _print_origins(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making, with float32 or int8 products; its weights are stored outside (see export/onnx.py)."""
+"""An ONNX graph in the making, with float32 or int8 products; its weights are stored outside (see formats/onnx.py)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +41,15 @@ class Graph:
         return name
 
     def output(self, name: str, shape: Sequence[int | str], kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add an operator whose float32 output is one of the graph's."""
+        """Add an operator whose float32 output is one of the graph's.
+
+        Args:
+            name: of the output.
+            shape: its dimensions, numbers or names.
+            kind: of the operator, such as "Add".
+            *inputs: the values that it takes.
+            **attributes: its settings.
+        """
         self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         self._outputs.append(_value_info(name, np.float32, shape))
         return name
@@ -108,7 +116,7 @@ class Graph:
 
 
 class Int8Graph(Graph):
-    """The same with int8 products and token table; export/onnx.py tells how."""
+    """The same with int8 products and token table; formats/onnx.py tells how."""
 
     def look_up(self, tokens: str) -> str:
         table, scales = self._int8_token_table()
@@ -124,17 +132,19 @@ class Int8Graph(Graph):
     def linear(self, x: str, module: nn.Linear) -> str:
         name = self._name_of[module]
         values, scales = int8_rows(module.weight)
-        stored = self.weight(f"{name}.int8", values.T), self.weight(f"{name}.scales", scales)
-        product = self.op("Div", *self._product(x, *stored))
-        return self.op("Add", product, self.weight(f"{name}.bias", module.bias))
+        weight, weight_scales = self.weight(f"{name}.int8", values.T), self.weight(f"{name}.scales", scales)
+        product, gain = self._product(x, weight, weight_scales)
+        return self.op("Add", self.op("Div", product, gain), self.weight(f"{name}.bias", module.bias))
 
     def _int8_token_table(self) -> tuple[str, str]:
         """The table [V, M] int8 and its scales [V]."""
-        names = "token_embedding.int8", "token_embedding.scales"
-        if names[0] not in self._weights:
+        table_name, scales_name = "token_embedding.int8", "token_embedding.scales"
+        if table_name not in self._weights:  # it is large, and both graphs have it
             table = self.model.token_embedding.weight[: self.config.vocabulary_size]
-            self._weights |= dict(zip(names, int8_rows(table), strict=True))
-        return self.weight(names[0], self._weights[names[0]]), self.weight(names[1], self._weights[names[1]])
+            self._weights[table_name], self._weights[scales_name] = int8_rows(table)
+        for name in (table_name, scales_name):
+            self.weight(name, self._weights[name])
+        return table_name, scales_name
 
     def _product(self, x: str, weight: str, scales: str) -> tuple[str, str]:
         """x [rows, in] by int8 [in, out] with `scales` [out] -> [rows, out], and [rows, 1] to divide it by."""

@@ -8,6 +8,10 @@ import argparse
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
+from deltalm_ds.checkpoints.initialise import initialise, own_vocabulary
+from deltalm_ds.checkpoints.layer_map import make_layer_map
+from deltalm_ds.checkpoints.sources import recognise
+
 NUM_PIECES = 95
 NUM_ROWS = 4 + NUM_PIECES + 1  # the last is <mask>
 WIDTH, FFN_SIZE, NUM_HEADS, NUM_POSITIONS = 16, 40, 2, 30
@@ -110,3 +114,11 @@ def hugging_face_names(released):
     state["model.shared.weight"] = state["lm_head.weight"] = state["model.decoder.embed_tokens.weight"]
     state["final_logits_bias"] = torch.zeros(1, len(state["model.shared.weight"]))
     return state
+
+
+def init(path, out, num_heads=None, vocabulary=None, layers=(), dictionary=None, **options):
+    """A model directory from a checkpoint; returns the report."""
+    source = recognise(path)
+    layer_map = make_layer_map(source.sizes, *layers)
+    own = own_vocabulary(source, dictionary)
+    return initialise(source, out, layer_map, own, vocabulary, num_heads=num_heads, **options)

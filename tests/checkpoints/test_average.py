@@ -125,6 +125,14 @@ def with_another_spm_model(path):
     save_model(path, model.config, model.state_dict(), words, {})
 
 
+def not_finite(path):
+    write_model(path)
+    file = path / "model.safetensors"
+    weights = load_file(file)
+    weights["encoder.layers.1.ffn.output.bias"][3] = float("nan")
+    save_file(weights, file)
+
+
 REFUSED = [
     (lambda path: write_model(path, max_positions=9), "b and .*a cannot be averaged: max_positions is 8 and 9"),
     (lambda path: write_model(path, embedding_norm=False), "cannot be averaged: embedding_norm is True and False"),
@@ -132,6 +140,7 @@ REFUSED = [
     (with_another_spm_model, "the vocabularies have other blocks or SentencePiece models"),
     (without_a_tensor, r"encoder\.embedding\.positions is missing"),
     (truncated, r"a/model\.safetensors cannot be read"),
+    (not_finite, r"encoder\.layers\.1\.ffn\.output\.bias in .*/a/model\.safetensors holds NaN or infinite numbers"),
 ]
 
 
@@ -142,6 +151,16 @@ def test_what_does_not_belong_together(make, message, tmp_path):
     with pytest.raises(DataError, match=message):
         average_models([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_weights_of_a_checkpoint_give_the_hint_of_its_other_files(tmp_path):
+    truncated(tmp_path / "step_00000001")
+    write_model(tmp_path / "step_00000002", 2)
+    for path in tmp_path.glob("step_*"):
+        (path / "state.json").write_text(json.dumps({"step": 1}))
+    message = r"The checkpoint .*1 is damaged \(.*cannot be read.*\): remove it to go on from another\."
+    with pytest.raises(DataError, match=message):
+        average_models(sorted(tmp_path.glob("step_*")), tmp_path / "out")
 
 
 def test_a_model_named_twice(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from foreign import (
 from safetensors.torch import load_file, save_file
 
 from deltalm_ds.checkpoints.directory import save_model
-from deltalm_ds.checkpoints.sources import recognise
+from deltalm_ds.checkpoints.sources import SOURCES, recognise
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -58,7 +59,10 @@ def edit_json(path, **changes):
 
 def test_kinds(released, hugging_face, tmp_path):
     def kind(path):
-        return recognise(path).kind
+        """What it is; no other kind may take it for its own, whatever their order."""
+        source = recognise(path)
+        assert [row.kind for row in SOURCES if row.recognises(source.tensors)] == [source.kind]
+        return source.kind
 
     assert kind(save(tmp_path / "a", released)) == "deltalm-released"
     assert kind(save(tmp_path / "b", finetuned_names(released), "model")) == "deltalm-finetuned"
@@ -72,9 +76,29 @@ def test_kinds(released, hugging_face, tmp_path):
     assert recognise(port).sizes.num_heads == 4
     ours = write_ours(tmp_path / "models" / "ours")
     assert kind(ours) == kind(ours / "model.safetensors") == "deltalm"
-    run = tmp_path / "run" / "checkpoints"
-    write_ours(tmp_path / "models" / "late").rename((run.mkdir(parents=True), run / "step_2")[1])
-    assert recognise(run.parent).path == run / "step_2"
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    write_ours(tmp_path / "models" / "late").rename(checkpoints / "step_2")
+    assert recognise(tmp_path / "run").path == checkpoints / "step_2"
+
+
+def test_the_guide_lists_every_kind():
+    guide = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+?) \|", guide, re.MULTILINE)
+    assert rows == [(row.kind, row.title) for row in SOURCES]
+
+
+def test_a_directory_of_ours_in_parts(tmp_path):
+    """As a run's checkpoint is written by its ranks; a part that has only other tensors of ours is told too."""
+    ours = write_ours(tmp_path / "models" / "ours")
+    weights = load_file(ours / "model.safetensors")
+    (ours / "model.safetensors").unlink()
+    names = sorted(weights)
+    for part in range(3):
+        save_file({name: weights[name] for name in names[part::3]}, ours / f"model-{part + 1:05d}-of-00003.safetensors")
+    source = recognise(ours)
+    assert source.kind == "deltalm" and source.tensors.keys() == weights.keys()
+    assert recognise(ours / "model-00002-of-00003.safetensors").tensors.keys() == weights.keys()
 
 
 @pytest.mark.parametrize("decoder", ["interleaved", "vanilla"])
@@ -284,10 +308,10 @@ def test_nothing_to_take(tmp_path):
         torch.save({}, tmp_path / "empty" / name)
     with pytest.raises(InputError, match="has 2 files that could be the model"):
         recognise(tmp_path / "empty")
-    with pytest.raises(DataError, match="neither an XLM-R nor a DeltaLM checkpoint: it holds nothing"):
+    with pytest.raises(DataError, match="no checkpoint of a known kind: it holds nothing"):
         recognise(tmp_path / "empty" / "a.pt")
     torch.save({"bert.embeddings.word_embeddings.weight": torch.zeros(2, 2)}, tmp_path / "bert.bin")
-    with pytest.raises(DataError, match="neither an XLM-R nor a DeltaLM checkpoint: it holds bert"):
+    with pytest.raises(DataError, match="no checkpoint of a known kind: it holds tensors such as bert"):
         recognise(tmp_path / "bert.bin")
 
 
@@ -295,9 +319,9 @@ def test_a_damaged_model_directory_of_ours(tmp_path):
     ours = write_ours(tmp_path / "models" / "ours")
     weights = load_file(ours / "model.safetensors")
     for damage, message in (
-        (lambda: weights.pop("decoder.blocks.0.ffn_1.norm.bias"), "has no tensor decoder.blocks.0.ffn_1.norm.bias"),
+        (lambda: weights.pop("decoder.blocks.0.ffn_1.norm.bias"), "decoder.blocks.0.ffn_1.norm.bias is missing"),
         (lambda: weights.update({"decoder.blocks.0.ffn_1.norm.bias": torch.zeros(3)}), "has shape (3,)"),
-        (lambda: weights.update({"extra": torch.zeros(3)}), "no place for: extra"),
+        (lambda: weights.update({"extra": torch.zeros(3)}), "extra is unknown"),
     ):
         damage()
         save_file(weights, ours / "model.safetensors")

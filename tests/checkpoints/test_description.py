@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from deltalm_ds.checkpoints.description import describe
 from deltalm_ds.checkpoints.directory import load_model, save_model
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.export.fairseq import write_fairseq
+from deltalm_ds.export.formats.fairseq import write_fairseq
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltalm_ds.checkpoints import directory as module
-from deltalm_ds.checkpoints.directory import load_model, parameter_shapes, read_config, save_model
+from deltalm_ds.checkpoints.directory import check_finite, load_model, parameter_shapes, read_config, save_model
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -192,6 +192,36 @@ def test_truncated_weights(kept, directory):
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     with pytest.raises(DataError, match=r"model\.safetensors (cannot be read|is empty|is not a file of tensors)"):
         load_model(directory)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda directory: (directory / "model.safetensors").write_bytes(b"\0" * 99),
+        lambda directory: (directory / "model.safetensors").unlink(),
+        lambda directory: (directory / "config.json").write_text('{"model": '),
+    ],
+)
+def test_all_damaged_files_of_a_checkpoint_give_the_same_hint(damage, directory):
+    (directory / "state.json").write_text('{"step": 3}')
+    load_model(directory)
+    damage(directory)
+    message = rf"^The checkpoint {directory} is damaged \(.*[^.]\): remove it to go on from another\.$"
+    with pytest.raises(DataError, match=message):
+        load_model(directory)
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, float("nan"), 2.0], [float("-inf"), 0.0], [float("inf")], [[1.0], [float("nan")]]]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_that_are_not_finite(values, dtype):
+    tensor = torch.tensor(values, dtype=dtype)
+    check_finite("a weight", torch.zeros_like(tensor))
+    check_finite("a weight", tensor[:0])
+    check_finite("a weight", torch.full((3,), torch.finfo(dtype).max, dtype=dtype))
+    with pytest.raises(DataError, match="a weight holds NaN or infinite numbers"):
+        check_finite("a weight", tensor)
 
 
 def test_missing_files(directory, tmp_path):

@@ -1,4 +1,4 @@
-"""A new model from each kind of source: weights, rows, positions, the report, and that a failure leaves nothing."""
+"""A new model from each kind of source: its weights, the report, and that a failure leaves nothing."""
 
 import errno
 import json
@@ -6,26 +6,10 @@ import re
 
 import pytest
 import torch
-from foreign import (
-    NUM_HEADS,
-    NUM_PIECES,
-    NUM_POSITIONS,
-    NUM_ROWS,
-    finetuned_names,
-    hugging_face_names,
-    write_dictionary,
-    xlm_roberta,
-)
+from foreign import NUM_HEADS, finetuned_names, hugging_face_names, init, write_dictionary
 
 from deltalm_ds.checkpoints.directory import load_model
-from deltalm_ds.checkpoints.initialise import (
-    initialise,
-    own_vocabulary,
-    source_tokens,
-    summary,
-    unchanged_initialisation,
-)
-from deltalm_ds.checkpoints.layer_map import make_layer_map
+from deltalm_ds.checkpoints.initialise import summary, unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError, InputError
@@ -40,26 +24,10 @@ def released(fixtures):
     return dict(torch.load(fixtures / "official_base.pt", weights_only=True)["weights"])
 
 
-@pytest.fixture
-def xlmr(tmp_path):
-    """An XLM-R directory with its dictionary; the test may ask for its tensors by `recognise`."""
-    directory = tmp_path / "xlmr"
-    xlm_roberta(4).save_pretrained(directory)
-    write_dictionary(directory)
-    return directory
-
-
 def save(path, state, key="weights"):
     path.parent.mkdir(exist_ok=True)
     torch.save({key: state} if key else state, path)
     return path
-
-
-def init(path, out, num_heads=None, vocabulary=None, layers=(), dictionary=None, **options):
-    source = recognise(path)
-    layer_map = make_layer_map(source.sizes, *layers)
-    own = own_vocabulary(source, dictionary)
-    return initialise(source, out, layer_map, own, vocabulary, num_heads=num_heads, **options)
 
 
 # --- DeltaLM files ---
@@ -176,118 +144,6 @@ def test_blocks_of_a_deltalm_can_be_chosen(fixtures, tmp_path):
     assert report["layer_map"] == [1, [0, 3], 0]
 
 
-# --- vocabulary and positions ---
-
-
-def make_vocabulary(directory, num_pieces, **blocks):
-    directory.mkdir()
-    return Vocabulary.from_dict(write_dictionary(directory, num_pieces), **blocks)
-
-
-def test_new_tokens_never_inherit_a_row(xlmr, tmp_path):
-    """Tags and sentinels where the source has pieces: none takes the row of that number."""
-    vocabulary = make_vocabulary(tmp_path / "v", 50, num_sentinels=20, languages=("de", "tr"))
-    report = init(xlmr, tmp_path / "out", NUM_HEADS, vocabulary, copies={"__tr__": "piece7"})
-    table, theirs = load_model(tmp_path / "out").token_embedding.weight, recognise(xlmr).read("token_embedding.weight")
-    assert torch.equal(table[:54], theirs[:54])
-    assert torch.equal(table[vocabulary.language_id("tr")], theirs[4 + 7])
-    new = [*vocabulary.sentinel_ids, vocabulary.language_id("de")]
-    distances = torch.cdist(table[new], theirs)
-    assert distances.min() > 0.01
-    assert not table[vocabulary.num_tokens :].any()
-    rows = report["rows"]
-    assert rows["kept"] == 54 and rows["copied"] == ["__tr__"]
-    assert rows["new"] == [*(f"<extra_id_{i}>" for i in range(20)), "__de__"]
-    assert rows["dropped"] == [*(f"piece{i}" for i in range(50, NUM_PIECES)), "<mask>"]
-
-
-def test_the_mask_is_a_named_row(xlmr, tmp_path):
-    vocabulary = make_vocabulary(tmp_path / "v", NUM_PIECES, num_sentinels=0, tasks=("<mask>",))
-    report = init(xlmr, tmp_path / "out", NUM_HEADS, vocabulary)
-    assert report["rows"]["kept"] == NUM_ROWS and report["rows"]["dropped"] == []
-    table = load_model(tmp_path / "out").token_embedding.weight
-    assert torch.equal(table[:NUM_ROWS], recognise(xlmr).read("token_embedding.weight"))
-
-
-def test_an_own_model_gets_language_tags(xlmr, tmp_path):
-    init(xlmr, tmp_path / "first", NUM_HEADS)
-    vocabulary = make_vocabulary(tmp_path / "v", NUM_PIECES, num_sentinels=0, languages=("de",))
-    report = init(tmp_path / "first", tmp_path / "second", vocabulary=vocabulary)
-    assert report["rows"] == {
-        "source": 128,
-        "kept": 99,
-        "copied": [],
-        "new": ["__de__"],
-        "dropped": [],
-        "unnamed_dropped": 0,
-    }
-    first, second = (load_model(tmp_path / name).state_dict() for name in ("first", "second"))
-    for name, weight in second.items():
-        rows = 99 if name == "token_embedding.weight" else None
-        assert torch.equal(weight[:rows], first[name][:rows]), name
-    again = init(tmp_path / "second", tmp_path / "third")
-    assert again["rows"]["new"] == [] and Vocabulary.load(tmp_path / "third").hash == vocabulary.hash
-
-
-def test_the_settings_of_an_own_model_stay(xlmr, tmp_path):
-    init(xlmr, tmp_path / "first", NUM_HEADS)
-    config = read_json(tmp_path / "first" / "config.json")
-    config["model"]["dropout"] = 0.25
-    (tmp_path / "first" / "config.json").write_text(json.dumps(config))
-    init(tmp_path / "first", tmp_path / "second", layers=("0", "0"))
-    assert load_model(tmp_path / "second").config.dropout == 0.25
-
-
-@pytest.mark.parametrize("num_pieces", [NUM_PIECES - 1, NUM_PIECES + 2, 20])
-def test_a_dictionary_that_is_not_the_checkpoints(num_pieces, xlmr, tmp_path):
-    """XLM-R's table has a row for each token and the mask, no more and no less."""
-    write_dictionary(xlmr, num_pieces)
-    names = num_pieces + 4 + (num_pieces + 4 < NUM_ROWS)
-    with pytest.raises(InputError, match=f"has 100 embedding rows, its dictionary {names} tokens: wrong dict"):
-        init(xlmr, tmp_path / "out", NUM_HEADS)
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_a_mask(xlmr):
-    write_dictionary(xlmr, NUM_PIECES + 1)
-    source = recognise(xlmr)
-    assert source_tokens(source, own_vocabulary(source))[-1] == f"piece{NUM_PIECES}"
-
-
-@pytest.mark.parametrize(("wanted", "fit"), [(20, "truncate"), (70, "extend"), (NUM_POSITIONS, None)])
-def test_positions(wanted, fit, xlmr, tmp_path):
-    init(xlmr, tmp_path / "out", NUM_HEADS, max_positions=wanted, fit=fit)
-    model, theirs = load_model(tmp_path / "out"), recognise(xlmr).read("encoder.embedding.positions")
-    for positions in (model.encoder.embedding.positions, model.decoder.embedding.positions):
-        assert len(positions) == wanted
-        assert torch.equal(positions[:NUM_POSITIONS], theirs[:wanted])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_positions": 20}, "The source has 30 positions and 20 are wanted"),
-        ({"max_positions": 40, "fit": "truncate"}, "The source has 30 positions and 40 are wanted"),
-        ({"num_heads": 4}, "has 2 heads, not 4: leave out --heads"),
-        ({"copies": {"__xx__": "piece1"}}, "no token '__xx__' in the new vocabulary"),
-        ({"copies": {"piece2": "piece1"}}, "'piece2' keeps its own row"),
-    ],
-)
-def test_options_that_do_not_fit(options, message, xlmr, tmp_path):
-    with pytest.raises(InputError, match=re.escape(message)):
-        init(xlmr, tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("num_heads", "message"),
-    [(None, "64 wide, which no official size is: give the number of heads (--heads)"), (5, "does not divide")],
-)
-def test_heads_that_nothing_states(num_heads, message, fixtures):
-    with pytest.raises(InputError, match=re.escape(message)):
-        unchanged_initialisation(recognise(fixtures / "official_base.pt"), num_heads)
-
-
 # --- the report ---
 
 
@@ -377,3 +233,35 @@ def test_a_source_with_a_wrong_tensor_leaves_nothing(released, tmp_path):
     with pytest.raises(DataError, match=r"decoder\.layers\.1\.ffn_1\.fc2\.bias in .* has shape \(3,\)"):
         init(path, tmp_path / "out", OFFICIAL_HEADS)
     assert not (tmp_path / "out").exists()
+
+
+# --- weights that are no numbers ---
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("decoder.layers.1.ffn_1.fc2.bias", "decoder.layers.1.ffn_1.fc2.bias"),
+        ("encoder.layers.3.self_attn.k_proj.weight", "encoder.layers.3.self_attn.{q,k,v}_proj.weight"),
+        ("tgt_embedding.embed_tokens.weight", "tgt_embedding.embed_tokens.weight"),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(name, shown, value, released, tmp_path):
+    released[name] = released[name].clone()
+    released[name].view(-1)[-1] = float(value)
+    path = save(tmp_path / "m" / "m.pt", released)
+    write_dictionary(path.parent, 996)
+    with pytest.raises(DataError, match=re.escape(f"{shown} in {path} holds NaN or infinite numbers")):
+        init(path, tmp_path / "out", OFFICIAL_HEADS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_dropped_may_hold_anything(released, tmp_path):
+    released["tgt_embedding.embed_tokens.weight"] = released["tgt_embedding.embed_tokens.weight"].clone()
+    released["tgt_embedding.embed_tokens.weight"][-1] = float("nan")
+    del released["src_embedding.embed_tokens.weight"]
+    path = save(tmp_path / "m" / "m.pt", released)
+    write_dictionary(path.parent, 986)
+    init(path, tmp_path / "out", OFFICIAL_HEADS)
+    assert all(weight.isfinite().all() for weight in load_model(tmp_path / "out").state_dict().values())

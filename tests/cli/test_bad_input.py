@@ -392,7 +392,7 @@ def test_init_with_wrong_options(world, options, message):
 
 
 def test_export_that_does_not_hold_its_check(world, monkeypatch):
-    monkeypatch.setattr("deltalm_ds.export.ctranslate2._copy", lambda weight: weight.detach() * 1.5)
+    monkeypatch.setattr("deltalm_ds.export.formats.ctranslate2._copy", lambda weight: weight.detach() * 1.5)
     refused(world, "export", "model", "--out", "new", code=CHECK)
 
 

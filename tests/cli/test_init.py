@@ -2,7 +2,9 @@
 
 import json
 
+import torch
 from command import deltalm, make_world, must
+from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from deltalm_ds.checkpoints.directory import load_model
 
@@ -37,3 +39,26 @@ def test_a_model_of_ours_with_other_languages(tmp_path, monkeypatch):
     assert new.config.max_positions == 60
     outcome = deltalm("init", "--from", "model", "--out", "new")
     assert outcome.code == 2 and "new exists already" in outcome.stderr
+
+
+def test_an_xlm_r_with_padded_rows(tmp_path):
+    """28 rows (4 special, 23 pieces, <mask>) made 32 by transformers: the four that mean nothing are counted."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    theirs = XLMRobertaModel(XLMRobertaConfig(vocab_size=28, type_vocab_size=1, max_position_embeddings=12, **sizes))
+    theirs.resize_token_embeddings(pad_to_multiple_of=16)
+    theirs.save_pretrained(tmp_path / "xlmr")
+    (tmp_path / "xlmr" / "dict.txt").write_text("".join(f"piece{number} 1\n" for number in range(23)))
+    text = must("init", "--from", tmp_path / "xlmr", "--out", tmp_path / "model")
+    assert "token rows kept: 27" in text and "token rows dropped: 1 (<mask>)" in text
+    assert "token rows unnamed, dropped: 4" in text
+    assert load_model(tmp_path / "model").config.vocabulary_size == 27
+
+
+def test_a_weight_that_is_no_number_is_named(fixtures, tmp_path):
+    content = torch.load(fixtures / "official_base.pt", weights_only=True)
+    content["weights"]["encoder.layers.1.ffn.fc1.bias"][2] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    (tmp_path / "dict.txt").write_text("".join(f"piece{number} 1\n" for number in range(996)))
+    outcome = deltalm("init", "--from", tmp_path / "nan.pt", "--heads", 4, "--out", tmp_path / "model")
+    assert outcome.code == 3 and "encoder.layers.1.ffn.fc1.bias" in outcome.stderr and "NaN" in outcome.stderr
+    assert not (tmp_path / "model").exists()

@@ -7,7 +7,7 @@ import torch
 from toys import random_model
 
 from deltalm_ds.errors import CheckError, InputError
-from deltalm_ds.export import bart
+from deltalm_ds.export.formats import bart
 from deltalm_ds.export.package import export
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.files import read_json

@@ -6,7 +6,7 @@ from toys import random_model, save
 
 from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import CheckError
-from deltalm_ds.export import ctranslate2 as exporter
+from deltalm_ds.export.formats import ctranslate2 as exporter
 from deltalm_ds.export.package import export
 from deltalm_ds.export.parity import random_sources
 from deltalm_ds.files import read_json

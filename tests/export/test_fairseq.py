@@ -16,7 +16,7 @@ from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.names import POSITION_OFFSET
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import InputError
-from deltalm_ds.export.fairseq import write_fairseq
+from deltalm_ds.export.formats.fairseq import write_fairseq
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.token_ids import SPECIAL_TOKENS
@@ -134,7 +134,9 @@ def test_architecture(preset, changes, architecture, tmp_path, monkeypatch):
     config = DeltaLMConfig.preset(preset, vocabulary_size=20, **changes)
     model = make_model()
     model.config = config
-    monkeypatch.setattr("deltalm_ds.export.fairseq._fairseq_state", lambda *_: {})  # large has no need to be made
+    monkeypatch.setattr(
+        "deltalm_ds.export.formats.fairseq._fairseq_state", lambda *_: {}
+    )  # large has no need to be made
     write_fairseq(model, None, tmp_path, "float32")
     settings = load(tmp_path)["cfg"]["model"]
     assert settings._name == settings.arch == architecture

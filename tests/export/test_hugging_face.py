@@ -9,9 +9,10 @@ from toys import random_model, save
 from deltalm_ds.checkpoints.directory import load_model, load_weights
 from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
-from deltalm_ds.export.hugging_face import open_huggingface, write_huggingface
+from deltalm_ds.export.formats import load_format
+from deltalm_ds.export.formats.huggingface import open_huggingface, write_huggingface
 from deltalm_ds.export.hugging_face_files.modeling_deltalm import DeltaLMForConditionalGeneration
-from deltalm_ds.export.package import FORMATS, export
+from deltalm_ds.export.package import export
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.loading import load_engine
@@ -48,7 +49,7 @@ def test_a_trained_model_gives_the_same_outputs(to, trained, tmp_path):
     """All ways of searching that a user can set; of more than the best output fairseq's rules may choose others."""
     directory, sources = trained
     export(directory, tmp_path / "out", to, check_sources=sources)
-    engines = load_engine(directory), FORMATS[to].open(tmp_path / "out")
+    engines = load_engine(directory), load_format(to).open(tmp_path / "out")
     for options in OPTIONS:
         ours, theirs = (generate(engine, sources, options) for engine in engines)
         for (a,), (b,) in zip(ours, theirs, strict=True):

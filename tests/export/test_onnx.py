@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import CheckError, InputError
-from deltalm_ds.export import onnx as export
 from deltalm_ds.export import onnx_graph
+from deltalm_ds.export.formats import onnx as export
 from deltalm_ds.export.package import export as package_export
 from deltalm_ds.export.parity import check_parity, random_sources
 from deltalm_ds.files import write_json

@@ -3,13 +3,17 @@
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from toys import random_model, save
+from typer.testing import CliRunner
 
-from deltalm_ds.errors import CheckError, InputError
+from deltalm_ds.cli import app
+from deltalm_ds.errors import CheckError, DataError, InputError
 from deltalm_ds.export import package
-from deltalm_ds.export.package import FORMATS, export
+from deltalm_ds.export.formats import FORMATS, load_format
+from deltalm_ds.export.package import export
 from deltalm_ds.files import read_json
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.loading import load_engine
@@ -63,15 +67,15 @@ def test_an_export_of_a_model_for_ids(to, trained, tmp_path, run_example):
 @pytest.mark.parametrize("to", FORMATS)
 def test_what_is_not_read_back_exactly_is_refused(to, trained, tmp_path, monkeypatch):
     """Whatever a writer gets wrong: here one weight, and for lossy precisions before they could hide it."""
-    write = FORMATS[to].write
+    export_format = load_format(to)
 
     def write_wrong(model, *arguments):
         model.decoder.blocks[0].cross_attention.output.bias.data[:5] += 0.5
-        write(model, *arguments)
+        export_format.write(model, *arguments)
         model.decoder.blocks[0].cross_attention.output.bias.data[:5] -= 0.5
 
-    monkeypatch.setitem(FORMATS, to, replace(FORMATS[to], write=write_wrong))
-    for precision in FORMATS[to].precisions[:2]:
+    monkeypatch.setattr(f"deltalm_ds.export.formats.{to}.FORMAT", replace(export_format, write=write_wrong))
+    for precision in export_format.precisions[:2]:
         with pytest.raises(CheckError, match="nothing was written"):
             export(trained[0], tmp_path / "out", to, precision, trained[1])
     assert list(tmp_path.iterdir()) == []
@@ -84,7 +88,8 @@ def test_a_lossy_precision_has_its_own_limits(trained, tmp_path, monkeypatch):
     assert not replace(report, score_loss=0.2).holds
     about = read_json(tmp_path / "out/deltalm.json")
     assert about["computed_as"] == "int8"
-    monkeypatch.setitem(FORMATS, "ctranslate2", replace(FORMATS["ctranslate2"], computed_as=lambda _: "float32"))
+    no_int8 = replace(load_format("ctranslate2"), computed_as=lambda _: "float32")
+    monkeypatch.setattr("deltalm_ds.export.formats.ctranslate2.FORMAT", no_int8)
     export(trained[0], tmp_path / "out2", "ctranslate2", "int8", trained[1])
     assert "int8 (checked on a CPU that has no int8: computed as float32)" in (tmp_path / "out2/README.md").read_text()
 
@@ -92,12 +97,38 @@ def test_a_lossy_precision_has_its_own_limits(trained, tmp_path, monkeypatch):
 def test_bad_requests_are_refused(trained, tmp_path):
     with pytest.raises(InputError, match="'tensorrt' to export to: choose one of ctranslate2, huggingface"):
         export(trained[0], tmp_path / "out", "tensorrt")
+    with pytest.raises(InputError, match="the nearest is 'ctranslate2'"):
+        export(trained[0], tmp_path / "out", "ctranslate")
     with pytest.raises(InputError, match="BART has no precision 'int8': choose one of float32, float16"):
         export(trained[0], tmp_path / "out", "bart", "int8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("")
     with pytest.raises(InputError, match="exists already"):
         export(trained[0], tmp_path / "full")
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_a_model_whose_weights_are_not_finite_is_refused(value, tmp_path):
+    model = random_model()
+    model.decoder.blocks[1].cross_attention.key_value.weight.data[3, 4] = float(value)
+    save(model, tmp_path / "model")
+    message = r"decoder\.blocks\.1\.cross_attention\.key_value\.weight in .*model holds NaN or infinite numbers"
+    with pytest.raises(DataError, match=message):
+        export(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_names_every_format():
+    help_text = CliRunner().invoke(app, ["export", "--help"]).output
+    assert ", ".join(FORMATS) in re.sub(r"[\s│]+", " ", help_text)
+
+
+def test_the_guide_lists_every_format():
+    """Its table: name (the first is the default), title and precisions."""
+    guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| ([^|]+) \| ([^|]+) \|", guide, re.MULTILINE)
+    formats = {name: load_format(name) for name in FORMATS}
+    assert rows == [(name, row.title, ", ".join(row.precisions)) for name, row in formats.items()]
 
 
 def test_a_missing_package_is_named(trained, tmp_path, monkeypatch):

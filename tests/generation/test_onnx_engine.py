@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.export.onnx import write_onnx
+from deltalm_ds.export.formats.onnx import write_onnx
 from deltalm_ds.files import write_json
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions

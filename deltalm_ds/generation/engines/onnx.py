@@ -28,7 +28,7 @@ NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64, torch.bool: np.
 
 
 class OnnxEngine:
-    """A model that `deltalm export --to onnx` wrote (export/onnx.py tells its inputs and outputs), on CPU.
+    """A model that `deltalm export --to onnx` wrote (export/formats/onnx.py tells its inputs and outputs), on CPU.
 
     Raises:
         InputError: a file is missing. DataError: ONNX Runtime cannot open one.

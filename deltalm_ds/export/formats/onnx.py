@@ -25,6 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deltalm_ds.export.formats import ExportFormat
+from deltalm_ds.generation.interface import Engine
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import CrossAttention, Embedding, FeedForward, InterleavedBlock, SelfAttention
 from deltalm_ds.vocabulary import Vocabulary
@@ -36,11 +39,35 @@ PRECISIONS = ("float32", "int8")
 WEIGHTS = "weights.bin"
 ALIGNMENT_BYTES = 64  # of a tensor in the file: what the widest loads want
 
+EXAMPLE = """\
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.translate import generate
+from deltalm_ds.vocabulary import Vocabulary
+
+engine, vocabulary = load_engine("{directory}"), Vocabulary.load("{directory}")
+tags = [vocabulary.language_id(tag.strip("_")) for tag in "{tag}".split()]
+((best,),) = generate(engine, [[*tags, *vocabulary.encode("A dog is running.")]], SearchOptions())
+print(vocabulary.decode(best.ids))
+"""
+IDS_EXAMPLE = """\
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.translate import generate
+
+((best,),) = generate(load_engine("{directory}"), [[4, 5, 6]], SearchOptions())
+print(*best.ids)
+"""
+
 
 def write_onnx(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str) -> None:
-    """Write the two graphs and their weights, in one of `PRECISIONS`, into an existing directory.
+    """Write the two graphs and their weights. Padding rows of the vocabulary are left out; they are never produced.
 
-    Padding rows of the vocabulary are left out; they are never produced.
+    Args:
+        model: any DeltaLM.
+        vocabulary: not needed: the graphs take and give ids.
+        directory: exists already.
+        precision: one of `PRECISIONS`.
     """
     import onnx
 
@@ -55,6 +82,11 @@ def write_onnx(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, p
     places = _write_weights(directory / WEIGHTS, weights)
     for name, graph in graphs.items():
         onnx.save(graph.to_model(name, WEIGHTS, places), directory / f"{name}.onnx")
+
+
+def open_onnx(directory: Path) -> Engine:
+    """The model of a directory that `write_onnx` wrote, as `deltalm translate` opens it."""
+    return load_engine(directory, threads=torch.get_num_threads())
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -169,3 +201,15 @@ def _end_of_attention(graph: "Graph", x: str, attention: SelfAttention | CrossAt
 def _feed_forward(graph: "Graph", x: str, ffn: FeedForward) -> str:
     hidden = graph.op("Gelu", graph.linear(x, ffn.input))
     return graph.norm(graph.op("Add", graph.linear(hidden, ffn.output), x), ffn.norm)
+
+
+FORMAT = ExportFormat(
+    title="ONNX Runtime",
+    library="onnxruntime",
+    write=write_onnx,
+    open=open_onnx,
+    precisions=PRECISIONS,
+    example=EXAMPLE,
+    ids_example=IDS_EXAMPLE,
+    note="What the two graphs take and give stands at the head of `deltalm_ds/export/formats/onnx.py`.",
+)

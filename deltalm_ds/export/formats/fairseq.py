@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deltalm_ds.checkpoints.initialise import unchanged_initialisation
+from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import InputError
 from deltalm_ds.export.fairseq_weights import TOKEN_TABLE, fairseq_weights
+from deltalm_ds.export.formats import ExportFormat
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.token_ids import SPECIAL_TOKENS
@@ -36,6 +40,15 @@ from fairseq.models import register_model_architecture
 def {PLUG_IN}(args):
     """Nothing to add to what the checkpoint states."""
 '''
+EXAMPLE = """\
+from argparse import Namespace
+
+import torch
+
+with torch.serialization.safe_globals([Namespace]):
+    checkpoint = torch.load("{directory}/finetuned.pt")
+print(checkpoint["cfg"]["model"].arch, len(checkpoint["model"]), "tensors")
+"""
 
 
 def write_fairseq(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str) -> None:
@@ -45,7 +58,9 @@ def write_fairseq(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path
     of each position table, which are never read, are zero.
 
     Args:
+        model: one with an interleaved decoder and fairseq's epsilon.
         vocabulary: None writes no dict.txt.
+        directory: exists already.
         precision: a key of `DTYPES`.
 
     Raises:
@@ -81,6 +96,11 @@ def write_fairseq(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path
     }
     with open(directory / CHECKPOINT, "wb") as file:
         torch.save(content, file)
+
+
+def open_fairseq(directory: Path) -> PyTorchEngine:
+    """The model of a directory that `write_fairseq` wrote, read as any fine-tuned DeltaLM of fairseq is."""
+    return PyTorchEngine(unchanged_initialisation(recognise(directory / CHECKPOINT)).model())
 
 
 def _architecture(config: DeltaLMConfig) -> str:
@@ -153,3 +173,16 @@ def _write_dictionary(vocabulary: Vocabulary, path: Path) -> None:
         if set(token) & {"\n", "\r"}:
             raise InputError(f"The token {token!r} cannot stand in a dict.txt: it has a line break.")
     path.write_text("".join(f"{token} 1\n" for token in tokens), encoding="utf-8", newline="\n")
+
+
+FORMAT = ExportFormat(
+    title="fairseq and Microsoft's DeltaLM code",
+    library="torch",
+    write=write_fairseq,
+    open=open_fairseq,
+    precisions=tuple(DTYPES),
+    example=EXAMPLE,
+    ids_example=EXAMPLE,
+    note="In fairseq: `--path` with `finetuned.pt`, `--user-dir` as for any DeltaLM, and `dict.txt` for both "
+    "languages.",
+)

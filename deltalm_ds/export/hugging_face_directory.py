@@ -1,10 +1,5 @@
-"""Export to Hugging Face transformers: weights, configuration, tokenizer and the code of the model.
+"""What the exports to Hugging Face transformers have in common: the files of a directory, precisions, examples."""
 
-The names of tensors are those of fairseq and of Hugging Face's BART. The code in `hugging_face_files` goes with the
-weights; `from_pretrained(directory, trust_remote_code=True)` loads it.
-"""
-
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,52 +8,34 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
-from deltalm_ds.export.fairseq_weights import TOKEN_TABLE, fairseq_weights
 from deltalm_ds.export.tokenizer import write_tokenizer
-from deltalm_ds.export.transformers_engine import TransformersEngine
 from deltalm_ds.files import write_json
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.token_ids import BOS_ID, EOS_ID, PAD_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 PRECISIONS = ("float32", "float16", "bfloat16")
-MODEL_CODE = Path(__file__).parent / "hugging_face_files"
+SEARCH_NOTE = (
+    "`generate` follows fairseq's rules: its best output is that of `deltalm translate`; the lower places of an n-best "
+    "list may hold others. Decomposed text (NFD) should be brought into NFC first."
+)
+# Programs for model cards (see `ExportFormat`); `{options}`: what `from_pretrained` needs besides the directory.
+EXAMPLE = """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+tokenizer = AutoTokenizer.from_pretrained("{directory}"{options})
+model = AutoModelForSeq2SeqLM.from_pretrained("{directory}"{options})
+batch = tokenizer(["{tag}A dog is running."], return_tensors="pt", padding=True)
+print(*tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True), sep="\\n")
+"""
+IDS_EXAMPLE = """\
+import torch
+from transformers import AutoModelForSeq2SeqLM
 
-def write_huggingface(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str) -> None:
-    """Write a directory for `AutoModelForSeq2SeqLM` and `AutoTokenizer`, one of `PRECISIONS`.
-
-    Padding rows of the vocabulary are left out. Without text vocabulary there is no tokenizer.
-    """
-    config = model.config
-    about = common_config(config, precision) | {
-        "model_type": "deltalm",
-        "architectures": ["DeltaLMForConditionalGeneration"],
-        "auto_map": {
-            "AutoConfig": "configuration_deltalm.DeltaLMConfig",
-            "AutoModel": "modeling_deltalm.DeltaLMModel",
-            "AutoModelForSeq2SeqLM": "modeling_deltalm.DeltaLMForConditionalGeneration",
-        },
-        "decoder_layers": config.num_decoder_blocks,
-        "interleaved_decoder": config.decoder == "interleaved",
-        "embedding_norm": config.embedding_norm,
-        "layer_norm_eps": config.layer_norm_eps,
-    }
-    weights = fairseq_weights(model)
-    weights["encoder.embed_tokens.weight"] = weights.pop(TOKEN_TABLE)
-    weights = {f"model.{name}": tensor for name, tensor in weights.items()}
-    write_model(directory, about, weights, vocabulary, precision)
-    for path in MODEL_CODE.glob("*.py"):
-        shutil.copyfile(path, directory / path.name)
-
-
-def open_huggingface(directory: Path) -> TransformersEngine:
-    """The model of a directory that `write_huggingface` wrote, run by the code that was copied into it."""
-    from deltalm_ds.export.hugging_face_files.modeling_deltalm import DeltaLMForConditionalGeneration
-
-    return TransformersEngine.load(DeltaLMForConditionalGeneration, directory)
+model = AutoModelForSeq2SeqLM.from_pretrained("{directory}"{options})
+print(model.generate(torch.tensor([[4, 5, 6, 2]])))
+"""
 
 
 def common_config(config: DeltaLMConfig, precision: str) -> dict[str, Any]:
@@ -95,6 +72,11 @@ def write_model(
     """Write what transformers loads: config.json, generation_config.json, model.safetensors, tokenizer.
 
     Args:
+        directory: exists already.
+        config: the content of config.json.
+        weights: the tensors by the names that the model's class gives them.
+        vocabulary: None, or one without text, writes no tokenizer.
+        precision: one of `PRECISIONS`.
         **generation: settings of generation_config.json beside those of our search.
     """
     write_json(directory / "config.json", config)

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.export.fairseq_weights import TOKEN_TABLE, fairseq_weights
-from deltalm_ds.export.hugging_face import common_config, write_model
+from deltalm_ds.export.formats import ExportFormat
+from deltalm_ds.export.hugging_face_directory import (
+    EXAMPLE,
+    IDS_EXAMPLE,
+    PRECISIONS,
+    SEARCH_NOTE,
+    common_config,
+    write_model,
+)
 from deltalm_ds.export.transformers_engine import TransformersEngine
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.model.deltalm import DeltaLM
@@ -30,7 +38,13 @@ FIRST_LAYER = {
 
 
 def write_bart(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str) -> None:
-    """Write a directory for `BartForConditionalGeneration`; precisions and tokenizer as `write_huggingface`.
+    """Write a directory for `BartForConditionalGeneration`; padding rows of the vocabulary are left out.
+
+    Args:
+        model: one with embedding norm and BART's epsilon.
+        vocabulary: None, or one without text, writes no tokenizer.
+        directory: exists already.
+        precision: one of `PRECISIONS`.
 
     Raises:
         InputError: the model is one that BART cannot express.
@@ -80,9 +94,13 @@ def _layer_name(name: str) -> str:
     stack, kind, number, *rest = name.split(".")
     if (stack, kind) != ("decoder", "layers"):
         return name
-    is_in_first = rest[0] in FIRST_LAYER
-    module = FIRST_LAYER.get(rest[0], rest[0])
-    return ".".join([stack, kind, str(2 * int(number) + (not is_in_first)), module, *rest[1:]])
+    module, *tensor = rest
+    layer = 2 * int(number)
+    if module in FIRST_LAYER:
+        module = FIRST_LAYER[module]
+    else:
+        layer += 1
+    return ".".join([stack, kind, str(layer), module, *tensor])
 
 
 def _no_op_weights(model: DeltaLM, number: int) -> dict[str, Tensor]:
@@ -102,3 +120,16 @@ def _no_op_weights(model: DeltaLM, number: int) -> dict[str, Tensor]:
         for name, (gamma, beta) in zip(names, split_norm(norm), strict=True):
             weights |= {f"{name}.weight": gamma, f"{name}.bias": beta}
     return weights
+
+
+FORMAT = ExportFormat(
+    title="Hugging Face transformers, as a BART",
+    library="transformers",
+    write=write_bart,
+    open=open_bart,
+    precisions=PRECISIONS,
+    example=EXAMPLE.replace("{options}", ""),
+    ids_example=IDS_EXAMPLE.replace("{options}", ""),
+    note=f"{SEARCH_NOTE} An output that reaches the maximum length is ranked without the log-probability of its "
+    "`</s>`.",
+)

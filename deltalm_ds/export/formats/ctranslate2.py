@@ -14,7 +14,10 @@ from ctranslate2.specs import (
 from ctranslate2.specs.attention_spec import MultiHeadAttentionSpec
 from torch import Tensor, nn
 
+from deltalm_ds.export.formats import ExportFormat
 from deltalm_ds.export.two_layers import split_norm
+from deltalm_ds.generation.interface import Engine
+from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import CrossAttention, Embedding, FeedForward, PostNorm, SelfAttention
 from deltalm_ds.token_ids import SPECIAL_TOKENS
@@ -22,16 +25,48 @@ from deltalm_ds.vocabulary import Vocabulary
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
 
+EXAMPLE = """\
+import ctranslate2
+import sentencepiece
+
+translator = ctranslate2.Translator("{directory}")
+pieces = sentencepiece.SentencePieceProcessor("{directory}/spm.model")
+source = [*"{tag}".split(), *pieces.encode("A dog is running.", out_type=str), "</s>"]
+(result,) = translator.translate_batch([source], beam_size=5, max_input_length=0, suppress_sequences=[["<pad>"]])
+print(pieces.decode(result.hypotheses[0]))
+"""
+IDS_EXAMPLE = """\
+import json
+
+import ctranslate2
+
+translator = ctranslate2.Translator("{directory}")
+with open("{directory}/shared_vocabulary.json") as file:
+    tokens = json.load(file)
+source = [tokens[token_id] for token_id in (4, 5, 6, 2)]
+(result,) = translator.translate_batch([source], beam_size=5, max_input_length=0, suppress_sequences=[[tokens[1]]])
+print(*result.hypotheses[0])
+"""
+
 
 def write_ctranslate2(model: DeltaLM, vocabulary: Vocabulary | None, directory: Path, precision: str) -> None:
-    """Write a CTranslate2 model, one of `PRECISIONS`, into an existing directory.
+    """Write a CTranslate2 model. Padding rows of the vocabulary are left out; they are never produced.
 
-    Padding rows of the vocabulary are left out; they are never produced.
+    Args:
+        model: any DeltaLM.
+        vocabulary: names the ids; None numbers them.
+        directory: exists already.
+        precision: one of `PRECISIONS`.
     """
     spec = build_spec(model, _token_names(vocabulary, model.config.vocabulary_size))
     spec.validate()
     spec.optimize(precision)
     spec.save(str(directory))
+
+
+def open_ctranslate2(directory: Path) -> Engine:
+    """The model of a directory that `write_ctranslate2` wrote, as `deltalm translate` opens it."""
+    return load_engine(directory, threads=torch.get_num_threads())
 
 
 def computed_as(precision: str) -> str:
@@ -154,3 +189,16 @@ def _set_norm(spec: Any, norm: PostNorm | nn.LayerNorm) -> None:
 def _copy(weight: Tensor) -> Tensor:
     """CTranslate2 quantizes its tensors in place: without a copy it would spoil the model."""
     return weight.detach().clone()
+
+
+FORMAT = ExportFormat(
+    title="CTranslate2",
+    library="ctranslate2",
+    write=write_ctranslate2,
+    open=open_ctranslate2,
+    precisions=PRECISIONS,
+    example=EXAMPLE,
+    ids_example=IDS_EXAMPLE,
+    computed_as=computed_as,
+    note="`deltalm translate` and its kin take the directory as they take a model's.",
+)
