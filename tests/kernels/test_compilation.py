@@ -39,7 +39,7 @@ def test_launches_of_training(architecture: int) -> None:
         assert row["stack"] <= (16 if row["op"].startswith("attention/torch.float32") else 0), row
         assert row["wide_loads"] > 0 or row["kernel"] == "_row_kernel", row  # 16 bytes a load, where all is read
     if architecture >= 80:
-        assert kernels_of(rows, "attention") == {"_forward_kernel", "_grad_query_kernel", "_grad_key_value_kernel"}
+        assert kernels_of(rows, "attention") == {"forward_kernel", "grad_query_kernel", "grad_key_value_kernel"}
         in_16_bits = [row for row in rows if row["op"].startswith("attention/torch.bfloat16")]
         assert in_16_bits
         assert all(row["matrix_products"] > 0 for row in in_16_bits)  # on tensor cores
