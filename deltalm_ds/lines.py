@@ -116,17 +116,16 @@ def line_blocks(path: Path, span: tuple[int, int] | None = None) -> Iterator[lis
 def text_blocks(path: Path) -> Iterator[str]:
     """Yield the text of a file, some at a time, for formats in which a line may have any length; see `line_blocks`."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    number, undecoded, at_start = 1, b"", True
+    number, first = 1, b""
     for block in chain(_blocks(path), [b""]):
-        data = undecoded + block
+        first = first or block
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            place = len(data) - len(error.object) + error.start  # the decoder has left a byte order mark out
-            raise _not_utf8(path, data, place, number, at_start) from None
+            number += error.object.count(b"\n", 0, error.start)
+            raise _not_utf8(path, number, f"byte 0x{error.object[error.start]:02x}", first) from None
         if "\0" in text:
-            raise _nul(path, data, number + text.count("\n", 0, text.index("\0")), at_start)
-        undecoded, at_start = decoder.getstate()[0], False
+            raise _nul(path, number + text.count("\n", 0, text.index("\0")), first)
         number += text.count("\n")
         yield text
 
@@ -196,35 +195,32 @@ def _member_name(path: Path, archive: zipfile.ZipFile, pattern: str) -> str:
 def _decode_lines(path: Path, data: bytes, number: int, at_start: bool) -> list[str]:
     """The lines of `data`, of which the first has this number, counted from the start of the file or a later place."""
     at_start = at_start and number == 1
+    first = data if at_start else b""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, data, error.start, number, at_start) from None
+        position = error.start - data.rfind(b"\n", 0, error.start)
+        what = f"byte 0x{data[error.start]:02x} at position {position}"
+        raise _not_utf8(path, number + data.count(b"\n", 0, error.start), what, first) from None
     if b"\0" in data:
-        raise _nul(path, data, number + text.count("\n", 0, text.index("\0")), at_start)
+        raise _nul(path, number + text.count("\n", 0, text.index("\0")), first)
     lines = (text.removeprefix("\ufeff") if at_start else text).removesuffix("\n").split("\n")
     return [line.removesuffix("\r") for line in lines] if b"\r" in data else lines
 
 
-def _not_utf8(path: Path, data: bytes, place: int, number: int, at_start: bool) -> InputError:
-    """The error for the byte at `place` of data that begins in the line of this number."""
-    line = number + data.count(b"\n", 0, place)
-    position = place - data.rfind(b"\n", 0, place)
-    advice = _advice(data, at_start) or "convert the file to UTF-8."
-    return InputError(
-        f"{name_of(path)}, line {line}: not valid UTF-8 (byte 0x{data[place]:02x} at position {position}): {advice}"
-    )
+def _not_utf8(path: Path, line: int, what: str, first: bytes) -> InputError:
+    advice = _advice(first) or "convert the file to UTF-8."
+    return InputError(f"{name_of(path)}, line {line}: not valid UTF-8 ({what}): {advice}")
 
 
-def _nul(path: Path, data: bytes, line: int, at_start: bool) -> InputError:
-    advice = _advice(data, at_start) or "is this a text file in UTF-8?"
+def _nul(path: Path, line: int, first: bytes) -> InputError:
+    advice = _advice(first) or "is this a text file in UTF-8?"
     return InputError(f"{name_of(path)}, line {line}: contains a NUL byte; {advice}")
 
 
-def _advice(data: bytes, at_start: bool) -> str | None:
-    """What the first bytes of a file tell of one that is no text."""
-    found = [advice for first, advice in FIRST_BYTES.items() if at_start and data.startswith(first)]
-    return found[0] if found else None
+def _advice(first: bytes) -> str | None:
+    """What the first bytes of a file that is no text tell of it."""
+    return next((advice for start, advice in FIRST_BYTES.items() if first.startswith(start)), None)
 
 
 # --- bytes ---

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from xml.sax.saxutils import unescape
 
 from deltalm_ds.data_tools.published.published_corpus import Item
 from deltalm_ds.errors import InputError
@@ -15,7 +14,8 @@ SEGMENT = re.compile(r"<seg\b([^>]*)>(.*?)</seg>", re.IGNORECASE)
 SEGMENT_START = re.compile(r"<seg\b", re.IGNORECASE)
 SEGMENT_ID = re.compile(r'\bid\s*=\s*"?([^"\s]+)', re.IGNORECASE)
 SET_END = re.compile(r"</(?:src|ref|tst)set>", re.IGNORECASE)
-QUOTES = {"&quot;": '"', "&apos;": "'"}
+ENTITY = re.compile("&(amp|lt|gt|quot|apos);")
+CHARACTERS = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 
 def read(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Item]:
@@ -43,7 +43,7 @@ def _segments(path: Path) -> Iterator[tuple[int, str, str]]:
             identity = SEGMENT_ID.search(attributes)
             if identity is None:
                 raise InputError(f"{path}, line {number}: the segment has no id.")
-            yield number, identity[1], unescape(text, QUOTES)
+            yield number, identity[1], ENTITY.sub(lambda match: CHARACTERS[match[1]], text)
         is_complete = is_complete or SET_END.search(line) is not None
     if not is_complete:
         raise InputError(f"{path} is no SGML test set or cut short: it has no </srcset> or </refset>.")
