@@ -54,9 +54,9 @@ class CorpusSpec:
     @classmethod
     def from_name(cls, name: str, sources: Sequence[TextSource]) -> "CorpusSpec":
         """A corpus of pairs from a name like `en-de`, of one language from `de`, of a task from `headlines:fr-fr`."""
-        name, is_task, pair = name.partition(":")
-        languages = tuple((pair if is_task else name).split("-"))
-        kind = "task" if is_task else "mono" if len(languages) == 1 else "parallel"
+        name, colon, pair = name.partition(":")
+        languages = tuple((pair if colon else name).split("-"))
+        kind = "task" if colon else "mono" if len(languages) == 1 else "parallel"
         return cls(name, kind, languages, tuple(sources))
 
 

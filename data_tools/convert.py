@@ -61,7 +61,8 @@ def convert(name: str, files: Sequence[Path], out: Sequence[Path]) -> Conversion
                 for output, text in zip(outputs, row, strict=True):
                     _write_line(output, text, num_items)
             num_rows += len(rows)
-            dropped["empty"] += not rows
+            if not rows:
+                dropped["empty"] += 1
         if not num_rows:
             raise InputError(
                 f"There is nothing to convert in {', '.join(map(str, files))} ({dict(+dropped)} left out)."

@@ -165,9 +165,7 @@ def read_columns(
     at_start = source.span is None or source.span[0] == 0
     may_have_header = at_start and FORMATS[source.resolved_format].may_have_header
     for columns in _read_naming_lines(source, num_sides, documents):
-        stripped = tuple([text.strip() if text else "" for text in texts] for texts in columns)
-        if not documents:
-            stripped = tuple(list(map(_on_one_line, texts)) for texts in stripped)
+        stripped = tuple(list(map(str.strip, texts)) for texts in columns)
         if may_have_header and stripped[0]:
             may_have_header = False
             if is_header([texts[0] for texts in stripped], languages):
@@ -181,37 +179,40 @@ def read_columns(
             yield stripped
 
 
-def _on_one_line(text: str) -> str:
-    return LINE_ENDS.sub(" ", text) if "\n" in text or "\r" in text else text
-
-
-def _read_naming_lines(source: TextSource, num_sides: int, documents: bool) -> Iterator[Columns]:
+def _read_naming_lines(source: TextSource, num_sides: int, documents: bool) -> Iterator[Texts]:
     """Read a source; an error in a span is looked for again from the start of the file, to count the lines to it."""
     try:
-        yield from _checked(source, _open_source(source, num_sides, documents))
+        yield from _read_texts(source, num_sides, documents)
     except InputError:
         if source.span is not None:
-            for _ in _checked(source, _open_source(replace(source, span=None), num_sides, documents)):
+            for _ in _read_texts(replace(source, span=None), num_sides, documents):
                 pass
         raise
 
 
-def _checked(source: TextSource, blocks: Iterator[Columns]) -> Iterator[Columns]:
-    """Refuse what no text may have, whichever format it comes from."""
+def _read_texts(source: TextSource, num_sides: int, documents: bool) -> Iterator[Texts]:
+    """Read a source, and refuse what no text may have, whichever format it comes from."""
     what = "line" if FORMATS[source.resolved_format].divisible else "record"
     first = 1
-    for columns in blocks:
-        for texts in columns:
-            joined = "".join(text for text in texts if text)
+    for columns in _open_source(source, num_sides, documents):
+        sides = []
+        for column in columns:
+            texts = [text or "" for text in column]
+            joined = "".join(texts)
             if "\0" in joined or len(joined) > MAX_TEXT_BYTES or not _is_unicode(joined):
                 for number, text in enumerate(texts, start=first):
-                    if fault := _fault(text or ""):
+                    if fault := _fault(text):
                         raise InputError(f"{source}, {what} {number}: {fault}")
+            if not documents and ("\n" in joined or "\r" in joined):
+                texts = [LINE_ENDS.sub(" ", text.strip()) for text in texts]
+            sides.append(texts)
         first += len(columns[0])
-        yield columns
+        yield tuple(sides)
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # an escape such as \ud800 is valid JSON but not valid text

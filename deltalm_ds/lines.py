@@ -257,8 +257,13 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             raise InputError("standard input is closed: name a file.")
         yield sys.stdin.buffer
     elif found := _archive_and_member(path):
-        with zipfile.ZipFile(found[0]) as archive, archive.open(_member_name(path, archive, found[1])) as file:
-            yield file
+        with zipfile.ZipFile(found[0]) as archive:
+            try:
+                member = archive.open(_member_name(path, archive, found[1]))
+            except RuntimeError as error:  # it is encrypted, or compressed in a way that the library has not
+                raise InputError(f"{path} cannot be read: {error}.") from None
+            with member:
+                yield member
     else:
         compression = _compression(path)
         if compression and path.stat().st_size == 0:

@@ -179,6 +179,17 @@ def test_damaged_files_are_named(tmp_path, compression, damage):
         read_lines(path)
 
 
+def test_an_encrypted_archive_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.en", "x\n")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # the flag of encryption, in the member's own header and in the archive's directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.zip cannot be read: .*encrypted"):
+        read_lines(tmp_path / "a.zip")
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"absent\.txt cannot be read: No such file or directory\.$"):
         read_lines(tmp_path / "absent.txt")

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets write it [RFC 4180]: cells with commas, quotes or line ends stand in double quotes."""
+"""CSV as spreadsheets write it (RFC 4180): cells with commas, quotes or line ends stand in double quotes."""
 
 import csv
 from collections.abc import Iterator

@@ -18,10 +18,14 @@ SPACE = re.compile(r"[ \t\r\n]*")
 
 def read(wanted: Wanted) -> Iterator[Columns]:
     """Yield the texts of the wanted fields."""
-    assert wanted.fields is not None
     values = read_values(wanted.path)
     while block := list(islice(values, RECORDS_PER_BLOCK)):
-        records = [texts_of(wanted.path, position, value, wanted.fields) for position, value in block]
+        records = []
+        for position, value in block:
+            try:
+                records.append(texts_of(value, wanted))
+            except ValueError as error:
+                raise InputError(f"{position}: {error}") from None
         yield tuple(zip(*records, strict=True))
 
 
@@ -60,7 +64,7 @@ class _Text:
     """The text of a file from the place that was reached in it; what lies before is not kept."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._name = name_of(path)
         self._blocks = text_blocks(path)
         self._text = ""
         self._place = 0
@@ -69,7 +73,7 @@ class _Text:
     @property
     def position(self) -> str:
         """File and line."""
-        return f"{name_of(self._path)}, line {self._line}"
+        return f"{self._name}, line {self._line}"
 
     def next_character(self) -> str:
         """The next character that is no white space, before which the place now is; "" at the end."""

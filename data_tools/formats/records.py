@@ -1,11 +1,10 @@
 """Records with named fields, as JSON has them: `title`, or `translation.en` for a field of an object inside."""
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.data_tools.formats.input_format import Wanted
 
 JSON_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 MISSING = object()
@@ -24,23 +23,23 @@ DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)
 """Refuses an object in which a key is there twice, with a ValueError, as it does text that is no JSON."""
 
 
-def texts_of(path: Path, position: str, record: Any, fields: Sequence[str]) -> list[str | None]:
-    """The texts of a record's fields; None where there is null.
+def texts_of(record: Any, wanted: Wanted) -> list[str | None]:
+    """The texts of a record's wanted fields; None where there is null.
 
     A name with dots is that of a field with just this name, or else of a field in an object.
 
     Raises:
-        InputError: the record is no object, or has something else than text there; the message names what has text.
+        ValueError: the record is no object, or has something else than text there; the message names what has text.
     """
-    values = [_find(record, field) for field in fields]
-    for field, value in zip(fields, values, strict=True):
-        if value is None or isinstance(value, str):
-            continue
-        found = f"there is no {field!r}" if value is MISSING else f"{field!r} is {JSON_TYPES[type(value)]}"
-        raise InputError(
-            f"{position}: expected an object with text in {' and '.join(map(repr, fields))}, but {found}"
-            f"{_hint(path, list(_text_fields(record)), len(fields))}."
-        )
+    assert wanted.fields is not None
+    values = [_find(record, field) for field in wanted.fields]
+    for field, value in zip(wanted.fields, values, strict=True):
+        if value is not None and not isinstance(value, str):
+            found = f"there is no {field!r}" if value is MISSING else f"{field!r} is {JSON_TYPES[type(value)]}"
+            raise ValueError(
+                f"expected an object with text in {' and '.join(map(repr, wanted.fields))}, but {found}"
+                f"{_hint(wanted, list(_text_fields(record)))}."
+            )
     return values
 
 
@@ -64,11 +63,11 @@ def _text_fields(record: Any, prefix: str = "") -> Iterator[str]:
             yield from _text_fields(value, f"{prefix}{name}.")
 
 
-def _hint(path: Path, known: list[str], num_fields: int) -> str:
+def _hint(wanted: Wanted, known: list[str]) -> str:
     """The end of a message that says which fields there are, and how to name them."""
     if not known:
         return ", and no text at all"
     listed = f"; text is in {', '.join(known[:10])}"
-    if len(known) < num_fields:
+    if len(known) < wanted.num_sides:
         return listed
-    return f"{listed}: name the fields to read, as in {path.name}:{','.join(known[:num_fields])}"
+    return f"{listed}: name the fields to read, as in {wanted.path.name}:{','.join(known[: wanted.num_sides])}"
