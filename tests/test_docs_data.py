@@ -19,7 +19,6 @@ from deltalm_ds.cli import app
 from deltalm_ds.data.manifest import Manifest
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data_tools.formats.table import FORMATS
-from deltalm_ds.data_tools.published.table import PUBLISHED
 from deltalm_ds.vocabulary import Vocabulary
 
 DOCUMENT = Path(__file__).parents[1] / "docs/data.md"
@@ -151,24 +150,24 @@ def downloads(tmp_path, monkeypatch):
     return tmp_path
 
 
+def row_of_format(name, input_format):
+    """What the table of the document says of a format: to be copied there from the failing test of a new one."""
+    ends = " ".join(f"`{suffix}`" for suffix in input_format.suffixes)
+    fields = "; ".join(", ".join(f"`{field}`" for field in names) for names in input_format.fields.values())
+    fields = (fields or "all columns") if input_format.has_fields else "none"
+    divided = "yes" if input_format.divisible else "no"
+    return f"| `--{name}` | {ends} | {input_format.description} | {fields} | {divided} |"
+
+
 def test_the_table_of_formats_is_that_of_the_code():
     section = re.search(r"^## What can be read\n(.*?)^## ", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)[1]
-    lines_of_table = [line for line in section.splitlines() if line.startswith("| `--")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines_of_table]
-    assert [row[0].strip("`").removeprefix("--") for row in rows] == list(FORMATS)
-    for (_, ends, description, fields, divided), input_format in zip(rows, FORMATS.values(), strict=True):
-        known = ends.partition(" and all")[0]
-        assert tuple(known.replace("`", "").split()) == input_format.suffixes
-        assert description == input_format.description
-        expected = [name for names in input_format.fields.values() for name in names]
-        assert re.findall("`(.*?)`", fields) == (expected if input_format.has_fields else [])
-        assert divided == ("yes" if input_format.divisible else "no")
+    assert [line for line in section.splitlines() if line.startswith("| `--")] == [
+        row_of_format(name, input_format) for name, input_format in FORMATS.items()
+    ]
 
 
 def test_published_corpora(downloads):
-    shown = commands("Published corpora")
-    assert {words[2] for words in shown if words[:2] == ["data", "convert"]} == set(PUBLISHED)
-    for words in shown:
+    for words in commands("Published corpora"):
         run(words)
     built = {path.parent.name for path in downloads.glob("*/manifest.json")}
     assert built == set(ROWS)
