@@ -125,7 +125,7 @@ class TestRecipes:
     def test_missing_files(self, world, verb):
         assert "nowhere is not a shard data set" in refused(world, *verb, "data.train.0.path=nowhere")
         assert "nowhere/vocabulary.json does not exist" in refused(world, *verb, "vocabulary=nowhere")
-        assert "nowhere/vocabulary.json does not exist" in refused(world, *verb, "initial_model=nowhere")
+        assert "nowhere/vocabulary.json does not exist" in refused(world, *verb, "initial_model=nowhere", "model=null")
 
     def test_truncated_shard(self, world, verb):
         shard = next((world / "shards").glob("*.arrow"))
