@@ -12,8 +12,10 @@ from ctranslate2.specs import (
     TransformerSpec,
 )
 from ctranslate2.specs.attention_spec import MultiHeadAttentionSpec
+from ctranslate2.specs.model_spec import PyTorchVariable, visit_spec
 from torch import Tensor, nn
 
+from deltalm_ds.export.int8 import int8_rows
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import CrossAttention, Embedding, FeedForward, PostNorm, SelfAttention
@@ -30,8 +32,30 @@ def write_ctranslate2(model: DeltaLM, vocabulary: Vocabulary | None, directory: 
     """
     spec = build_spec(model, _token_names(vocabulary, model.config.vocabulary_size))
     spec.validate()
-    spec.optimize(precision)
+    if precision.startswith("int8"):
+        _quantize(spec, precision)
+    else:
+        spec.optimize(precision)
     spec.save(str(directory))
+
+
+def _quantize(spec: TransformerSpec, precision: str) -> None:
+    """What `spec.optimize(precision)` does, but with weights that no processor can overflow (see export/int8.py)."""
+    _, _, dtype = precision.partition("_")
+
+    def convert(part: Any, name: str, variable: Any) -> None:
+        name = name.split("/")[-1]
+        if not isinstance(variable, PyTorchVariable) or variable.is_scalar():
+            return
+        if hasattr(part, f"{name}_scale"):
+            values, scales = int8_rows(variable.tensor)
+            setattr(part, name, PyTorchVariable(values))
+            setattr(part, f"{name}_scale", PyTorchVariable(1 / scales))
+        else:
+            setattr(part, name, variable.to(dtype or "float32"))
+
+    spec.optimize()  # equal tensors are stored once
+    visit_spec(spec, convert)
 
 
 def computed_as(precision: str) -> str:
