@@ -141,6 +141,9 @@ class TestRecipes:
         change_recipe(world, validation={"shards": "shards", "text": "text"})
         assert "no tag for the language 'fr'" in refused(world, *verb)
 
+    def test_fp16_without_a_gpu(self, world, verb):
+        assert "fp16 needs a GPU, and there is none here" in refused(world, *verb, "deepspeed=fp16_zero1")
+
     def test_batches_so_small_that_steps_are_without_sequences(self, world, verb):
         sentence = refused(world, *verb, "batch.tokens_per_step=1", "training.max_steps=1000")
         assert "steps looked at have no sequence to learn from" in sentence
