@@ -21,8 +21,8 @@ _CODE = re.compile(
     r"(?P<language>[a-z]{2,3})"
     r"([-_](?P<script>[A-Z][a-z]{3}))?"
     r"([-_](?P<region>[A-Z]{2}|[0-9]{3}))?"
-    r"(?P<variants>([-_]([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*)"
-)
+    r"(?P<variants>([-_]([0-9][a-z0-9]{3}|(?=[a-z]*[0-9])[a-z0-9]{5,8}|valencia|tarask|polyton))*)"
+)  # other variants of letters alone are rare, and any word could be one: `en-news`
 _NEXT_CODE = re.compile(r"-(?=[a-z]{2,3}(?:[-_]|$))")
 _NO_REGIONS = ("XX", "ZZ")  # as in mBART's en_XX
 

@@ -47,7 +47,10 @@ def test_names_of_several_codes_come_apart_in_one_way(codes):
         ("ZH-hans", "perhaps zh-Hans."),
         ("en de", "with commas between: en,de."),
         ("en;pt-BR", "with commas between: en,pt-BR."),
-        *((text, "as in de, pt-BR or zh_Hans.") for text in ("", "a:b", "../x", "english", "__en__", "en-", "de\n")),
+        *(
+            (text, "as in de, pt-BR or zh_Hans.")
+            for text in ("", "a:b", "../x", "english", "en-news", "__en__", "en-", "de\n")
+        ),
     ],
 )
 def test_what_is_no_code_is_refused_with_what_to_write(text, advice):
