@@ -20,6 +20,7 @@ from deltalm_ds.arrays.counter_rng import uniform
 from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
+from deltalm_ds.languages import check_code, find_language
 from deltalm_ds.token_ids import ROW_MULTIPLE, SPECIAL_TOKENS, UNK_ID
 
 FORMAT_VERSION = 1
@@ -180,15 +181,18 @@ class Vocabulary:
         return tuple(token[2:-2] for token in self.blocks["languages"])
 
     def language_id(self, language: str) -> int:
-        """The id of a language's tag `__xx__`.
+        """The id of a language's tag `__xx__`, also by another spelling of the code (see `find_language`).
 
         Raises:
-            InputError: the language has no tag; the message names those that have.
+            InputError: no tag is that language's, or several could be; the message names them.
         """
-        if language not in self.languages:
+        found = find_language(language, self.languages)
+        if len(found) > 1:
+            raise InputError(f"The language {language!r} could be each of these: {', '.join(found)}. Name one of them.")
+        if not found:
             known = ", ".join(self.languages) or "none"
             raise InputError(f"The vocabulary has no tag for the language {language!r}; it has: {known}.")
-        return self._id_of_token[f"__{language}__"]
+        return self._id_of_token[f"__{found[0]}__"]
 
     def task_id(self, token: str) -> int:
         """The id of a task token such as `[S]`; InputError names the known ones."""
@@ -336,7 +340,7 @@ def _make_blocks(
         "special": SPECIAL_TOKENS,
         "pieces": tuple(pieces),
         "sentinels": tuple(f"<extra_id_{index}>" for index in range(num_sentinels)),
-        "languages": tuple(f"__{language}__" for language in languages),
+        "languages": tuple(f"__{check_code(language)}__" for language in languages),
         "tasks": tuple(tasks),
         "padding": tuple(f"<padding_{index}>" for index in range(-num_tokens % ROW_MULTIPLE)),
     }

@@ -7,12 +7,17 @@ the file. Unknown keys and wrong values are reported all at once, each with the 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from deltalm_ds.evaluation.metrics import find_metrics
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.recipe.schedules import Schedule
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(metric.name for metric in find_metrics(names))
 
 
 class Section(BaseModel):
@@ -117,10 +122,13 @@ class ValidationSection(Section):
     """What is measured at every `save_every` steps."""
 
     shards: Path = Field(description="data set for the validation loss")
-    text: Path | None = Field(None, description="directory of `dev.en-de.en` files, for BLEU")
+    text: Path | None = Field(None, description="directory of `dev.en-de.en` files, for `metrics`")
     split: str = "dev"
     directions: tuple[str, ...] = Field((), description="such as en-de; none: both of every pair")
-    max_sentences: int = Field(100, gt=0, description="per direction, for BLEU")
+    metrics: Annotated[tuple[str, ...], AfterValidator(_known_metrics)] = Field(
+        ("bleu",), description="of the translations of the text"
+    )
+    max_sentences: int = Field(100, gt=0, description="per direction, of the text")
     beam: int = Field(1, gt=0)
     max_length: int = Field(128, gt=0)
 

@@ -13,7 +13,7 @@ from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
 from deltalm_ds.data.temperature import TemperatureSchedule
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.evaluation.translation import TestSet, read_test_sets
+from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection

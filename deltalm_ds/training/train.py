@@ -33,7 +33,7 @@ from deltalm_ds.training.checkpoint import keep_checkpoints, loss_scaler_state, 
 from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
 from deltalm_ds.training.inputs import Inputs, fresh_or_initial_model, open_inputs
 from deltalm_ds.training.step import LossSums, evaluate_loss, train_step
-from deltalm_ds.training.validation import validation_bleu
+from deltalm_ds.training.validation import validation_scores
 
 STOP_CHECK_STEPS = 10
 
@@ -145,8 +145,8 @@ class Trainer:
         evaluate_loss(self.ds_engine, batches, self.recipe.training.label_smoothing, sums)
         record = loss_record(sums.read(), [component.name for component in builder.components])
         if self.inputs.validation_tests:
-            bleu = validation_bleu(self.ds_engine, self.inputs.vocabulary, self.inputs.validation_tests, validation)
-            record |= {"bleu": sum(bleu.values()) / len(bleu), "bleu_of": bleu}
+            tests = self.inputs.validation_tests
+            record |= validation_scores(self.ds_engine, self.inputs.vocabulary, tests, validation)
         if self.log:
             self.log.write(self.state.step, "validation", record)
         return {name: value for name, value in record.items() if isinstance(value, float)}

@@ -1,4 +1,4 @@
-"""BLEU during training: every rank translates its share of the validation sentences."""
+"""Metrics of translations during training: every rank translates its share of the validation sentences."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import distributed
 
-from deltalm_ds.evaluation.bleu import score_hypotheses
-from deltalm_ds.evaluation.translation import TestSet
+from deltalm_ds.evaluation.test_sets import TestSet
+from deltalm_ds.evaluation.translation import make_scorer
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.translate import encoder_for, generate
@@ -16,10 +16,10 @@ from deltalm_ds.recipe.schema import ValidationSection
 from deltalm_ds.vocabulary import Vocabulary
 
 
-def validation_bleu(
+def validation_scores(
     ds_engine: Any, vocabulary: Vocabulary, tests: list[TestSet], validation: ValidationSection
-) -> dict[str, float]:
-    """BLEU of each direction, the same on every rank. A collective."""
+) -> dict[str, Any]:
+    """Of each metric the average (`bleu`) and each direction's score (`bleu_of`), alike on every rank. A collective."""
     options = SearchOptions(beam=validation.beam, max_length=validation.max_length)
     sources = [
         encoder_for(vocabulary, test.target_lang if vocabulary.languages else None)(line)
@@ -32,11 +32,13 @@ def validation_bleu(
     shares: list[list[str]] = [[] for _ in range(world_size)]
     distributed.all_gather_object(shares, texts)
     hypotheses = [shares[index % world_size][index // world_size] for index in range(len(sources))]
-    scores = {}
+    scores: dict[str, dict[str, float]] = {name: {} for name in validation.metrics}
     for test in tests:
         own, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
-        scores[test.direction] = score_hypotheses(test.direction, own, test.references).bleu
-    return scores
+        for name, value in make_scorer(test, validation.metrics).score(own).scores.items():
+            scores[name][test.direction] = value
+    averages = {name: sum(of_direction.values()) / len(of_direction) for name, of_direction in scores.items()}
+    return averages | {f"{name}_of": of_direction for name, of_direction in scores.items()}
 
 
 def _whole_model(ds_engine: Any) -> DeltaLM:
