@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltalm_ds.cli.options import AsJson, Beam, EngineName, LengthPenalty, MaxLength, TargetLang, Threads
+from deltalm_ds.cli.options import (
+    AsJson,
+    Beam,
+    EngineName,
+    LengthPenalty,
+    MaxLength,
+    NoRepeatNgramSize,
+    TargetLang,
+    Threads,
+)
 from deltalm_ds.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +36,7 @@ def evaluate(
     beam: Beam = 5,
     length_penalty: LengthPenalty = 1.0,
     max_length: MaxLength = 200,
+    no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
     threads: Threads = 0,
     tokenizer: Annotated[
@@ -47,7 +57,9 @@ def evaluate(
     from deltalm_ds.generation.translate import read_lines
     from deltalm_ds.vocabulary import Vocabulary
 
-    options = SearchOptions(beam, length_penalty=length_penalty, max_length=max_length)
+    options = SearchOptions(
+        beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
+    )
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
             if reference is None or model is not None or data is not None or source is not None:
