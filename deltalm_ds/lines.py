@@ -9,7 +9,7 @@ import lzma
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -39,19 +39,9 @@ def line_blocks(path: Path, span: tuple[int, int] | None = None) -> Iterator[lis
     Raises:
         InputError: the file cannot be read or decoded, or has a NUL byte or a line over `MAX_TEXT_BYTES`.
     """
-    yield from lines_of(path, _blocks(path, span), at_start=not span or span[0] == 0)
-
-
-def lines_of(path: Path, blocks: Iterable[bytes], at_start: bool = True) -> Iterator[list[str]]:
-    """As `line_blocks`, of bytes in order that need not end where lines do; whole lines are given as soon as they come.
-
-    Args:
-        path: the name in errors.
-        at_start: whether a byte order mark may come first.
-    """
     number, pending = 1, b""
-    decode = partial(_decode, path, at_start=at_start)
-    for block in blocks:
+    decode = partial(_decode, path, at_start=not span or span[0] == 0)
+    for block in _blocks(path, span):
         end = block.rfind(b"\n") + 1
         # Only a line that began in an earlier block can be too long.
         if len(pending) + (block.find(b"\n") if end else len(block)) > MAX_TEXT_BYTES:
@@ -65,13 +55,6 @@ def lines_of(path: Path, blocks: Iterable[bytes], at_start: bool = True) -> Iter
             pending += block
     if pending:
         yield decode(pending, number)
-
-
-def standard_input() -> IO[bytes]:
-    """The bytes of standard input; InputError if it was closed before the start (`<&-`)."""
-    if sys.stdin is None:
-        raise InputError("Standard input is closed: name a file to read, or give the command an input.")
-    return sys.stdin.buffer
 
 
 def is_plain(path: Path) -> bool:
@@ -110,7 +93,9 @@ def _blocks(path: Path, span: tuple[int, int] | None = None) -> Iterator[bytes]:
             elif span is not None:
                 yield from _span_blocks(file, *span)
             else:
-                while block := file.read(BLOCK_BYTES):
+                # What has come through a pipe is not kept waiting for more.
+                read = getattr(file, "read1", file.read) if path == STDIN else file.read
+                while block := read(BLOCK_BYTES):
                     yield block
     except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged or cut short, or not a {path.suffix} file: {error}.") from None
@@ -122,7 +107,9 @@ def _blocks(path: Path, span: tuple[int, int] | None = None) -> Iterator[bytes]:
 def _open(path: Path) -> Iterator[IO[bytes]]:
     archive, bang, member = str(path).partition(ZIP_MEMBER)
     if path == STDIN:
-        yield standard_input()
+        if sys.stdin is None:
+            raise InputError("standard input is closed: name a file.")
+        yield sys.stdin.buffer
     elif bang or path.suffix == ".zip":
         with zipfile.ZipFile(f"{archive}.zip" if bang else path) as archive_file:
             name = _member_name(path, archive_file, member or "*")

@@ -24,6 +24,7 @@ from deltalm_ds.cli.options import (
     Threads,
 )
 from deltalm_ds.errors import InputError
+from deltalm_ds.lines import STDIN
 
 if TYPE_CHECKING:
     from deltalm_ds.generation.interface import Engine, Hypothesis
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def translate(
     model: Model,
-    input: Annotated[Path | None, typer.Option(help="UTF-8 text, one sentence a line; by default stdin.")] = None,
+    input: Annotated[Path, typer.Option(help="UTF-8 text, a sentence a line; - is standard input.")] = STDIN,
     target_lang: TargetLang = None,
     beam: Beam = 5,
     n_best: Annotated[int, typer.Option(help="Outputs a line, as number<TAB>score<TAB>text if more than 1.")] = 1,
@@ -113,14 +114,14 @@ def score(
             print(f"{sum(scores):.6f}\t{' '.join(f'{value:.6f}' for value in scores)}")
 
 
-def _chunks(path: Path | None) -> tuple[Iterable[Sequence[str]], int | None]:
+def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:
     """The lines to translate in chunks, and their number where it is known: not while they are being written."""
     from deltalm_ds.generation.live_input import is_live, live_lines
     from deltalm_ds.generation.translate import chunks_of, read_lines
 
-    if path is None and is_live():
+    if path == STDIN and is_live():
         return live_lines(), None
-    lines = read_lines(path)
+    lines = read_lines(None if path == STDIN else path)
     return chunks_of(lines), len(lines)
 
 

@@ -3,42 +3,36 @@
 import os
 import select
 import stat
+import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from deltalm_ds.lines import lines_of, standard_input
+from deltalm_ds.generation.translate import CHUNK_LINES
+from deltalm_ds.lines import STDIN, line_blocks
 
-READ_BYTES = 1 << 16  # what a pipe holds
-CHUNK_BYTES = 1 << 21  # about as many lines as `translate` sorts together
 WAIT_S = 0.05  # for more, once something has come: whoever writes a file into a pipe gets full chunks
 
 
 def is_live() -> bool:
-    """Whether standard input is a terminal, a pipe or a socket, where more may come later, and not a file.
-
-    Raises:
-        InputError: it is closed.
-    """
+    """Whether standard input is a terminal, a pipe or a socket, where more may come later, and not a file."""
     try:
-        return not stat.S_ISREG(os.fstat(standard_input().fileno()).st_mode)
-    except OSError:  # not a file of the system's at all
+        return sys.stdin is not None and not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+    except OSError:  # no file of the system's at all
         return False
 
 
 def live_lines() -> Iterator[list[str]]:
-    """The lines of standard input, in chunks of what has come; InputError as `line_blocks`."""
-    return lines_of(Path("standard input"), _chunks(standard_input().fileno()))
+    """The lines of standard input, in chunks of those that have come and those that follow within `WAIT_S`.
 
-
-def _chunks(descriptor: int) -> Iterator[bytes]:
-    """Wait for something, then take what else comes within `WAIT_S`. Nothing else may read from the descriptor."""
-    while chunk := os.read(descriptor, READ_BYTES):
+    Raises:
+        InputError: as `line_blocks`.
+    """
+    blocks = line_blocks(STDIN)
+    for lines in blocks:
         end = time.monotonic() + WAIT_S
-        while len(chunk) < CHUNK_BYTES and select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
-            more = os.read(descriptor, READ_BYTES)
-            if not more:  # the end, which a terminal says only once
-                yield chunk
-                return
-            chunk += more
-        yield chunk
+        while len(lines) < CHUNK_LINES and select.select([sys.stdin], [], [], max(0.0, end - time.monotonic()))[0]:
+            more = next(blocks, None)
+            if more is None:
+                break
+            lines += more
+        yield lines

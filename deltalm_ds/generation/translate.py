@@ -11,7 +11,6 @@ import numpy as np
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
-from deltalm_ds.lines import standard_input
 from deltalm_ds.progress import Advance, progress
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -200,9 +199,11 @@ def read_lines(path: str | Path | None) -> list[str]:
     Raises:
         InputError: the file cannot be read, or a line is not UTF-8; the message has its number.
     """
+    if path is None and sys.stdin is None:
+        raise InputError("standard input is closed: name a file.")
     name = "standard input" if path is None else str(path)
     try:
-        content = standard_input().read() if path is None else Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}.") from None
     lines = content.split(b"\n")
