@@ -53,16 +53,17 @@ def translate(
     """
     from deltalm_ds.generation.interface import SearchOptions
     from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.generation.translate import translate_chunks
+    from deltalm_ds.generation.translate import no_progress, translate_chunks
     from deltalm_ds.progress import progress
 
     options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
     runner = load_engine(model, engine, threads)
     encode, decode = _codec(model, runner, target_lang, ids)
     chunks, num_lines = _chunks(input)
-    with nullcontext(lambda count: None) if num_lines is None else progress("translate", num_lines) as advance:
-        number = 0
-        has_scores = as_json or n_best > 1
+    shown = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
+    has_scores = as_json or n_best > 1
+    number = 0
+    with shown as advance:
         for lines, results in translate_chunks(runner, chunks, encode, options, has_scores, advance=advance):
             for line, found in zip(lines, results, strict=True):
                 if as_json:

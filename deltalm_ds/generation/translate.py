@@ -25,6 +25,10 @@ FILLERS = frozenset(
 )
 
 
+def no_progress(count: int) -> None:
+    """An `advance` that shows nothing."""
+
+
 def translate(
     engine: Engine,
     lines: Sequence[str],
@@ -57,7 +61,7 @@ def translate_chunks(
     options: SearchOptions,
     token_scores: bool = False,
     what: str = "translate",
-    advance: Advance = lambda count: None,
+    advance: Advance = no_progress,
 ) -> Iterator[tuple[Sequence[str], list[list[Hypothesis]]]]:
     """Each chunk of lines with the hypotheses of each line; a line with nothing to translate has one, which is empty.
 
@@ -94,7 +98,7 @@ def generate(
     sources: Sequence[Ids],
     options: SearchOptions,
     token_scores: bool = False,
-    advance: Advance = lambda count: None,
+    advance: Advance = no_progress,
 ) -> list[list[Hypothesis]]:
     """The hypotheses of each source, in order; an empty source has one empty hypothesis.
 

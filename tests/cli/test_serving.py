@@ -7,13 +7,19 @@ import subprocess
 import sys
 import threading
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from command import deltalm, make_world, must
+import sentencepiece
+import torch
+from command import WORDS, deltalm, make_world, must
 from safetensors.torch import load_file, save_file
 
+from deltalm_ds.checkpoints.directory import save_model
 from deltalm_ds.generation.translate import encoder_for
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
 
 NOT_NEEDED = (
@@ -190,6 +196,61 @@ def test_evaluate_says_how_many_were_cut(world):
     (world / "long").write_text("one two three\nfour five\n")
     outcome = deltalm("evaluate", "ct2", "--source", "long", "--reference", "long", *TO_GERMAN[:2], "--max-length", 1)
     assert "translate de: 2 of 2 outputs reached the maximum of 1 tokens and were cut" in outcome.stderr
+
+
+# --- lines stay lines ---
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory):
+    """Makes a model that says what is asked for: a piece of a vocabulary with byte fallback."""
+    directory = tmp_path_factory.mktemp("bytes")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS)] * 20),
+        model_prefix=str(directory / "spm"),
+        vocab_size=310,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+    )
+    vocabulary = Vocabulary.from_spm(directory / "spm.model", num_sentinels=0, languages=["de"])
+    config = DeltaLMConfig.preset("tiny", vocabulary_size=vocabulary.num_tokens, max_positions=40)
+    torch.manual_seed(0)
+    weights = {
+        name: 2 * tensor if tensor.ndim == 2 else tensor for name, tensor in DeltaLM(config).state_dict().items()
+    }
+    save_model(directory / "any", config, weights, vocabulary, {})
+    rows = must("translate", directory / "any", *TO_GERMAN, "--json", stdin=STDIN).splitlines()
+    ((favourite, _),) = Counter(token for row in rows for token in json.loads(row)["hypotheses"][0]["ids"]).most_common(
+        1
+    )
+
+    def make(piece):
+        wanted = next(token for token in range(vocabulary.size) if vocabulary.token(token) == piece)
+        weights["token_embedding.weight"][[favourite, wanted]] = weights["token_embedding.weight"][[wanted, favourite]]
+        save_model(directory / piece, config, weights, vocabulary, {})
+        weights["token_embedding.weight"][[favourite, wanted]] = weights["token_embedding.weight"][[wanted, favourite]]
+        return directory / piece, wanted
+
+    return make
+
+
+@pytest.mark.parametrize("piece", ["<0x09>"])
+def test_lines_stay_lines_whatever_bytes_a_model_says(piece, byte_model):
+    model, wanted = byte_model(piece)
+    options = (*TO_GERMAN, "--beam", 2)
+    rows = must("translate", model, *options, "--json", stdin=STDIN).removesuffix("\n").split("\n")
+    found = [json.loads(row)["hypotheses"][0] for row in rows]
+    assert len(found) == len(LINES)
+    assert any(wanted in hypothesis["ids"] for hypothesis in found)
+    plain = must("translate", model, *options, stdin=STDIN)
+    assert len(plain.splitlines()) == plain.count("\n") == len(LINES)
+    table = must("translate", model, *options, "--n-best", 2, stdin=STDIN)
+    assert len(table.splitlines()) == 2 * (len(LINES) - 1) + 1  # the empty line has one output
+    assert {row.count("\t") for row in table.splitlines()} == {2}
 
 
 # --- repeated n-grams ---

@@ -1,5 +1,8 @@
 """The PyTorch engine against plain full decoding, and how engines are chosen."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -75,3 +78,9 @@ def test_an_engine_is_a_row_and_a_module(tmp_path, monkeypatch):
     assert load_engine(tmp_path, "echo") == (tmp_path, 0)
     with pytest.raises(DataError, match=r"deltalm.json does not say the vocabulary_size"):
         load_engine(tmp_path)
+
+
+def test_the_guide_names_the_engines_of_the_table():
+    guide = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+    table = guide[guide.index("| `--engine` |") :].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(ENGINES)
