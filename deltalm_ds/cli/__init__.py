@@ -3,6 +3,7 @@
 Exit codes: see `deltalm_ds.errors`.
 """
 
+import io
 import os
 import sys
 
@@ -16,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.add_typer(vocab.app, name="vocab")
 app.add_typer(data.app, name="data")
@@ -41,6 +43,7 @@ def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
     try:
         try:
+            _prepare_streams()
             app(prog_name="deltalm")
         finally:
             _flush_stdout()
@@ -54,12 +57,29 @@ def main() -> None:
         sys.exit(InputError.exit_code)
 
 
+def _prepare_streams() -> None:
+    """Text goes out as UTF-8 whatever the locale says; what cannot be UTF-8 (odd file names) as escapes.
+
+    Raises:
+        InputError: standard output was closed before the start (`>&-`): results would be lost without a word.
+    """
+    if sys.stderr is None:  # messages would go to standard output
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        raise InputError("Standard output is closed: send it to a file, or to /dev/null.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def _flush_stdout() -> None:
     """Write what is buffered while a failure can still be told: the interpreter's own flush comes too late for that.
 
     Raises:
         OSError: nobody reads any more, or the disk is full; the error names standard output.
     """
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltalm_ds.cli.options import AsJson, Beam, EngineName, LengthPenalty, MaxLength, TargetLang, Threads
+from deltalm_ds.cli.options import (
+    AsJson,
+    Beam,
+    EngineName,
+    LengthPenalty,
+    MaxLength,
+    NoRepeatNgramSize,
+    TargetLang,
+    Threads,
+)
 from deltalm_ds.cli.output import print_json, print_table
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS
@@ -29,6 +38,7 @@ def evaluate(
     beam: Beam = 5,
     length_penalty: LengthPenalty = 1.0,
     max_length: MaxLength = 200,
+    no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
     threads: Threads = 0,
     metrics: Annotated[str, typer.Option(help=f"Of {', '.join(METRICS)}; several with commas between.")] = ",".join(
@@ -50,7 +60,9 @@ def evaluate(
     from deltalm_ds.generation.loading import load_engine
     from deltalm_ds.vocabulary import Vocabulary
 
-    options = SearchOptions(beam, length_penalty=length_penalty, max_length=max_length)
+    options = SearchOptions(
+        beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
+    )
     names = [name.strip() for name in metrics.split(",")]
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:

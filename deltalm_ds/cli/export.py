@@ -45,12 +45,12 @@ def export(
 
 def _check_sources(model: Path, check_file: Path, target_lang: str | None) -> list[list[int]]:
     """The sentences of a file as ids, for the language given or for all in turn; empty lines are left out."""
-    from deltalm_ds.generation.translate import encoder_for
+    from deltalm_ds.generation.translate import encoder_for, has_visible_text
     from deltalm_ds.lines import read_lines
     from deltalm_ds.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(model)
-    lines = [line for line in read_lines(check_file) if line.strip()]
+    lines = [line for line in read_lines(check_file) if has_visible_text(line)]
     if not lines:
         raise InputError(f"{check_file} has no sentences to check the export with.")
     languages: tuple[str | None, ...] = (target_lang,) if target_lang else vocabulary.languages or (None,)

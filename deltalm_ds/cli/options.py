@@ -5,16 +5,20 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[
-    Path, typer.Argument(help="A model directory, or an export to CTranslate2 or ONNX.", show_default=False)
-]
+from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
+
+_EXPORTS = " or ".join(entry.title for entry in ENGINES.values() if entry.formats != (MODEL_DIRECTORY,))
+Model = Annotated[Path, typer.Argument(help=f"A model directory, or an export to {_EXPORTS}.", show_default=False)]
 TargetLang = Annotated[str | None, typer.Option(help="Language to translate into, where the vocabulary has tags.")]
 Beam = Annotated[int, typer.Option(help="Beams kept at each step; 1 is greedy.")]
 LengthPenalty = Annotated[float, typer.Option(help="Scores are divided by length to this power; 0 takes the sum.")]
 MinLength = Annotated[int, typer.Option(help="Least tokens of an output, without </s>.")]
 MaxLength = Annotated[int, typer.Option(help="Most tokens of an output, without </s>.")]
+NoRepeatNgramSize = Annotated[
+    int, typer.Option("--no-repeat-ngram-size", help="An n-gram of this size occurs once in an output; 0 allows all.")
+]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="pytorch, ctranslate2 or onnx; by default what MODEL is for.")
+    str | None, typer.Option("--engine", help=f"{', '.join(ENGINES)}; by default what the model is for.")
 ]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is the engine's default.")]
 AsIds = Annotated[bool, typer.Option("--ids", help="Space-separated token ids in and out, without </s>.")]

@@ -1,6 +1,8 @@
 """`deltalm translate | score`: text through a finished model."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,7 @@ from deltalm_ds.cli.options import (
     MaxLength,
     MinLength,
     Model,
+    NoRepeatNgramSize,
     TargetLang,
     Threads,
 )
@@ -28,13 +31,16 @@ if TYPE_CHECKING:
 
 def translate(
     model: Model,
-    input: Annotated[Path, typer.Option(help="UTF-8 text, a sentence a line, plain or .gz and the like.")] = STDIN,
+    input: Annotated[
+        Path, typer.Option(help="UTF-8 text, a sentence a line, plain or .gz and the like; - is standard input.")
+    ] = STDIN,
     target_lang: TargetLang = None,
     beam: Beam = 5,
     n_best: Annotated[int, typer.Option(help="Outputs a line, as number<TAB>score<TAB>text if more than 1.")] = 1,
     length_penalty: LengthPenalty = 1.0,
     min_length: MinLength = 1,
     max_length: MaxLength = 200,
+    no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
     threads: Threads = 0,
     ids: AsIds = False,
@@ -42,24 +48,31 @@ def translate(
 ) -> None:
     """Translate lines, in order; an empty line gives an empty line. With --json one object a line.
 
+    Lines that are typed, or come through a pipe one by one, are answered one by one.
+
     Example: echo "3.5 kilometers" | deltalm translate models/cldr --target-lang de
     """
     from deltalm_ds.generation.interface import SearchOptions
     from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.generation.translate import translate as translate_lines
+    from deltalm_ds.generation.translate import no_progress, translate_chunks
+    from deltalm_ds.progress import progress
 
-    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length)
+    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
     runner = load_engine(model, engine, threads)
     encode, decode = _codec(model, runner, target_lang, ids)
-    lines = read_lines(input)
-    results = translate_lines(runner, lines, encode, options, token_scores=as_json or n_best > 1)
-    for index, (line, found) in enumerate(zip(lines, results, strict=True)):
-        if as_json:
-            print_json(_translation(line, found, None if ids else decode))
-            continue
-        for hypothesis in found:
-            prefix = f"{index}\t{hypothesis.score:.6f}\t" if n_best > 1 else ""
-            print(prefix + decode(hypothesis.ids))
+    chunks, num_lines = _chunks(input)
+    shown = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
+    has_scores = as_json or n_best > 1
+    number = 0
+    with shown as advance:
+        for lines, results in translate_chunks(runner, chunks, encode, options, has_scores, advance=advance):
+            for line, found in zip(lines, results, strict=True):
+                if as_json:
+                    print_json(_translation(line, found, None if ids else decode))
+                else:
+                    _print_translation(number if n_best > 1 else None, found, decode)
+                number += 1
+            sys.stdout.flush()
 
 
 def score(
@@ -78,7 +91,7 @@ def score(
     """
     from deltalm_ds.generation.loading import load_engine
     from deltalm_ds.generation.score import score as score_targets
-    from deltalm_ds.generation.translate import encoder_for, parse_ids
+    from deltalm_ds.generation.translate import parse_ids, tag_of
     from deltalm_ds.progress import progress
     from deltalm_ds.vocabulary import Vocabulary
 
@@ -88,8 +101,8 @@ def score(
         source_ids, target_ids = ([parse_ids(s, runner.vocabulary_size) for s in side] for side in (sources, targets))
     else:
         vocabulary = Vocabulary.load(model)
-        encode = encoder_for(vocabulary, target_lang)
-        source_ids = [list(encode(line)) for line in sources]
+        tag = tag_of(vocabulary, target_lang)
+        source_ids = [[*tag, *tokens.tolist()] for tokens in vocabulary.encode_batch(sources)]
         target_ids = [tokens.tolist() for tokens in vocabulary.encode_batch(targets)]
     with progress("score", len(sources)) as advance:
         found = score_targets(runner, source_ids, target_ids, advance)
@@ -99,6 +112,17 @@ def score(
             print_json(values | {"score": sum(scores), "token_scores": scores})
         else:
             print(f"{sum(scores):.6f}\t{' '.join(f'{value:.6f}' for value in scores)}")
+
+
+def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:
+    """The lines to translate in chunks, and their number where it is known: not while they are being written."""
+    from deltalm_ds.generation.live_input import is_live, live_lines
+    from deltalm_ds.generation.translate import chunks_of
+
+    if path == STDIN and is_live():
+        return live_lines(), None
+    lines = read_lines(path)
+    return chunks_of(lines), len(lines)
 
 
 def _codec(
@@ -112,6 +136,15 @@ def _codec(
         return lambda line: parse_ids(line, engine.vocabulary_size), lambda tokens: " ".join(map(str, tokens))
     vocabulary = Vocabulary.load(model)
     return encoder_for(vocabulary, target_lang), vocabulary.decode
+
+
+def _print_translation(number: int | None, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str]) -> None:
+    """The text alone, or with a line's number number<TAB>score<TAB>text of each of its outputs."""
+    for hypothesis in found:
+        text = decode(hypothesis.ids)
+        if number is not None:
+            text = f"{number}\t{hypothesis.score:.6f}\t{text.replace(chr(9), ' ')}"
+        print(text)
 
 
 def _translation(line: str, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str] | None) -> dict[str, Any]:

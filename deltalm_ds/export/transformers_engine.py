@@ -47,7 +47,7 @@ class TransformersEngine:
             return []
         from deltalm_ds.export.hugging_face_files.modeling_deltalm import EndAt
 
-        max_length = min(options.max_length, self.max_positions - 1) + 2  # with the first and the last </s>
+        max_length = options.limit(self.max_positions) + 2  # with the first and the last </s>
         found = self.model.generate(
             **self._batch(sources),
             num_beams=options.beam,

@@ -3,14 +3,13 @@
 Legend: B sentences, K beams, N = B · K rows (the beams of a sentence side by side), V vocabulary, L tokens so far.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.errors import DataError
 from deltalm_ds.generation.interface import Hypothesis, SearchOptions
 from deltalm_ds.kernels.top_k import top_k
 from deltalm_ds.model.cache import DecoderCache
@@ -109,9 +108,7 @@ class _Finished:
 
 
 @torch.inference_mode()
-def beam_search(
-    model: StepModel, source: PackedSequences, options: SearchOptions, prefixes: Sequence[Sequence[int]] | None = None
-) -> list[list[Hypothesis]]:
+def beam_search(model: StepModel, source: PackedSequences, options: SearchOptions) -> list[list[Hypothesis]]:
     """The best translations of B sentences: up to n_best hypotheses each, best first.
 
     Of the 2K best continuations of a sentence's beams, those that end and are among the first K are finished
@@ -121,24 +118,20 @@ def beam_search(
 
     Args:
         source: whole inputs: language tag if any, tokens, `</s>`; on the model's device.
-        prefixes: B lists of tokens that the hypotheses begin with (they are part of ids and score); may be empty.
-            As in fairseq, `min_length` does not hold within the longest prefix of the batch.
     """
     num_sentences, beam = source.num_sequences, options.beam
     if not num_sentences:
         return []
     device = source.tokens.device
-    max_length = min(options.max_length, model.max_positions - 1)
-    forced = _forced_tokens(prefixes, max_length, device)
+    max_length = options.limit(model.max_positions)
     cache = model.start_decoding(source)
     beams = _Beams.start(num_sentences, beam, device)
     finished = _Finished(options, [[] for _ in range(num_sentences)])
     last = torch.full((num_sentences * beam,), EOS_ID, device=device)
     for step in range(max_length + 1):
         logits = model.decode_step(last, cache)
-        only = _only_tokens(forced, beams, step, max_length)
-        min_length_holds = step < options.min_length and only is None
-        banned = _banned_tokens(beams.tokens, min_length_holds, options.no_repeat_ngram_size)
+        banned = _banned_tokens(beams.tokens, step < options.min_length, options.no_repeat_ngram_size)
+        only = torch.full_like(last, EOS_ID) if step == max_length else None  # even if it is banned
         candidates = _Candidates(*top_k(logits, beams.scores, 2 * beam, banned, only))
         _finish(candidates, beams, finished)
         counts = torch.tensor([len(finished.of_sentence[s]) for s in beams.sentences.tolist()], device=device)
@@ -156,30 +149,6 @@ def beam_search(
         beams = beams.extended(kept, rows, going_on)
         last = beams.tokens[:, -1]
     return finished.best()
-
-
-def _forced_tokens(prefixes: Sequence[Sequence[int]] | None, max_length: int, device: torch.device) -> Tensor | None:
-    """[B, longest prefix] int64, -1 where a sentence is free; None if there are no prefixes."""
-    if prefixes is None:
-        return None
-    longest = max(map(len, prefixes), default=0)
-    if longest > max_length:
-        raise InputError(f"A prefix has {longest} tokens; outputs have at most {max_length}.")
-    rows = [[*prefix] + [-1] * (longest - len(prefix)) for prefix in prefixes]
-    forced = torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), longest)
-    if (forced == EOS_ID).any():
-        raise InputError("A prefix contains </s>, which ends an output.")
-    return forced
-
-
-def _only_tokens(forced: Tensor | None, beams: _Beams, step: int, max_length: int) -> Tensor | None:
-    """[N] int64, the one token that may come next, -1 where all may; None if they all may everywhere."""
-    beam = beams.scores.shape[1]
-    if step == max_length:
-        return torch.full((len(beams.tokens),), EOS_ID, device=beams.tokens.device)
-    if forced is None or step >= forced.shape[1]:
-        return None
-    return forced[beams.sentences, step].repeat_interleave(beam)
 
 
 def _banned_tokens(tokens: Tensor, min_length_holds: bool, ngram_size: int) -> Tensor:

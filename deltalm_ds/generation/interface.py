@@ -38,6 +38,10 @@ class SearchOptions:
         if self.no_repeat_ngram_size < 0:
             raise InputError(f"The n-gram size is {self.no_repeat_ngram_size}; it must be 0 (off) or more.")
 
+    def limit(self, max_positions: int) -> int:
+        """The length at which a hypothesis must end: `max_length`, or what the positions leave beside `</s>`."""
+        return min(self.max_length, max_positions - 1)
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -47,11 +51,14 @@ class Hypothesis:
         ids: the tokens, without `</s>`.
         score: Σ log p / length**length_penalty in nats, over the tokens and `</s>`.
         token_scores: log p of each token and of `</s>`, or None where the engine does not give them.
+        is_cut: it has as many tokens as it may have (`SearchOptions.limit`): where it ends was not the model's choice.
+            Set by `generate`, not by engines.
     """
 
     ids: tuple[int, ...]
     score: float
     token_scores: tuple[float, ...] | None = None
+    is_cut: bool = False
 
 
 class Engine(Protocol):

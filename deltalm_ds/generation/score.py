@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Engine, Ids
-from deltalm_ds.generation.translate import BATCH_TOKENS, batches_by_cost
+from deltalm_ds.generation.translate import BATCH_TOKENS, batches_by_cost, no_progress
 from deltalm_ds.progress import Advance
 
 
 def score(
-    engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids], advance: Advance = lambda count: None
+    engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids], advance: Advance = no_progress
 ) -> list[list[float]]:
     """Log p in nats of each target's tokens and of its `</s>`, in order, in batches of similar length.
 
     Args:
         sources, targets: ids without `</s>`, sources with their language tag.
+        advance: told how many more pairs are done.
 
     Raises:
         InputError: a sequence is too long for the model (cutting it would give the probability of something else).

@@ -1,7 +1,9 @@
 """From lines of text or ids to hypotheses, in batches of sentences of similar length."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -14,6 +16,16 @@ from deltalm_ds.vocabulary import Vocabulary
 BATCH_TOKENS = 4096  # source tokens of a batch, times the beam
 SENTENCE_COST_TOKENS = 16  # what a sentence costs beside its tokens: logits over the vocabulary for every beam
 CHUNK_LINES = 20_000  # lines sorted and translated together: output starts early, memory stays bounded
+# Letters, marks and symbols by their Unicode category that show nothing: SentencePiece's space, the fillers of Hangul
+# and Khmer, the blank of Braille, joiners and variation selectors.
+FILLERS = frozenset(
+    "\u2581\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+)
+
+
+def no_progress(count: int) -> None:
+    """An `advance` that shows nothing."""
 
 
 def translate(
@@ -24,27 +36,60 @@ def translate(
     token_scores: bool = False,
     what: str = "translate",
 ) -> Iterator[list[Hypothesis]]:
-    """The hypotheses of each line, in order, with progress on stderr; an empty line has one empty hypothesis.
-
-    Sources over the model's maximum are cut; how many is said once, on stderr.
+    """The hypotheses of each line, in order, with progress on stderr; see `translate_chunks`.
 
     Args:
         encode: line -> ids with the language tag, without `</s>` (see `encoder_for`, `parse_ids`).
         token_scores: every hypothesis has token scores, whatever the engine.
         what: the progress line's name.
     """
-    num_cut = 0
-    limit = engine.max_positions - 1
     with progress(what, len(lines)) as advance:
-        for start in range(0, len(lines), CHUNK_LINES):
-            chunk = lines[start : start + CHUNK_LINES]
-            sources = [encode(line) if line.strip() else [] for line in chunk]
-            num_cut += sum(len(source) > limit for source in sources)
-            yield from generate(engine, [source[:limit] for source in sources], options, token_scores, advance)
-    if num_cut:
-        print(
-            f"{what}: {num_cut} of {len(lines)} sources were longer than {limit} tokens and were cut.", file=sys.stderr
-        )
+        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, token_scores, what, advance):
+            yield from found
+
+
+def chunks_of(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Lines in chunks for `translate_chunks`."""
+    return (lines[start : start + CHUNK_LINES] for start in range(0, len(lines), CHUNK_LINES))
+
+
+def translate_chunks(
+    engine: Engine,
+    chunks: Iterable[Sequence[str]],
+    encode: Callable[[str], Ids],
+    options: SearchOptions,
+    token_scores: bool = False,
+    what: str = "translate",
+    advance: Advance = no_progress,
+) -> Iterator[tuple[Sequence[str], list[list[Hypothesis]]]]:
+    """Each chunk of lines with the hypotheses of each line; a line with nothing to translate has one, which is empty.
+
+    Sources over the model's maximum are cut, and outputs end at the longest that is allowed: how many did is said once,
+    at the end, on stderr. The lines of a chunk are sorted by length, and a chunk is translated when it has come.
+
+    Args:
+        chunks: lines in order; taken one chunk at a time.
+        encode, token_scores: see `translate`.
+        what: begins the sentences on stderr.
+        advance: told how many more lines are translated.
+    """
+    num_lines = num_cut_sources = num_cut_outputs = 0
+    longest = engine.max_positions - 1
+    for lines in chunks:
+        sources = [encode(line) for line in lines]
+        found = generate(engine, [source[:longest] for source in sources], options, token_scores, advance)
+        num_lines += len(lines)
+        num_cut_sources += sum(len(source) > longest for source in sources)
+        num_cut_outputs += sum(hypotheses[0].is_cut for hypotheses in found)
+        yield lines, found
+    if num_cut_sources:
+        message = f"{num_cut_sources} of {num_lines} sources were longer than {longest} tokens and were cut"
+        print(f"{what}: {message}.", file=sys.stderr)
+    if num_cut_outputs:
+        limit = options.limit(engine.max_positions)
+        message = f"{num_cut_outputs} of {num_lines} outputs reached the maximum of {limit} tokens and were cut"
+        hint = f"; the model allows {longest}" if limit < longest else ""
+        print(f"{what}: {message}{hint}.", file=sys.stderr)
 
 
 def generate(
@@ -52,10 +97,17 @@ def generate(
     sources: Sequence[Ids],
     options: SearchOptions,
     token_scores: bool = False,
-    advance: Advance = lambda count: None,
+    advance: Advance = no_progress,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of each source, in order; an empty source has one empty hypothesis. See `translate`."""
+    """The hypotheses of each source, in order; an empty source has one empty hypothesis.
+
+    Args:
+        sources: ids with the language tag, without `</s>`, that the model's positions allow.
+        token_scores: every hypothesis has token scores, whatever the engine.
+        advance: told how many more sources are done.
+    """
     found: list[list[Hypothesis]] = [[Hypothesis((), 0.0, ())] for _ in sources]
+    limit = options.limit(engine.max_positions)
     present = [index for index, source in enumerate(sources) if len(source)]
     advance(len(sources) - len(present))
     costs = [(SENTENCE_COST_TOKENS + len(sources[index])) * options.beam for index in present]
@@ -66,7 +118,7 @@ def generate(
         if token_scores:
             results = _with_token_scores(engine, batch_sources, results, options)
         for index, hypotheses in zip(members, results, strict=True):
-            found[index] = hypotheses
+            found[index] = [replace(hypothesis, is_cut=len(hypothesis.ids) >= limit) for hypothesis in hypotheses]
         advance(len(members))
     return found
 
@@ -101,15 +153,39 @@ def batches_by_cost(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def encoder_for(vocabulary: Vocabulary, target_lang: str | None) -> Callable[[str], Ids]:
-    """Text -> ids, the target language's tag in front where the vocabulary has tags [FACTS §1].
+    """Text -> ids, the target language's tag in front where the vocabulary has tags; no ids for no text.
+
+    There is nothing to translate in a line without tokens of its own, and in one that shows nothing
+    (`has_visible_text`): a model would make something up.
+
+    Raises:
+        InputError: as `tag_of`.
+    """
+    tag = tag_of(vocabulary, target_lang)
+
+    def encode(line: str) -> Ids:
+        ids = vocabulary.encode(line).tolist() if has_visible_text(line) else []
+        return [*tag, *ids] if ids else []
+
+    return encode
+
+
+def tag_of(vocabulary: Vocabulary, target_lang: str | None) -> list[int]:
+    """The ids that a source begins with: the target language's tag, or none where the vocabulary has none [FACTS §1].
 
     Raises:
         InputError: the language is unknown, or none is given where the vocabulary has tags.
     """
-    if target_lang is None and vocabulary.languages:
+    if target_lang is not None:
+        return [vocabulary.language_id(target_lang)]
+    if vocabulary.languages:
         raise InputError(f"Name the language to translate into (--target-lang): {', '.join(vocabulary.languages)}.")
-    tag = [] if target_lang is None else [vocabulary.language_id(target_lang)]
-    return lambda line: [*tag, *vocabulary.encode(line).tolist()]
+    return []
+
+
+def has_visible_text(line: str) -> bool:
+    """Whether anything is seen of a line: separators, control and format characters and fillers alone do not show."""
+    return any(unicodedata.category(character)[0] not in "ZC" and character not in FILLERS for character in line)
 
 
 def parse_ids(line: str, vocabulary_size: int) -> list[int]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deltalm_ds.token_ids import EOS_ID
+
 
 @dataclass(frozen=True)
 class PackedSequences:
@@ -60,3 +62,8 @@ class PackedSequences:
         return PackedSequences(
             self.tokens.to(device, non_blocking=True), self.cu_seqlens.to(device, non_blocking=True), self.max_seqlen
         )
+
+
+def pack_with_eos(sequences: Sequence[Sequence[int]]) -> PackedSequences:
+    """Pack lists of ids with `</s>` after each."""
+    return PackedSequences.from_sequences([[*sequence, EOS_ID] for sequence in sequences])

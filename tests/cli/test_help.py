@@ -12,7 +12,11 @@ from typer.main import get_command
 
 from deltalm_ds.cli import app
 
-HEAVY = ("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "ctranslate2", "sacrebleu", "babel")
+# typer brings pydantic with it
+HEAVY = (
+    *("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "ctranslate2", "onnxruntime", "transformers"),
+    *("sacrebleu", "babel", "rich", "yaml"),
+)
 
 
 def verbs(command, names=()):

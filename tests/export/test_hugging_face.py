@@ -16,7 +16,7 @@ from deltalm_ds.export.package import export
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.loading import load_engine
-from deltalm_ds.generation.translate import encoder_for, generate
+from deltalm_ds.generation.translate import generate
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -66,7 +66,7 @@ def test_generate_as_a_user_calls_it(with_text, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
     batch = tokenizer([f"__de__ {line}" for line in lines], return_tensors="pt", padding=True)
     vocabulary = Vocabulary.load(with_text)
-    sources = [list(encoder_for(vocabulary, "de")(line)) for line in lines]
+    sources = [[vocabulary.language_id("de"), *vocabulary.encode(line).tolist()] for line in lines]
     found = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
     assert found == [[*source, 2] for source in sources]
     outputs = DeltaLMForConditionalGeneration.from_pretrained(tmp_path / "out").generate(**batch)

@@ -22,6 +22,8 @@ from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 REFERENCE = json.loads(gzip.decompress((FIXTURES / "beam.json.gz").read_bytes()))
+# fairseq was also run with prefixes that the outputs begin with, which this search does not offer
+SETTINGS = {name: setting for name, setting in REFERENCE["settings"].items() if setting["prefixes"] is None}
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +84,11 @@ def search_uncached(model, source, options):
     return sorted(finished[: options.beam], key=lambda f: -f[1])[: options.n_best]
 
 
-@pytest.mark.parametrize("name", REFERENCE["settings"])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_hypothesis_of_fairseq(name, official_model):
-    setting = REFERENCE["settings"][name]
+    setting = SETTINGS[name]
     source = PackedSequences.from_sequences(REFERENCE["sources"])
-    found = beam_search(official_model, source, SearchOptions(**setting["options"]), setting["prefixes"])
+    found = beam_search(official_model, source, SearchOptions(**setting["options"]))
     for ours, theirs in zip(found, setting["hypotheses"], strict=True):
         assert [[*hypothesis.ids, EOS_ID] for hypothesis in ours] == [tokens for tokens, _ in theirs]
         for hypothesis, (tokens, score) in zip(ours, theirs, strict=True):
@@ -140,14 +142,6 @@ def test_length_is_bounded_by_the_positions():
     options = SearchOptions(beam=2, min_length=99, max_length=99)
     (found,) = beam_search(model, PackedSequences.from_sequences([[4, EOS_ID]]), options)
     assert len(found[0].ids) == model.config.max_positions - 1
-
-
-def test_a_prefix_too_long_or_with_an_end_is_refused():
-    model, source = random_model(), PackedSequences.from_sequences([[4, EOS_ID]])
-    with pytest.raises(InputError, match="prefix has 4 tokens"):
-        beam_search(model, source, SearchOptions(max_length=3), [[4, 4, 4, 4]])
-    with pytest.raises(InputError, match="</s>"):
-        beam_search(model, source, SearchOptions(), [[4, EOS_ID]])
 
 
 def test_damaged_weights_are_an_error():

@@ -157,6 +157,6 @@ def test_export_checks_with_the_sentences_given(model, run, tmp_path):
     report = json.loads(run(*arguments, tmp_path / "check", "--json"))
     assert (report["num_sentences"], report["format"], report["precision"]) == (3, "onnx", "int8")
     assert Vocabulary.load(tmp_path / "out").hash == Vocabulary.load(model).hash
-    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "empty").write_text("\n\u200b\n", encoding="utf-8")
     with pytest.raises(InputError, match="no sentences"):
         run("export", model, "--out", tmp_path / "out2", "--check-file", tmp_path / "empty")

@@ -1,9 +1,13 @@
 """The PyTorch engine against plain full decoding, and how engines are chosen."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.generation.engines import ENGINES, EngineEntry
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.loading import load_engine
@@ -42,8 +46,10 @@ def test_generate_appends_the_end_and_scores_what_it_gives(model):
 
 
 def test_a_wrong_engine_or_directory_is_named(tmp_path):
-    with pytest.raises(InputError, match="engines are pytorch, ctranslate2, onnx"):
-        load_engine(tmp_path, "tensorrt")
+    with pytest.raises(InputError, match=f"engines are {', '.join(ENGINES)}"):
+        load_engine(tmp_path, "something else")
+    with pytest.raises(InputError, match="the nearest is 'ctranslate2'"):
+        load_engine(tmp_path, "CTranslate")
     with pytest.raises(InputError, match=r"for pytorch, not for ctranslate2: .*deltalm export --to"):
         load_engine(tmp_path, "ctranslate2")
     with pytest.raises(InputError, match=r"config.json does not exist"):
@@ -55,3 +61,28 @@ def test_a_wrong_engine_or_directory_is_named(tmp_path):
     (tmp_path / "deltalm.json").write_text('{"format": "bart"}')
     with pytest.raises(InputError, match="an export to bart, which no engine here runs"):
         load_engine(tmp_path)
+    for content in ("{}", "[]", '{"format": 1}'):
+        (tmp_path / "deltalm.json").write_text(content)
+        with pytest.raises(DataError, match=r"deltalm.json does not say the format"):
+            load_engine(tmp_path)
+
+
+def test_an_engine_is_a_row_and_a_module(tmp_path, monkeypatch):
+    """One that shares a format with another is opened by name only."""
+    (tmp_path / "echo.py").write_text("def open_engine(directory, threads):\n    return directory, threads\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ENGINES, "echo", EngineEntry("Echo", "echo", ("echo", "onnx")))
+    (tmp_path / "deltalm.json").write_text('{"format": "echo"}')
+    assert load_engine(str(tmp_path), threads=3) == (tmp_path, 3)
+    (tmp_path / "deltalm.json").write_text('{"format": "onnx"}')
+    assert load_engine(tmp_path, "echo") == (tmp_path, 0)
+    with pytest.raises(DataError, match=r"deltalm.json does not say the vocabulary_size"):
+        load_engine(tmp_path)
+
+
+def test_the_guide_names_engines_of_the_table():
+    guide = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+    table = guide[guide.index("| `--engine` |") :].split("\n\n")[0]
+    named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert len(named) >= 3
+    assert named <= ENGINES.keys()

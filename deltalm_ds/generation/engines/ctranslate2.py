@@ -6,7 +6,9 @@ from typing import Any
 
 import ctranslate2
 
+from deltalm_ds.errors import DataError
 from deltalm_ds.files import read_json
+from deltalm_ds.generation.exports import sizes_of
 from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
@@ -26,14 +28,20 @@ class CTranslate2Engine:
       gives the exact ones: `token_scores` of `translate`.
     - It does not force `</s>` at the maximum length: outputs cut there get its log p by scoring them.
     - It normalises by another length: its sums are normalised here as ours are, and ranked anew.
+
+    Raises:
+        InputError: a file is missing. DataError: one cannot be opened.
     """
 
     def __init__(self, directory: str | Path, threads: int = 0, device: str = "cpu") -> None:
-        about = read_json(Path(directory) / "deltalm.json")
-        self.vocabulary_size, self.max_positions = about["vocabulary_size"], about["max_positions"]
-        self.translator = ctranslate2.Translator(str(directory), device, intra_threads=threads)
-        self._tokens: list[str] = read_json(Path(directory) / "shared_vocabulary.json")
+        directory = Path(directory)
+        self.vocabulary_size, self.max_positions = sizes_of(directory)
+        self._tokens: list[str] = read_json(directory / "shared_vocabulary.json")
         self._id_of_token = {token: token_id for token_id, token in enumerate(self._tokens)}
+        try:
+            self.translator = ctranslate2.Translator(str(directory), device, intra_threads=threads)
+        except RuntimeError as error:
+            raise DataError(f"{directory} cannot be opened by CTranslate2: {error}.") from None
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         """See `Engine`; the hypotheses have no token scores."""
@@ -54,20 +62,17 @@ class CTranslate2Engine:
             no_repeat_ngram_size=options.no_repeat_ngram_size,
             suppress_sequences=[[self._tokens[PAD_ID]]],
             min_decoding_length=options.min_length,
-            max_decoding_length=self._max_length(options),
+            max_decoding_length=options.limit(self.max_positions),
             max_input_length=0,
             return_scores=True,
         )
-
-    def _max_length(self, options: SearchOptions) -> int:
-        return min(options.max_length, self.max_positions - 1)
 
     def _ranked(self, source: Ids, result: Any, options: SearchOptions) -> list[Hypothesis]:
         """The n best of one sentence by our score."""
         found = []
         for tokens, total in zip(result.hypotheses, result.scores, strict=True):
             ids = tuple(self._id_of_token[token] for token in tokens)
-            if len(ids) == self._max_length(options):
+            if len(ids) == options.limit(self.max_positions):
                 total = sum(self.score([source], [ids])[0])
             found.append(Hypothesis(ids, total / (len(ids) + 1) ** options.length_penalty))
         return sorted(found, key=lambda hypothesis: -hypothesis.score)[: options.n_best]
@@ -82,3 +87,8 @@ class CTranslate2Engine:
 
     def _with_eos(self, sources: Sequence[Ids]) -> list[list[str]]:
         return [[self._tokens[token] for token in (*source, EOS_ID)] for source in sources]
+
+
+def open_engine(directory: Path, threads: int) -> CTranslate2Engine:
+    """See `EngineEntry.open`."""
+    return CTranslate2Engine(directory, threads)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import read_json
 from deltalm_ds.generation.beam_search import beam_search
-from deltalm_ds.generation.engines.pytorch import pack_with_eos
+from deltalm_ds.generation.exports import sizes_of
 from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
 from deltalm_ds.model.cache import CrossAttentionCache, DecoderCache, SelfAttentionCache
-from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
 
 try:
@@ -31,14 +30,15 @@ class OnnxEngine:
     """A model that `deltalm export --to onnx` wrote (export/formats/onnx.py tells its inputs and outputs), on CPU.
 
     Raises:
-        InputError: a file is missing. DataError: ONNX Runtime cannot open one.
+        InputError: a file is missing. DataError: one cannot be opened.
     """
 
     def __init__(self, directory: str | Path, threads: int = 0) -> None:
-        about = read_json(Path(directory) / "deltalm.json")
-        self.vocabulary_size, self.max_positions = about["vocabulary_size"], about["max_positions"]
+        directory = Path(directory)
+        self.vocabulary_size, self.max_positions = sizes_of(directory)
         self._encoder, self._decoder = (
-            _open(Path(directory) / name, threads) for name in ("encoder.onnx", "decoder.onnx")
+            _open(directory / "encoder.onnx", threads),
+            _open(directory / "decoder.onnx", threads),
         )
         cross = [value for value in self._encoder.get_outputs() if value.name.startswith("cross_keys")]
         self._num_blocks = len(cross)
@@ -98,6 +98,13 @@ class OnnxEngine:
             past.keys, past.values = outputs[f"present_keys_{index}"], outputs[f"present_values_{index}"]
         cache.num_decoded += 1
         return outputs["logits"]
+
+
+def open_engine(directory: Path, threads: int) -> OnnxEngine:
+    """See `EngineEntry.open`; `threads` are ONNX Runtime's, and this process's, which searches with PyTorch."""
+    if threads:
+        torch.set_num_threads(threads)
+    return OnnxEngine(directory, threads)
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

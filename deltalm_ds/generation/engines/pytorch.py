@@ -1,14 +1,16 @@
-"""What can run a model: PyTorch, CTranslate2 or ONNX Runtime. All take and give ids without `</s>`."""
+"""Running a model directory, or a model that is in memory already, with PyTorch and our own beam search."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
+from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
 
 
@@ -36,6 +38,8 @@ class PyTorchEngine:
         return [(-nll).tolist() for nll in token_nll.split(labels.lengths.tolist())]
 
 
-def pack_with_eos(sequences: Sequence[Ids]) -> PackedSequences:
-    """Ids with `</s>` after each."""
-    return PackedSequences.from_sequences([[*sequence, EOS_ID] for sequence in sequences])
+def open_engine(directory: Path, threads: int) -> PyTorchEngine:
+    """See `EngineEntry.open`; on the GPU where there is one. `threads` are this process's."""
+    if threads:
+        torch.set_num_threads(threads)
+    return PyTorchEngine(load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu"))
