@@ -1,6 +1,5 @@
 """Metrics of translations during training: every rank translates its share of the validation sentences."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,19 +32,11 @@ def validation_scores(
     shares: list[list[str]] = [[] for _ in range(world_size)]
     distributed.all_gather_object(shares, texts)
     hypotheses = [shares[index % world_size][index // world_size] for index in range(len(sources))]
-    return scores_by_direction(tests, hypotheses, validation.metrics)
-
-
-def scores_by_direction(tests: Sequence[TestSet], hypotheses: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-    """What `validation_scores` gives of the outputs for all tests, one after the other."""
-    scores: dict[str, dict[str, float]] = {name: {} for name in metrics}
-    start = 0
+    scores: dict[str, dict[str, float]] = {name: {} for name in validation.metrics}
     for test in tests:
-        end = start + len(test.sources)
-        found = make_scorer(test, metrics).score(hypotheses[start:end])
-        for name, value in found.scores.items():
+        own, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
+        for name, value in make_scorer(test, validation.metrics).score(own).scores.items():
             scores[name][test.direction] = value
-        start = end
     averages = {name: sum(of_direction.values()) / len(of_direction) for name, of_direction in scores.items()}
     return averages | {f"{name}_of": of_direction for name, of_direction in scores.items()}
 
