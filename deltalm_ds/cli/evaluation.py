@@ -63,7 +63,7 @@ def evaluate(
     options = SearchOptions(
         beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
     )
-    names = [name.strip() for name in metrics.split(",")]
+    names = _split(metrics)
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
             if reference is None or model is not None or data is not None or source is not None:
@@ -80,6 +80,10 @@ def evaluate(
     for note in dict.fromkeys(note for result in scores for note in result.notes):
         print(f"Note: {note}", file=sys.stderr)
     _print_scores(scores, as_json)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
 
 
 def _score_outputs(
@@ -108,7 +112,7 @@ def _test_sets(
     from deltalm_ds.lines import read_parallel_lines
 
     if data is not None and source is None and reference is None:
-        return read_test_sets(data, split, None if directions == "all" else directions.split(","))
+        return read_test_sets(data, split, None if directions == "all" else _split(directions))
     if data is None and source is not None and reference is not None and target_lang is not None:
         return [TestSet(check_code(target_lang), *read_parallel_lines(source, reference))]
     raise InputError("Give either --data, or --source with --reference and --target-lang.")

@@ -22,6 +22,7 @@ class TaskTokens:
     def __init__(self, ids: Mapping[str, int]) -> None:
         pattern = f" *({'|'.join(map(re.escape, sorted(ids, key=len, reverse=True)))}) *"
         self._in_str, self._in_utf8 = re.compile(pattern), re.compile(pattern.encode())
+        self._tokens, self._utf8_tokens = tuple(ids), tuple(token.encode() for token in ids)
         self._ids: dict[str | bytes, int] = {}
         for token, token_id in ids.items():
             self._ids[token] = self._ids[token.encode()] = token_id
@@ -42,5 +43,8 @@ class TaskTokens:
         return RaggedRows(values, lengths)
 
     def _divide(self, text: AnyStr) -> list[AnyStr]:
+        tokens: Any = self._tokens if isinstance(text, str) else self._utf8_tokens
+        if not any(token in text for token in tokens):
+            return [text]  # several times as fast as to see it by the pattern
         pattern: Any = self._in_str if isinstance(text, str) else self._in_utf8
         return pattern.split(text)

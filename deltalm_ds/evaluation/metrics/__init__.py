@@ -7,7 +7,15 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import bleu, chrf, chrf_plus_plus, ter
 from deltalm_ds.evaluation.metrics.interface import Metric
 
-METRICS: dict[str, Metric] = {module.METRIC.name: module.METRIC for module in (bleu, chrf, chrf_plus_plus, ter)}
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        bleu.METRIC,
+        chrf.METRIC,
+        chrf_plus_plus.METRIC,
+        ter.METRIC,
+    )
+}
 DEFAULT_METRICS = ("bleu", "chrf")
 
 
