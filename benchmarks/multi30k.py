@@ -1,19 +1,18 @@
 """Multi30k English→German from scratch, the whole way, on this machine: `make bench-multi30k` or with --record.
 
 Reads ../shared/data/multi30k, works in runs/multi30k (stopped, it goes on), and prints BLEU on test 2016 (raw, cased,
-sacreBLEU 13a, beam 5), the time of every part, and the curve. --record appends them to benchmarks/RESULTS.md.
+sacreBLEU 13a, beam 5), the time of every part, and the curve.
 """
 
-import argparse
 import gzip
 import os
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
+from typing import Any
 
-from deltalm_ds.environment import environment
+from benchmarks.recording import parser, report
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.recipe.loading import recipe_path
 from deltalm_ds.runs.metrics import read_metrics
@@ -26,19 +25,16 @@ TEST = "test_2016_flickr"
 
 def main() -> None:
     """Run every part that is not done, print the record, and append it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     if not DATA.is_dir():
         sys.exit(f"{DATA} is not there: this benchmark needs the Multi30k files.")
     WORK.mkdir(parents=True, exist_ok=True)
     os.chdir(WORK)
     seconds = _run_parts()
-    record = _record(seconds)
-    print(record)
-    if arguments.record:
-        with open(ROOT / "benchmarks" / "RESULTS.md", "a", encoding="utf-8") as file:
-            file.write(record)
+    (score,) = read_json("evaluation/scores.json")["directions"]
+    title = f"Multi30k English→German, test 2016: BLEU {score['bleu']:.2f}"
+    rows = [{"part": name, "seconds": value} for name, value in {**seconds, "all": sum(seconds.values())}.items()]
+    report(arguments, title, "make bench-multi30k", rows, [_settings(score), *_training()])
 
 
 def _run_parts() -> dict[str, float]:
@@ -78,33 +74,28 @@ def _extract_text() -> None:
             Path("text", f"{split}.{language}").write_text(text, encoding="utf-8")
 
 
-def _record(seconds: dict[str, float]) -> str:
-    """The section of RESULTS.md."""
-    (score,) = read_json("evaluation/scores.json")["directions"]
-    machine = environment()
+def _settings(score: dict[str, Any]) -> str:
+    """What was done to get the score, and what others got."""
+    return (
+        f"Recipe `recipes/multi30k_en_de.yaml`, from scratch, raw and cased, beam 5, mean of the last 5 checkpoints; "
+        f"chrF2 {score['chrf']:.2f}; {score['bleu_signature']}. "
+        f"Peers (not run here): plain PyTorch 36.1 in 40 minutes; published at this size 36.99 ± 0.24, "
+        f"ratio {score['bleu'] / 36.99:.3f}."
+    )
+
+
+def _training() -> list[str]:
+    """Its speed, and every fifth validation."""
     metrics = read_metrics(Path("run"))
-    curve = [record for record in metrics if record["kind"] == "validation"]
+    curve = [record for record in metrics if record["kind"] == "validation"][4::5]
     rates = sorted(record["tokens_per_second"] for record in metrics if record["kind"] == "train")
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
-    packages = machine["packages"]
-    title = f"Multi30k English→German, test 2016: BLEU {score['bleu']:.2f}"
-    lines = [
-        f"\n## {title} ({date.today()}, commit {commit.strip()})\n",
-        f"Command: `make bench-multi30k`, recipe `recipes/multi30k_en_de.yaml`. {machine['cpu_cores']} cores of",
-        f"{machine['processor']}, Python {machine['python']}, torch {packages['torch']},",
-        f"DeepSpeed {packages['deepspeed']}. From scratch, raw and cased, beam 5, mean of the last 5",
-        f"checkpoints; chrF2 {score['chrf']:.2f}; {score['bleu_signature']}.",
-        "Peers (not run here): plain PyTorch 36.1 in 40 minutes [FACTS §10]; published at this size 36.99 ± 0.24,",
-        f"ratio {score['bleu'] / 36.99:.3f}.\n",
-        "| part | seconds |\n|---|---|",
-        *(f"| {name} | {value:,.0f} |" for name, value in seconds.items()),
-        f"| **all** | **{sum(seconds.values()):,.0f}** |\n",
-        f"Training: median {rates[len(rates) // 2]:,.0f} tokens/s (both sides). Validation loss a token, smoothed:\n",
-        "| step | " + " | ".join(f"{record['step']:,}" for record in curve[4::5]) + " |",
-        "|---" * (len(curve[4::5]) + 1) + "|",
-        "| loss | " + " | ".join(f"{record['loss']:.3f}" for record in curve[4::5]) + " |\n",
+    table = [
+        "| step | " + " | ".join(f"{record['step']:,}" for record in curve) + " |",
+        "|---" * (len(curve) + 1) + "|",
+        "| loss | " + " | ".join(f"{record['loss']:.3f}" for record in curve) + " |",
     ]
-    return "\n".join(lines)
+    speed = f"Training: median {rates[len(rates) // 2]:,.0f} tokens/s (both sides). Validation loss a token, smoothed:"
+    return [speed, "\n".join(table)]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def report(
 ) -> None:
     """Print the rows (all with the same keys, which head the columns), and append them to RESULTS.md where asked."""
     section = "\n".join([f"\n## {title} ({date.today()}, commit {_commit()})\n", *_header(command), "", *_table(rows)])
-    section += "".join(f"\n{note}\n" for note in notes) or "\n"
+    section += "".join(f"\n\n{note}" for note in notes) + "\n"
     if arguments.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))

@@ -43,7 +43,7 @@ NUM_TRAIN = {
     "tr": 3_000,
     "gu": 2_000,
 }
-"""Training pairs with English: 144,500 in all [FACTS 10], falling in the order of WMT-10's [FACTS 2]."""
+"""Training pairs with English: 144,500 in all, falling in the order of WMT-10's sizes."""
 
 NUM_HELD_OUT = 200
 """Pairs of each language in `dev` and in `test`."""
@@ -311,7 +311,10 @@ def _unit(draw: Draw, locale: Locale) -> Render | None:
 
 
 def _unit_patterns(locale: Locale, unit: str, length: str) -> dict[str, str]:
-    """How each plural form of a unit is written (Babel has no public way to ask)."""
+    """How each plural form of a unit is written; {} where that is not known.
+
+    Babel has no public way to ask: this is the one place that looks into its private data.
+    """
     return locale._data["unit_patterns"].get(unit, {}).get(length, {})
 
 

@@ -39,8 +39,20 @@ def grouped_attention(
 ) -> Tensor:
     """softmax(q kᵀ / √D) v within each sequence; see `deltalm_ds.kernels.attention`.
 
-    Dropout's masks are those of a generator with this seed. 16-bit scores are rounded to 16 bits before the softmax,
-    which is float32.
+    16-bit scores are rounded to 16 bits before the softmax, which is float32.
+
+    Args:
+        q: [Tq, H, D], any floating dtype.
+        k: [Tk, H, D].
+        v: [Tk, H, D].
+        cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
+        cu_seqlens_k: [B + 1] int32.
+        causal: query i sees keys 0…i.
+        p: rate of dropout on the probabilities.
+        seed: [1] int64, of the generator that draws the masks; None where nothing is dropped.
+
+    Returns:
+        [Tq, H, D], the dtype of q.
     """
     out = q.new_zeros(q.shape)
     for group in _groups(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):

@@ -39,6 +39,7 @@ from deltalm_ds.runs.checkpoints import (
 )
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
 from deltalm_ds.training.deepspeed_engine import MOMENTS
+from deltalm_ds.training.deepspeed_internals import full_size
 from deltalm_ds.vocabulary import Vocabulary
 
 LOSS_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -94,7 +95,7 @@ def _deal(model: DeltaLM) -> dict[str, int]:
     """The rank that writes each parameter: largest first, always to the rank with the least so far."""
     load = [0] * distributed.get_world_size()
     owner = {}
-    sizes = {name: getattr(parameter, "ds_numel", parameter.numel()) for name, parameter in model.named_parameters()}
+    sizes = {name: full_size(parameter) for name, parameter in model.named_parameters()}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         rank = load.index(min(load))
         owner[name] = rank

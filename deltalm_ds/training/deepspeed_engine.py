@@ -5,7 +5,6 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.ops import __compatible_ops__ as compatible_ops
 from torch.optim import Optimizer
 
 from deltalm_ds.allocator import keep_freed_memory
@@ -15,16 +14,17 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
 from deltalm_ds.training.deepspeed_config import deepspeed_config
+from deltalm_ds.training.deepspeed_internals import leave_out_shared_memory_op, link_moments, master_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def start_distributed() -> None:
-    """Join the other ranks; on a CPU without the shared-memory op, which would compile for 42 s and leak."""
+    """Join the other ranks."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
-        compatible_ops["deepspeed_shm_comm"] = False
+        leave_out_shared_memory_op()
     deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT, verbose=False)
 
 
@@ -85,19 +85,13 @@ def _deepspeed_adam(model: torch.nn.Module, options: OptimizerSection, on_cpu: b
 def create_moments(ds_engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
     """Make the moments, zero, that Adam itself would only make in its first step, and set its count of updates."""
     optimizer = ds_engine.optimizer.optimizer
-    if ds_engine.zero_optimization_stage() == 3:  # the groups hold these only while a step is made
-        masters = ds_engine.optimizer.fp32_partitioned_groups_flat
-    else:
-        masters = [flat for group in optimizer.param_groups for flat in group["params"]]
     # torch's Adam counts in a tensor beside the weights; DeepSpeed's in a number, and apex's in one of the group
     counts_in_tensor = isinstance(optimizer, torch.optim.AdamW)
-    for flat in masters:
+    for flat in master_weights(ds_engine):
         state = optimizer.state[flat]
         state |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
         state["step"] = torch.tensor(float(updates), device=flat.device) if counts_in_tensor else updates
     if not counts_in_tensor:
         for group in optimizer.param_groups:
             group["step"] = updates
-    if ds_engine.zero_optimization_stage() < 3:
-        ds_engine.optimizer._hp_optimizer_states_linked = False
-        ds_engine.optimizer._lazy_init_hp_params_optimizer_state()
+    link_moments(ds_engine)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from babel import Locale, localedata
+from babel.units import format_unit
 
 from deltalm_ds.data_tools import cldr
 from deltalm_ds.errors import InputError
@@ -104,6 +105,17 @@ def test_a_missing_unit_is_left_out() -> None:
     assert "volume-teaspoon" in own_data("root")["unit_patterns"]
     inherited = [x for x in LANGUAGES if "short" not in own_data(x)["unit_patterns"].get("volume-teaspoon", {})]
     assert all(cldr._unit(unit_draw("volume-teaspoon", 3), Locale(language)) is None for language in inherited)
+
+
+def test_babels_private_data_is_what_its_public_function_writes() -> None:
+    """Babel may change it: were it empty, all phrases with units would be left out without a word."""
+    for language in LANGUAGES:
+        locale = Locale(language)
+        patterns = cldr._unit_patterns(locale, "mass-kilogram", "long")
+        for count in (1, 2, 5, 21):
+            written = format_unit(count, "mass-kilogram", "long", locale=locale)
+            assert patterns[locale.plural_form(count)].format(count) == written
+    assert cldr._unit_patterns(Locale("de"), "mass-nothing", "long") == {}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -27,7 +27,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
-# the interpreter computes bfloat16 wrongly [FACTS §7]
+# the interpreter computes bfloat16 wrongly: it adds and multiplies the bit patterns
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 PAGE = mmap.PAGESIZE
 

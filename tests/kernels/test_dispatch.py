@@ -1,5 +1,6 @@
 """Which backend serves an op, and what forces another."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from kernel_cases import Case, small_cases
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.kernels import dispatch
-from deltalm_ds.kernels.dispatch import VARIABLE, choose, implementation
+from deltalm_ds.kernels.dispatch import BACKENDS, VARIABLE, choose, implementation
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.table import OPS
 
@@ -31,6 +32,25 @@ def test_every_row_has_its_files(op: str) -> None:
     for name in (f"kernels/{op}.py", f"kernels/fused/{op}.py", f"benchmarks/kernels/{op}.py"):
         assert (ROOT / name).is_file(), name
     assert (Path(__file__).parent / f"cases_{op}.py").is_file()
+
+
+def rows_of_docs(heading: str) -> list[list[str]]:
+    """The cells of the table of docs/kernels.md whose first column has this heading."""
+    lines = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_docs_name_every_op_and_backend() -> None:
+    assert {row[0] for row in rows_of_docs("backend")} == {f"`{backend}`" for backend in BACKENDS}
+    described = [
+        [f"[`{name}`](../kernels/{name}.py)", "sm_80" if op.needs_tensor_cores else "sm_70", "yes" if op.apex else ""]
+        for name, op in OPS.items()
+    ]
+    assert rows_of_docs("op") == described
+    sections = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8").casefold()
+    assert [name for name in OPS if f"\n## {name}\n" not in sections] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Adam in both definitions against the formulas, written with numpy."""
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -90,6 +91,17 @@ def test_apex_is_refused_where_it_cannot_run(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="for GPUs only"):
         apex_adam(parameters, BETAS, 1e-8, 0.0)
+
+
+@pytest.mark.skipif(not dispatch.apex_is_installed(), reason="NVIDIA's apex is not installed")
+def test_apex_has_what_is_asked_of_it():
+    from apex.normalization.fused_layer_norm import fused_layer_norm_affine
+    from apex.optimizers import FusedAdam
+
+    settings = {"lr", "betas", "eps", "weight_decay", "adam_w_mode"}
+    assert settings <= inspect.signature(FusedAdam).parameters.keys()
+    arguments = ["input", "weight", "bias", "normalized_shape", "eps"]
+    assert list(inspect.signature(fused_layer_norm_affine).parameters)[:5] == arguments
 
 
 def test_apex_gets_the_settings(monkeypatch):

@@ -106,7 +106,7 @@ def test_norm_feed_forward_and_loss_are_torchs() -> None:
     torch.testing.assert_close(found, expected, **close)
     labels = torch.tensor([0, 10, -100, 3, 3])
     loss, token_loss, token_nll = reference.linear_cross_entropy(x, weight_in, labels, 11, 0.1)
-    smoothed = F.cross_entropy(x @ weight_in.T, labels, label_smoothing=0.1 * 11 / 10, reduction="none")  # [FACTS §1]
+    smoothed = F.cross_entropy(x @ weight_in.T, labels, label_smoothing=0.1 * 11 / 10, reduction="none")
     torch.testing.assert_close(token_loss, smoothed, **close)
     torch.testing.assert_close(loss, smoothed.sum(), **close)
     torch.testing.assert_close(token_nll, F.cross_entropy(x @ weight_in.T, labels, reduction="none"), **close)

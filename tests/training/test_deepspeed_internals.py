@@ -1,0 +1,110 @@
+"""What training uses of DeepSpeed that is not public does what it relies on, in an engine of every ZeRO stage."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import pytest
+from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.torch import build_shm_op
+from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+
+from deltalm_ds.training.deepspeed_internals import leave_out_shared_memory_op
+
+SHAPES = [(5, 7), (5,), (3, 5), (3,)]
+
+
+def look_at_engines() -> None:
+    """In a process of its own, which is the only rank: print a JSON object for each stage."""
+    import torch
+    from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+
+    from deltalm_ds.training.deepspeed_config import config_path
+    from deltalm_ds.training.deepspeed_engine import MOMENTS, create_moments, start_distributed
+    from deltalm_ds.training.deepspeed_internals import full_size, master_weights
+
+    start_distributed()
+    for name in ("fp32_zero1", "bf16_zero1", "bf16_zero2", "fp32_zero3"):
+        model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
+        config = json.loads(config_path(name).read_text()) | {"gradient_clipping": 1.0}
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        create_moments(ds_engine, 7)
+        parameters = list(ds_engine.module.parameters())
+        found: dict[str, Any] = {"stage": ds_engine.zero_optimization_stage()}
+        found["sizes"] = [full_size(parameter) for parameter in parameters]
+        found["held"] = sum(parameter.numel() for parameter in parameters)
+        found["masters"] = sum(flat.numel() for flat in master_weights(ds_engine))
+        zeros = [safe_get_full_optimizer_state(parameter, MOMENTS[0]) for parameter in parameters]
+        found["moments"] = [None if moment is None else [moment.numel(), moment.abs().sum().item()] for moment in zeros]
+        for number, parameter in enumerate(parameters):  # what is set must be what a step then uses
+            value = torch.full(SHAPES[number], float(number + 1))
+            for moment in MOMENTS:
+                safe_set_full_optimizer_state(parameter, value, moment)
+        out = ds_engine(torch.zeros(1, 7, dtype=torch.bfloat16 if "bf16" in name else torch.float32))
+        ds_engine.backward(0.0 * out.float().sum(), scale_wrt_gas=False)
+        ds_engine.step()
+        after = [safe_get_full_optimizer_state(parameter, MOMENTS[0]).unique().tolist() for parameter in parameters]
+        found["after a step without gradient"] = after
+        found["counts"] = [optimizer.state[flat]["step"].item() for flat in master_weights(ds_engine)]
+        print(json.dumps(found), flush=True)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def engines() -> list[dict[str, Any]]:
+    """What DeepSpeed engines of stages 1, 1, 2 and 3 show."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    process = subprocess.run(
+        [sys.executable, Path(__file__)], env={**os.environ, **place}, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-5000:]
+    return [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+
+
+def test_the_shared_memory_op_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What DeepSpeed asks for when ranks join is built without this, and not with it."""
+    built: list[str] = []
+    builder = SimpleNamespace(NAME=ShareMemCommBuilder.NAME, absolute_name=str, load=lambda: built.append("shm"))
+    monkeypatch.setitem(deepspeed.ops.__compatible_ops__, builder.NAME, True)
+    monkeypatch.setattr(get_accelerator(), "create_op_builder", lambda name: builder)
+    build_shm_op()
+    assert built == ["shm"]
+    leave_out_shared_memory_op()
+    build_shm_op()
+    assert built == ["shm"]
+
+
+def test_sizes_are_those_of_the_model(engines: list[dict[str, Any]]) -> None:
+    sizes = [35, 5, 15, 3]
+    assert [found["stage"] for found in engines] == [1, 1, 2, 3]
+    for found in engines:
+        assert found["sizes"] == sizes
+        assert found["masters"] >= sum(sizes)  # with what makes the partitions even
+    assert engines[-1]["held"] < sum(sizes)  # or `full_size` would not be needed
+
+
+def test_moments_are_found_before_the_first_step(engines: list[dict[str, Any]]) -> None:
+    for found in engines:
+        assert found["moments"] == [[35, 0.0], [5, 0.0], [15, 0.0], [3, 0.0]], found["stage"]
+
+
+def test_a_step_goes_on_from_the_moments_and_the_count(engines: list[dict[str, Any]]) -> None:
+    """Without a gradient it multiplies the first moment by beta, 0.9."""
+    for found in engines:
+        assert found["after a step without gradient"] == [[pytest.approx(0.9 * number)] for number in range(1, 5)]
+        assert set(found["counts"]) == {8.0}
+
+
+if __name__ == "__main__":
+    look_at_engines()
