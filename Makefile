@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test check clean
+.PHONY: install demo test test-processors check clean
 
 install: $(INSTALLED)
 
@@ -19,6 +19,16 @@ demo: install
 # One thread a process: the two workers, and the ranks that tests start, share the cores.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests of numbers as a processor with AVX2 alone computes them, and as one without any vectors does.
+NUMERIC_TESTS := tests/model tests/kernels tests/generation tests/export
+NOT_BY_PROCESSOR := --ignore tests/kernels/test_fused.py --ignore tests/kernels/test_compilation.py
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 CT2_FORCE_CPU_ISA=AVX2
+PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 CT2_FORCE_CPU_ISA=GENERIC
+
+test-processors: install
+	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
+	$(PLAIN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
 
 check: install
 	$(BIN)/ruff check .
