@@ -1,7 +1,6 @@
 """The machine and the versions that a result was made with."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import torch
 
 import deltalm_ds
-from deltalm_ds.kernels import dispatch
+from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
+from deltalm_ds.kernels.table import OPS
 
 PACKAGES = (
     "torch",
@@ -45,13 +45,14 @@ def environment() -> dict[str, Any]:
 def _kernels() -> dict[str, str]:
     """The backend of each op and why, for the precision that training has on the first GPU, or on the processor."""
     has_gpu = torch.cuda.is_available()
-    rows = dispatch.describe(torch.device("cuda" if has_gpu else "cpu"), torch.float16 if has_gpu else torch.float32)
-    return {op: f"{backend} ({why})" for op, backend, why in rows}
+    capability = compute_capability(torch.device("cuda" if has_gpu else "cpu"))
+    choices = {name: choose(op, capability, torch.float16 if has_gpu else torch.float32) for name, op in OPS.items()}
+    return {name: f"{choice.backend} ({choice.why})" for name, choice in choices.items()}
 
 
 def _version(package: str) -> str | None:
-    if package == "apex":  # the package of this name on PyPI is another one; NVIDIA's has these kernels
-        return "installed" if importlib.util.find_spec("fused_layer_norm_cuda") else None
+    if package == "apex":  # NVIDIA's, which has no metadata that tells it from another package of this name
+        return "installed" if apex_is_installed() else None
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

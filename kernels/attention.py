@@ -1,6 +1,6 @@
 """Multi-head attention over packed sequences.
 
-Legend: T tokens, B sequences, H heads, D head dim, L keys.
+Legend: T tokens, B sequences, H heads, D head dim, L keys, Q queries.
 """
 
 import contextlib
@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.dispatch import backend_for
+from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.dropout_mask import draw_seed
 from deltalm_ds.kernels.grouped_attention import grouped_attention, shapes_are_compiled
+from deltalm_ds.kernels.torch_internals import efficient_attention
 
 
 def attention(
@@ -28,49 +29,57 @@ def attention(
     """softmax(q kᵀ / √D) v within each sequence; a sequence without keys gives zeros.
 
     Args:
-        q: [Tq, H, D]; k, v: [Tk, H, D], any floating dtype.
-        cu_seqlens_q, cu_seqlens_k: [B + 1] int32, cumulative lengths from 0.
+        q: [Tq, H, D], any floating dtype.
+        k: [Tk, H, D].
+        v: [Tk, H, D].
+        cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
+        cu_seqlens_k: [B + 1] int32, those of keys and values.
         causal: query i sees keys 0…i (the lengths of queries and keys are then equal).
         dropout_p: dropout on the probabilities, drawn from torch's generator.
 
     Returns:
         [Tq, H, D], the dtype of q.
     """
-    backend = backend_for("attention", q.device, q.dtype)
-    if backend == "torch" and q.device.type == "cuda" and q.dtype != torch.float64:
+    return implementation(OP, q)(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p)
+
+
+def _torch(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
+) -> Tensor:
+    if q.device.type == "cuda" and q.dtype != torch.float64:
         return _efficient_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p)
-    if backend == "torch" and not dropout_p and _is_dense(q, k, cu_seqlens_q, cu_seqlens_k):
+    if not dropout_p and _is_dense(q, k, cu_seqlens_q, cu_seqlens_k):
         return _dense_attention(q, k, v, len(cu_seqlens_q) - 1, causal)
     seed = draw_seed(dropout_p, q.device)
-    if backend == "torch":
-        return grouped_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
-    if backend == "reference":
-        return reference.attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
-    from deltalm_ds.kernels.fused.attention import attention as fused_attention
+    return grouped_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
 
-    return fused_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
+
+def _triton(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
+) -> Tensor:
+    from deltalm_ds.kernels.fused.attention import attention as fused
+
+    return fused(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, draw_seed(dropout_p, q.device))
+
+
+def _reference(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
+) -> Tensor:
+    seed = draw_seed(dropout_p, q.device)
+    return reference.attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
+
+
+OP = Op(torch=_torch, triton=_triton, reference=_reference, needs_tensor_cores=True)
 
 
 def _efficient_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
 ) -> Tensor:
     """PyTorch's memory-efficient kernel, for GPUs below sm_80; it needs the longest lengths on the host."""
-    lengths_k = cu_seqlens_k.diff()
-    longest_q, longest_k = torch.stack([cu_seqlens_q.diff().max(), lengths_k.max()]).tolist()
-    out = torch.ops.aten._efficient_attention_forward(
-        q[None],
-        k[None],
-        v[None],
-        None,  # bias
-        cu_seqlens_q,
-        cu_seqlens_k,
-        longest_q,
-        longest_k,
-        dropout_p,
-        int(causal),  # 1: query i sees keys 0…i
-        compute_log_sumexp=torch.is_grad_enabled(),
-    )[0][0]
-    has_keys = torch.repeat_interleave(lengths_k > 0, cu_seqlens_q.diff(), output_size=len(q))
+    lengths_q, lengths_k = cu_seqlens_q.diff(), cu_seqlens_k.diff()
+    longest_q, longest_k = torch.stack([lengths_q.max(), lengths_k.max()]).tolist()
+    out = efficient_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, longest_q, longest_k, causal, dropout_p)
+    has_keys = torch.repeat_interleave(lengths_k > 0, lengths_q, output_size=len(q))
     return torch.where(has_keys[:, None, None], out, 0.0)
 
 
@@ -93,10 +102,12 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = 
 
     Args:
         q: [B, H, Q, D], the new queries (Q is 1 for self-attention, the beam for cross-attention).
-        k, v: [B, H, L, D]. key_mask: [B, 1, 1, L] bool, True at keys; None if all are.
+        k: [B, H, L, D].
+        v: [B, H, L, D].
+        key_mask: [B, 1, 1, L] bool, True at keys; None if all are.
 
     Returns:
-        [B, H, Q, D].
+        [B, H, Q, D], the dtype of q.
     """
     # with float32 rounded in products, the CPU's flash kernel would convert every small block by itself: 8 times slower
     is_rounded = q.dtype == torch.float32 and shapes_are_compiled(q)

@@ -5,25 +5,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.dispatch import backend_for
+from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.dropout_mask import draw_seed, scale, threshold
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """x with elements zeroed at rate p and the rest scaled to keep the mean; drawn from torch's generator.
 
-    The rate is p rounded to a 256th, and the scale follows the rounded rate [FACTS §7]; only torch's own dropout, on a
-    GPU without fused kernels, takes p as it is.
+    The rate is p rounded to a 256th, as a byte decides, and the scale follows the rounded rate; only torch's own
+    dropout, on a GPU without fused kernels, takes p as it is.
     """
-    if not p:
-        return x
-    backend = backend_for("dropout", x.device, x.dtype)
-    if backend == "triton":
-        from deltalm_ds.kernels.fused.dropout import dropout as fused_dropout
+    return implementation(OP, x)(x, p) if p else x
 
-        return fused_dropout(x, p, draw_seed(p, x.device))
-    if backend == "reference":
-        return reference.dropout(x, p, draw_seed(p, x.device))
+
+def _torch(x: Tensor, p: float) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p)
     return x * keep_scale(x, p)
@@ -36,3 +31,16 @@ def keep_scale(x: Tensor, p: float, generator: torch.Generator | None = None) ->
     )
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold(p)
     return (kept * scale(p)).to(x.dtype)
+
+
+def _triton(x: Tensor, p: float) -> Tensor:
+    from deltalm_ds.kernels.fused.dropout import dropout as fused_dropout
+
+    return fused_dropout(x, p, draw_seed(p, x.device))
+
+
+def _reference(x: Tensor, p: float) -> Tensor:
+    return reference.dropout(x, p, draw_seed(p, x.device))
+
+
+OP = Op(torch=_torch, triton=_triton, reference=_reference)

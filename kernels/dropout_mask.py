@@ -2,7 +2,8 @@
 
 An element falls out if its byte is below `threshold`. The byte of row r, column c, plane h is number c mod 16 of the
 16 bytes that Philox4x32-10 [Salmon+11] makes of the counter (c // 16, r, h, 0) under the seed as key: a pure function
-of (seed, position), the same in forward, backward and recomputation [FACTS §7].
+of (seed, position), the same in forward, backward and recomputation. One call of Philox for 16 elements costs a fused
+kernel less than half of what a call an element would.
 """
 
 import torch

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.kernels.dropout import keep_scale
+from deltalm_ds.kernels.torch_internals import softmax_backward
 
 GROUP_SCORES = 1 << 20  # of a group, unless one sequence has more
 LENGTH_MULTIPLE = 8  # of lengths where code is compiled for every shape: shapes are then few
 SHORT_LENGTH = 32  # up to it, padding costs less than calls for another group
 
 
+# PyTorch reads a custom op's schema from its annotations, and calls its shape function with the same parameters: they
+# stand in forward, backward and both shape functions.
 @torch.library.custom_op("deltalm::grouped_attention", mutates_args=())
 def grouped_attention(
     q: Tensor,
@@ -70,7 +73,7 @@ def _backward(
         grad_p = (grad_out @ group.v.transpose(1, 2)).to(group.probabilities.dtype)
         if group.kept is not None:
             grad_p *= group.kept
-        grad_scores = torch._softmax_backward_data(grad_p, group.probabilities, -1, grad_p.dtype).to(q.dtype)
+        grad_scores = softmax_backward(grad_p, group.probabilities).to(q.dtype)
         group.side_q.unpad_(grad_q, _product_over_root(grad_scores, group.k, q.shape[2]))
         group.side_k.unpad_(grad_k, _product_over_root(grad_scores.transpose(1, 2), group.q, q.shape[2]))
     return grad_q, grad_k, grad_v

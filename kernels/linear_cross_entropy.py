@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.dispatch import backend_for
+from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.reference import IGNORED_LABEL
+from deltalm_ds.kernels.torch_internals import graph_is_kept
 
-CHUNK_TOKENS = 2048  # large enough for full GEMM speed, small beside the weight [FACTS §7]
+CHUNK_TOKENS = 2048  # large enough for full GEMM speed, small beside the weight
 CPU_CHUNK_TOKENS = 768  # a CPU's GEMMs are as fast with fewer rows, and its weights are often float32
 CPU_BLOCK_LOGITS = 1 << 20  # that the element-wise part has at a time: 4 MB in float32, which stay in the cache
 CPU_BLOCK_ROWS = 8192  # of the weight's gradient that one product makes, so that its temporary stays in the cache
@@ -30,24 +31,52 @@ class CrossEntropy(NamedTuple):
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float = 0.0
 ) -> CrossEntropy:
-    """Label-smoothed cross-entropy of softmax(hidden · weightᵀ) in fairseq's definition [FACTS §1].
+    """Label-smoothed cross-entropy of softmax(hidden · weightᵀ) in fairseq's definition.
 
     With e = label_smoothing / (V - 1): loss = (1 - label_smoothing - e) · nll + e · Σ_v -log p_v.
 
     Args:
-        hidden: [T, M]. weight: [rows ≥ V, M]; rows from V on are padding and take no part.
+        hidden: [T, M], any floating dtype.
+        weight: [rows ≥ V, M], the same dtype; rows from V on are padding and take no part.
         labels: [T] int64 in [0, V), or IGNORED_LABEL.
+        vocabulary_size: V.
+        label_smoothing: what the target distribution takes from the label, from 0 to 1.
     """
-    backend = backend_for("linear_cross_entropy", hidden.device, hidden.dtype)
-    if backend == "reference":
-        return CrossEntropy(*reference.linear_cross_entropy(hidden, weight, labels, vocabulary_size, label_smoothing))
+    return implementation(OP, hidden)(hidden, weight, labels, vocabulary_size, label_smoothing)
+
+
+def _torch(
+    hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float
+) -> CrossEntropy:
+    return _in_chunks(hidden, weight, labels, vocabulary_size, label_smoothing, is_fused=False)
+
+
+def _triton(
+    hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float
+) -> CrossEntropy:
+    return _in_chunks(hidden, weight, labels, vocabulary_size, label_smoothing, is_fused=True)
+
+
+def _reference(
+    hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float
+) -> CrossEntropy:
+    return CrossEntropy(*reference.linear_cross_entropy(hidden, weight, labels, vocabulary_size, label_smoothing))
+
+
+OP = Op(torch=_torch, triton=_triton, reference=_reference)
+
+
+def _in_chunks(
+    hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float, is_fused: bool
+) -> CrossEntropy:
     needs_hidden, needs_weight = (torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight))
     loss, token_loss, token_nll, _, _ = _forward(
-        hidden, weight, labels, vocabulary_size, label_smoothing, backend, needs_hidden, needs_weight
+        hidden, weight, labels, vocabulary_size, label_smoothing, is_fused, needs_hidden, needs_weight
     )
     return CrossEntropy(loss, token_loss.detach(), token_nll.detach())
 
 
+# PyTorch reads a custom op's schema from its annotations; its shape function must have the same parameters.
 @torch.library.custom_op("deltalm::linear_cross_entropy", mutates_args=())
 def _forward(
     hidden: Tensor,
@@ -55,7 +84,7 @@ def _forward(
     labels: Tensor,
     vocabulary_size: int,
     label_smoothing: float,
-    backend: str,
+    is_fused: bool,
     needs_hidden: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -64,9 +93,10 @@ def _forward(
     The gradients are made here, chunk by chunk, while the chunk's logits are at hand.
     """
     token_loss, token_nll, grad_hidden, grad_weight = _outputs(hidden, weight, needs_hidden, needs_weight)
-    # the fused kernel masks padding rows by itself: whole rows keep its loads aligned
-    used_weight = weight if backend == "triton" else weight[:vocabulary_size]
-    losses_and_grad = _losses_and_grad_fused if backend == "triton" else _losses_and_grad
+    if is_fused:  # the kernel masks padding columns by itself: whole rows keep its loads aligned
+        used_weight, losses_and_grad = weight, _losses_and_grad_fused
+    else:
+        used_weight, losses_and_grad = weight[:vocabulary_size], _losses_and_grad
     num_tokens = _chunk_tokens(hidden)
     grad_weight[len(used_weight) if len(hidden) else 0 :].zero_()  # the other rows are written by the first chunk
     for start in range(0, len(hidden), num_tokens):
@@ -88,7 +118,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(hidden, weight, labels, vocabulary_size, label_smoothing, backend, needs_hidden, needs_weight):
+def _(hidden, weight, labels, vocabulary_size, label_smoothing, is_fused, needs_hidden, needs_weight):
     token_loss, *others = _outputs(hidden, weight, needs_hidden, needs_weight)
     return token_loss.new_empty(()), token_loss, *others
 
@@ -137,11 +167,15 @@ def _gradients(ctx, grad_loss, *_):
     grad_hidden, grad_weight = ctx.saved_tensors
     # In place, as the weight is often the largest tensor there is; but not if the graph is to be used once more, nor
     # under a tracer, whose tensors are of other classes.
-    is_kept = torch._C._autograd._get_current_graph_task_keep_graph() or type(grad_weight) is not Tensor
-    times = Tensor.mul if is_kept else Tensor.mul_
-    grad_hidden = times(grad_hidden, grad_loss.to(grad_hidden.dtype)) if ctx.needs_hidden else None
-    grad_weight = times(grad_weight, grad_loss).to(ctx.weight_dtype) if ctx.needs_weight else None
+    in_place = type(grad_weight) is Tensor and not graph_is_kept()
+    grad_hidden = _scaled(grad_hidden, grad_loss.to(grad_hidden.dtype), in_place) if ctx.needs_hidden else None
+    grad_weight = _scaled(grad_weight, grad_loss, in_place).to(ctx.weight_dtype) if ctx.needs_weight else None
     return grad_hidden, grad_weight, None, None, None, None, None, None
+
+
+def _scaled(x: Tensor, factor: Tensor, in_place: bool) -> Tensor:
+    """x · factor, a scalar tensor, in the dtype of x."""
+    return x.mul_(factor) if in_place else x * factor
 
 
 _forward.register_autograd(_gradients, setup_context=_setup_context)

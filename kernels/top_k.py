@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.dispatch import backend_for
+from deltalm_ds.kernels.dispatch import Op, implementation
 
 BLOCK = 128  # logits that stand for each other by their largest
 CHUNK_LOGITS = 2**19  # that the torch path has in float32 at a time: they stay in a CPU's cache
@@ -38,20 +38,38 @@ def top_k(logits: Tensor, beam_scores: Tensor, num: int, banned: Tensor, only: T
     Args:
         logits: [N, V], any floating dtype; computed with in float32. No gradient.
         beam_scores: [B, K] float32.
+        num: how many of each sentence.
         banned: [N, any number] int64, tokens that a row must not go on with (score -inf); one may be named twice.
         only: [N] int64, the one token that a row may go on with, even a banned one; -1 where it is free.
     """
-    backend = backend_for("top_k", logits.device, logits.dtype)
-    if backend == "reference":
-        return Continuations(*reference.top_k(logits, beam_scores, num, banned, only))
-    num_of_row = min(num, logits.shape[1])  # the best of all beams are among so many of each: no sort over K · V
-    if backend == "triton":
-        from deltalm_ds.kernels.fused.top_k import row_top_k
+    return implementation(OP, logits)(logits, beam_scores, num, banned, only)
 
-        token_scores, tokens = row_top_k(logits, num_of_row, banned, only)
-    else:
-        token_scores, tokens = _row_top_k(logits, num_of_row, banned, only)
-    num_sentences = len(beam_scores)
+
+def _torch(logits: Tensor, beam_scores: Tensor, num: int, banned: Tensor, only: Tensor | None) -> Continuations:
+    of_rows = _row_top_k(logits, min(num, logits.shape[1]), banned, only)
+    return _best_of_beams(beam_scores, num, *of_rows)
+
+
+def _triton(logits: Tensor, beam_scores: Tensor, num: int, banned: Tensor, only: Tensor | None) -> Continuations:
+    from deltalm_ds.kernels.fused.top_k import row_top_k
+
+    of_rows = row_top_k(logits, min(num, logits.shape[1]), banned, only)
+    return _best_of_beams(beam_scores, num, *of_rows)
+
+
+def _reference(logits: Tensor, beam_scores: Tensor, num: int, banned: Tensor, only: Tensor | None) -> Continuations:
+    return Continuations(*reference.top_k(logits, beam_scores, num, banned, only))
+
+
+OP = Op(torch=_torch, triton=_triton, reference=_reference)
+
+
+def _best_of_beams(beam_scores: Tensor, num: int, token_scores: Tensor, tokens: Tensor) -> Continuations:
+    """The `num` best of each sentence, out of as many of each beam (or all): no sort over K · V.
+
+    token_scores, tokens: [N, C of a row], best first.
+    """
+    num_sentences, num_of_row = len(beam_scores), tokens.shape[1]
     totals = (beam_scores.view(-1, 1) + token_scores).view(num_sentences, -1)
     totals, places = (x[:, :num] for x in totals.sort(dim=1, descending=True, stable=True))
     return Continuations(

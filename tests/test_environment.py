@@ -18,7 +18,8 @@ import torch
 
 import deltalm_ds
 from deltalm_ds.environment import PACKAGES, environment
-from deltalm_ds.kernels import dispatch
+from deltalm_ds.kernels.dispatch import VARIABLE
+from deltalm_ds.kernels.table import OPS
 
 
 def test_states_what_is_installed() -> None:
@@ -73,5 +74,5 @@ def test_gpus_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_says_what_serves_each_op(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "FORCED", "reference")
-    assert set(environment()["kernels"].values()) == {"reference (DELTALM_KERNELS is set)"}
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert environment()["kernels"] == dict.fromkeys(OPS, "reference (DELTALM_KERNELS is set)")

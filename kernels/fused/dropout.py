@@ -1,4 +1,7 @@
-"""Dropout in one pass; its backward is the same pass over the gradient."""
+"""Dropout in one pass; its backward is the same pass over the gradient.
+
+Legend: T rows (all leading dimensions), M columns (the last one).
+"""
 
 import torch
 import triton
@@ -8,13 +11,18 @@ from torch import Tensor
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
 
-TILE = 1024  # elements of a program
+TILE = 1024  # elements of a program: eight a thread of four warps
 
 
 @triton.jit
 def _kernel(
-    x_ptr, seed_ptr, y_ptr, num_rows, num_columns, drop_threshold, drop_scale, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+    # read: x [T, M], contiguous; seed [1] int64. written: y [T, M]
+    x_ptr, seed_ptr, y_ptr,
+    # T, M; the bytes below which elements fall, and the scale of the others
+    num_rows, num_columns, drop_threshold, drop_scale,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """y = dropout(x). Grid: (row tiles, column tiles); a program owns a tile of ROWS x COLUMNS elements."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first_column = tl.program_id(1) * COLUMNS
     columns = first_column + tl.arange(0, COLUMNS)
@@ -27,6 +35,7 @@ def _kernel(
 
 @torch.library.custom_op("deltalm::dropout", mutates_args=())
 def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """x: [T, M], contiguous."""
     num_rows, num_columns = x.shape
     y = torch.empty_like(x)
     columns = min(max(16, triton.next_power_of_2(num_columns)), TILE)

@@ -18,11 +18,13 @@ NUM_STRIPS = 64  # strips of rows in which the bias's gradient is summed, on any
 
 @triton.jit
 def _normal_cdf(x):
+    """Φ(x), exactly (erf)."""
     return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit
 def _tile(first_row, num_rows, num_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Numbers of rows [ROWS] and columns [COLUMNS] of a tile; which elements exist, and their places in [T, F]."""
     rows = first_row + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (rows[:, None] < num_rows) & (columns[None, :] < num_columns)
@@ -31,14 +33,19 @@ def _tile(first_row, num_rows, num_columns, ROWS: tl.constexpr, COLUMNS: tl.cons
 
 @triton.jit
 def _groups(COLUMNS: tl.constexpr):
+    """Numbers of the blocks of 16 columns that this program's columns are, as `keep_mask` wants them."""
     return tl.program_id(1) * (COLUMNS // 16) + tl.arange(0, COLUMNS // 16)
 
 
 @triton.jit
 def _forward_kernel(
-    hidden_ptr, bias_ptr, seed_ptr, y_ptr, num_rows, num_columns, drop_threshold, drop_scale,
+    # read: hidden [T, F], the first product; bias [F]; seed [1] int64. written: y [T, F]
+    hidden_ptr, bias_ptr, seed_ptr, y_ptr,
+    # T, F; the bytes below which elements fall, and the scale of the others
+    num_rows, num_columns, drop_threshold, drop_scale,
     HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """y = dropout(GELU(hidden + bias)). Grid: (row tiles, column tiles); a program owns a tile of ROWS x COLUMNS."""
     rows, columns, inside, at = _tile(tl.program_id(0) * ROWS, num_rows, num_columns, ROWS, COLUMNS)
     bias = tl.load(bias_ptr + columns, mask=columns < num_columns, other=0.0).to(tl.float32)
     hidden = tl.load(hidden_ptr + at, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
@@ -50,18 +57,26 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad_ptr, hidden_ptr, bias_ptr, seed_ptr, activation_ptr, grad_hidden_ptr, grad_bias_ptr,
+    # read: the gradient of y [T, F]; hidden [T, F]; bias [F]; seed [1] int64
+    grad_ptr, hidden_ptr, bias_ptr, seed_ptr,
+    # written: activation [T, F], y once more; grad_hidden [T, F]; grad_bias [strips, F] float32
+    activation_ptr, grad_hidden_ptr, grad_bias_ptr,
+    # T, F; the bytes below which elements fall, and the scale of the others
     num_rows, num_columns, drop_threshold, drop_scale,
     HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """A strip of rows of some columns: the activation again, the gradient of hidden, and the strip's sum of it."""
+    """The activation again, the gradient of hidden, and sums of it for the bias.
+
+    Grid: (strips, column tiles). A program owns COLUMNS columns of every strips-th tile of ROWS rows, and one row of
+    grad_bias, so that no two programs add to the same number.
+    """
     strip, num_strips = tl.program_id(0), tl.num_programs(0)
     own_columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     bias = tl.load(bias_ptr + own_columns, mask=own_columns < num_columns, other=0.0).to(tl.float32)
     grad_bias = tl.zeros([COLUMNS], tl.float32)
     for first_row in range(strip * ROWS, num_rows, num_strips * ROWS):
         rows, _, inside, at = _tile(first_row, num_rows, num_columns, ROWS, COLUMNS)
-        hidden = tl.load(hidden_ptr + at, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+        hidden = tl.load(hidden_ptr + at, mask=inside, other=0.0).to(tl.float32) + bias[None, :]  # [ROWS, COLUMNS]
         grad = tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
         cdf = _normal_cdf(hidden)
         activation = hidden * cdf
@@ -151,5 +166,15 @@ _forward.register_autograd(_gradients, setup_context=_setup_context)
 def feed_forward(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor, p: float, seed: Tensor | None
 ) -> Tensor:
-    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out; see `deltalm_ds.kernels.reference`."""
+    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out; see `deltalm_ds.kernels.reference`.
+
+    Args:
+        x: [T, M].
+        weight_in: [F, M].
+        bias_in: [F].
+        weight_out: [M, F].
+        bias_out: [M].
+        p: rate of dropout on the activation.
+        seed: [1] int64, of the mask; None where nothing is dropped.
+    """
     return _forward(x, weight_in, bias_in, weight_out, bias_out, p, seed)[0]

@@ -19,7 +19,10 @@ TILE = 1024  # elements a program holds at once, where rows are not longer
 def _load_sum(
     x_ptr, residual_ptr, seed_ptr, rows, columns, at, inside, drop_threshold, drop_scale, HAS_RESIDUAL, HAS_DROPOUT
 ):
-    """residual + dropout(x) of a tile, and which of its elements stay."""
+    """residual + dropout(x) of a tile [ROWS, COLUMNS], and which of its elements stay.
+
+    at: places of the tile in [T, M]; inside: which of them exist.
+    """
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     keep = inside
     if HAS_DROPOUT:
@@ -33,10 +36,15 @@ def _load_sum(
 
 @triton.jit
 def _forward_kernel(
-    x_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr, y_ptr, mean_ptr, rstd_ptr,
+    # read: x, residual [T, M], contiguous; weight, bias [M]; seed [1] int64
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr,
+    # written: y [T, M]; mean and reciprocal deviation of each row, [T] float32
+    y_ptr, mean_ptr, rstd_ptr,
+    # T, M; the bytes below which elements fall, and the scale of the others
     num_rows, num_columns, eps, drop_threshold, drop_scale,
     HAS_RESIDUAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """y = LayerNorm(residual + dropout(x)). Grid: (row tiles,); a program owns ROWS whole rows, COLUMNS ≥ M."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
     inside = (rows[:, None] < num_rows) & (columns[None, :] < num_columns)
@@ -57,12 +65,21 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
+    # read: the gradient of y [T, M]; x, residual [T, M]; weight [M]; seed [1] int64; mean, rstd [T] float32
     grad_ptr, x_ptr, residual_ptr, weight_ptr, seed_ptr, mean_ptr, rstd_ptr,
-    grad_sum_ptr, grad_x_ptr, grad_weight_ptr, grad_bias_ptr,
+    # written: the gradient of the sum, which is residual's, [T, M]; that of x [T, M], where elements are dropped
+    grad_sum_ptr, grad_x_ptr,
+    # written: sums of each strip, [strips, M] float32
+    grad_weight_ptr, grad_bias_ptr,
+    # T, M; the bytes below which elements fall, and the scale of the others
     num_rows, num_columns, drop_threshold, drop_scale,
     HAS_RESIDUAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One strip of rows; grad_weight and grad_bias [strips, M] get the strip's sums."""
+    """The gradients of x and residual, and sums for those of weight and bias.
+
+    Grid: (strips,). A program owns every strips-th tile of ROWS whole rows, and one row of grad_weight and grad_bias,
+    so that no two programs add to the same number.
+    """
     strip, num_strips = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, COLUMNS)
     weight = tl.load(weight_ptr + columns, mask=columns < num_columns, other=0.0).to(tl.float32)
@@ -95,16 +112,18 @@ def _backward_kernel(
 
 
 def _tile(num_columns: int) -> dict[str, int]:
-    """ROWS, COLUMNS and warps: whole rows, eight elements a thread."""
-    columns = max(16, triton.next_power_of_2(num_columns))
-    rows = max(1, TILE // columns)
-    return {"ROWS": rows, "COLUMNS": columns, "num_warps": min(max(rows * columns // 256, 1), 16)}
+    """Tile and warps of both kernels, for rows of any width."""
+    columns = max(16, triton.next_power_of_2(num_columns))  # a whole row: its mean is made inside one program
+    rows = max(1, TILE // columns)  # short rows share a program, so that it has work for its threads
+    num_warps = min(max(rows * columns // 256, 1), 16)  # eight elements a thread: 16 bytes a load in 16 bits
+    return {"ROWS": rows, "COLUMNS": columns, "num_warps": num_warps}
 
 
 @torch.library.custom_op("deltalm::dropout_add_layer_norm", mutates_args=())
 def _forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, p: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """y [T, M], and mean and reciprocal deviation of each row, [T] float32. x, residual: [T, M], contiguous."""
     num_rows, num_columns = x.shape
     y = torch.empty_like(x)
     mean, rstd = (x.new_empty(num_rows, dtype=torch.float32) for _ in range(2))
@@ -181,7 +200,17 @@ def dropout_add_layer_norm(
     p: float = 0.0,
     seed: Tensor | None = None,
 ) -> Tensor:
-    """LayerNorm(residual + dropout(x)) over the last axis; see `deltalm_ds.kernels.reference`."""
+    """LayerNorm(residual + dropout(x)) over the last axis; see `deltalm_ds.kernels.reference`.
+
+    Args:
+        x: [..., M].
+        residual: the shape of x, or None.
+        weight: [M].
+        bias: [M].
+        eps: added to the variance.
+        p: rate of dropout on x.
+        seed: [1] int64, of the mask; None where nothing is dropped.
+    """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     rows_of_residual = None if residual is None else residual.reshape(rows.shape).contiguous()
     return _forward(rows, rows_of_residual, weight, bias, eps, p, seed)[0].view(x.shape)

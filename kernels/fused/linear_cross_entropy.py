@@ -1,20 +1,33 @@
-"""The element-wise half of linear cross-entropy: losses of a chunk of logits, and their gradient in place."""
+"""The element-wise half of linear cross-entropy: losses of a chunk of logits, and their gradient in place.
+
+Legend: C tokens of a chunk, V vocabulary; a row of logits has V columns and then padding.
+"""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4096  # logits of a row that a program holds at once: 8 a thread
+BLOCK = 4096  # logits of a row that a program holds at once: eight a thread of its 16 warps, 16 bytes in 16 bits
 LOWEST = tl.constexpr(-1e30)  # below any logit, and yet a difference of two such is no nan
 
 
 @triton.jit
 def _kernel(
-    logits_ptr, labels_ptr, token_loss_ptr, token_nll_ptr,
-    stride_row, num_columns, vocabulary_size, target_weight, smoothing_each,
+    # read and then overwritten by their gradient: logits [C, columns]. read: labels [C] int64
+    logits_ptr, labels_ptr,
+    # written: token_loss, token_nll [C] float32
+    token_loss_ptr, token_nll_ptr,
+    # elements from row to row of logits; columns with the padding, and V
+    stride_row, num_columns, vocabulary_size,
+    # of the target distribution: what the label has beside the second, and what every token has
+    target_weight, smoothing_each,
     IGNORED_LABEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row. Padding columns, from vocabulary_size on, take no part and get gradient 0."""
+    """Loss and nll of each token, and d loss / d logits in place of the logits.
+
+    Grid: (C,). A program owns a row and walks over it twice, BLOCK columns at a time: for maximum, sum and the label's
+    logit, then for the gradient. Padding columns, from vocabulary_size on, take no part and get gradient 0.
+    """
     row = tl.program_id(0)
     row_ptr = logits_ptr + row.to(tl.int64) * stride_row
     lane = tl.arange(0, BLOCK)
@@ -62,7 +75,18 @@ def losses_and_grad_(
     token_loss: Tensor,
     token_nll: Tensor,
 ) -> None:
-    """Fill token_loss and token_nll [C], and turn logits [C, rows of the weight] in place into d loss / d logits."""
+    """Fill token_loss and token_nll, and turn logits in place into d loss / d logits.
+
+    Args:
+        logits: [C, columns ≥ V], of which a row is contiguous.
+        labels: [C] int64.
+        vocabulary_size: V.
+        target_weight: what the target distribution gives to the label beside `smoothing_each`.
+        smoothing_each: what it gives to every token.
+        ignored_label: the label of tokens without loss and gradient.
+        token_loss: [C] float32.
+        token_nll: [C] float32.
+    """
     num_rows, num_columns = logits.shape
     _kernel[(num_rows,)](
         logits, labels, token_loss, token_nll,

@@ -8,15 +8,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 128  # logits that stand for each other by their largest
-TILE = 4096  # logits of a program
+BLOCK = 128  # logits that stand for each other by their largest: few enough maxima, and little to read again
+TILE = 4096  # logits of a program: 16 a thread of its 8 warps
 LOWEST = tl.constexpr(-1e30)  # below any logit, and yet a difference of two such is no nan
 LOWEST_KEY = tl.constexpr(-(2**63))
 
 
 @triton.jit
 def _allowed(x, columns, row, banned_ptr, num_banned, only_ptr, HAS_ONLY: tl.constexpr):
-    """x, -inf where a token must not come."""
+    """x, -inf where a token must not come.
+
+    x: logits of a row at `columns`; banned_ptr: [N, num_banned] int64; only_ptr: [N] int64.
+    """
     allowed = columns >= 0
     for i in range(num_banned):
         allowed = allowed & (columns != tl.load(banned_ptr + row * num_banned + i))
@@ -36,11 +39,18 @@ def _sort_keys(x, index):
 
 @triton.jit
 def _tile_kernel(
-    logits_ptr, banned_ptr, only_ptr, maxima_ptr, highest_ptr, total_ptr,
+    # read: logits [N, V]; banned [N, num_banned] int64; only [N] int64
+    logits_ptr, banned_ptr, only_ptr,
+    # written, float32: maxima of allowed logits [N, tiles · TILE / BLOCK]; highest logit and Σ exp of it [N, tiles]
+    maxima_ptr, highest_ptr, total_ptr,
+    # elements from row to row of logits; V; how many of each row
     stride_row, num_columns, num_banned, num_tiles,
     HAS_ONLY: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The maximum of every block of a tile [N, tiles · TILE / BLOCK], and the tile's highest logit and Σ exp."""
+    """The maximum of every block, of what is allowed, and what the log-sum-exp is made of, of everything.
+
+    Grid: (N, tiles). A program owns TILE neighbouring logits of a row.
+    """
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns = tile * TILE + tl.arange(0, TILE)
     if (tile + 1) * TILE <= num_columns:  # without a mask loads are 16 bytes wide
@@ -59,11 +69,21 @@ def _tile_kernel(
 
 @triton.jit
 def _row_kernel(
-    logits_ptr, banned_ptr, only_ptr, maxima_ptr, highest_ptr, total_ptr, scores_ptr, tokens_ptr,
+    # read: logits [N, V]; banned [N, num_banned] int64; only [N] int64
+    logits_ptr, banned_ptr, only_ptr,
+    # read, as `_tile_kernel` wrote them: maxima [N, blocks]; highest, total [N, tiles]
+    maxima_ptr, highest_ptr, total_ptr,
+    # written, best first: scores [N, C] float32; tokens [N, C] int64
+    scores_ptr, tokens_ptr,
+    # elements from row to row of logits; V; how many of each row
     stride_row, num_columns, num_banned, num_tiles, num_blocks, num_candidates,
+    # TILES, BLOCKS, CANDIDATES: the numbers of them, rounded up to powers of two
     HAS_ONLY: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, BLOCKS: tl.constexpr, CANDIDATES: tl.constexpr,
 ):  # fmt: skip
-    """The best tokens of a row: they are all in the blocks with the largest maxima."""
+    """The best tokens of a row and their log p: they are all in the C blocks with the largest maxima.
+
+    Grid: (N,). A program owns a row, and reads only C · BLOCK logits of it.
+    """
     row = tl.program_id(0).to(tl.int64)
     blocks = tl.arange(0, BLOCKS)
     maxima = tl.load(maxima_ptr + row * num_blocks + blocks, mask=blocks < num_blocks, other=0.0)
@@ -75,7 +95,7 @@ def _row_kernel(
         chosen = tl.where(candidates == i, (0x7FFFFFFF - (best & 0x7FFFFFFF)).to(tl.int32), chosen)
         keys = tl.where(keys == best, LOWEST_KEY, keys)
 
-    columns = chosen[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    columns = chosen[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]  # [CANDIDATES, BLOCK]
     # a block that is chosen when none are left has number 2^31 - 1: its columns are out of range
     inside = (candidates[:, None] < num_candidates) & (chosen[:, None] < num_blocks) & (columns < num_columns)
     x = tl.load(logits_ptr + row * stride_row + columns, mask=inside, other=0.0).to(tl.float32)
@@ -98,7 +118,14 @@ def _row_kernel(
 
 @torch.library.custom_op("deltalm::row_top_k", mutates_args=())
 def row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) -> tuple[Tensor, Tensor]:
-    """log p [N, C] float32 and tokens [N, C] int64 of the `num` ≤ V best of each row; see `kernels.top_k`."""
+    """log p [N, C] float32 and tokens [N, C] int64 of the best of each row; see `deltalm_ds.kernels.top_k`.
+
+    Args:
+        logits: [N, V].
+        num: C, at most V.
+        banned: [N, any number] int64.
+        only: [N] int64 or None.
+    """
     num_rows, num_columns = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     banned = banned.contiguous()

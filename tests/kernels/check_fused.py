@@ -13,28 +13,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import triton
-from kernel_cases import (
-    DROPOUT,
-    EPS,
-    TRAINING_OPS,
-    Case,
-    TopKCase,
-    assert_equals_definition,
-    assert_top_k_equals_definition,
-    cases_of,
-    top_k_cases,
-)
+from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
+from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deltalm_ds.kernels import dispatch, dropout_mask
-from deltalm_ds.kernels.attention import attention
-from deltalm_ds.kernels.dispatch import OPS
-from deltalm_ds.kernels.dropout import dropout
-from deltalm_ds.kernels.feed_forward import feed_forward
+from deltalm_ds.kernels import dropout_mask
+from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.fused import attention as fused_attention
-from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
-from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
@@ -78,16 +65,13 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every op is served by its Triton kernel."""
-    monkeypatch.setattr(dispatch, "FORCED", "triton")
+    monkeypatch.setenv(VARIABLE, "triton")
     torch.manual_seed(0)
     yield
 
 
 CASES = [
-    pytest.param(case, id=f"{op}-{case}")
-    for op in TRAINING_OPS
-    for dropped in (False, True)
-    for case in cases_of(op, dropped)
+    pytest.param(case, id=f"{op}-{case}") for op in OPS for dropped in (False, True) for case in cases_of(op, dropped)
 ]
 
 
@@ -134,34 +118,12 @@ def test_what_is_read_outside_crashes(element: int, crashes: bool) -> None:
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1]) == crashes
 
 
+COMPILED = {**small_cases(), "alone": next(case for case in cases_of("layer_norm", True) if case.name == "alone")}
+
+
 def leaf(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator).to(DEVICE).requires_grad_()
-
-
-def ops() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
-    """Each op in one small form, with dropout."""
-    cu = torch.tensor([0, 3, 4], dtype=torch.int32, device=DEVICE)
-    labels = torch.tensor([3, 0, -100, 5], device=DEVICE)
-    return {
-        "attention": (
-            lambda q, k, v: attention(q, k, v, cu, cu, True, DROPOUT),
-            [leaf(4, 2, 32, seed=i) for i in range(3)],
-        ),
-        "layer_norm": (
-            lambda x, r, w, b: dropout_add_layer_norm(layer_norm(x, w, b, EPS), r, w, b, EPS, DROPOUT),
-            [leaf(4, 24), leaf(4, 24, seed=1), leaf(24), leaf(24, seed=1)],
-        ),
-        "feed_forward": (
-            lambda *x: feed_forward(*x, DROPOUT),
-            [leaf(4, 8), leaf(20, 8), leaf(20), leaf(8, 20), leaf(8)],
-        ),
-        "linear_cross_entropy": (
-            lambda h, w: linear_cross_entropy(h, w, labels, 29, 0.1).loss,
-            [leaf(4, 8), leaf(32, 8)],
-        ),
-        "dropout": (lambda x: dropout(x, DROPOUT), [leaf(4, 24)]),
-    }
 
 
 def value_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
@@ -171,9 +133,9 @@ def value_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -
 
 
 @pytest.mark.usefixtures("fused")
-@pytest.mark.parametrize("op", TRAINING_OPS)
-def test_compiled_and_checkpointed_are_the_same(op: str) -> None:
-    function, inputs = ops()[op]
+@pytest.mark.parametrize("case", COMPILED.values(), ids=COMPILED.keys())
+def test_compiled_and_checkpointed_are_the_same(case: Case) -> None:
+    function, inputs = case.function, [x.float().to(DEVICE).requires_grad_() for x in case.inputs]
     expected = value_and_gradients(function, inputs)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for variant in (compiled, lambda *x: checkpoint(function, *x, use_reentrant=False)):
@@ -194,13 +156,13 @@ def custom_ops() -> dict[str, tuple[object, ...]]:
     pq, pk, pv, px, pr, pw, pwi, pbi, pwo = plain
     return {
         "dropout": (x, 0.5, seed),
-        "dropout_add_layer_norm": (x, residual, weight, bias, EPS, 0.5, seed),
+        "dropout_add_layer_norm": (x, residual, weight, bias, 1e-5, 0.5, seed),
         "dropout_add_layer_norm_backward": (px, px, pr, pw, statistics, statistics.clone(), 0.5, seed),
         "feed_forward": (x, weight_in, bias_in, weight_out, bias, 0.5, seed),
         "feed_forward_backward": (px, pr, torch.ones(4, 20, device=DEVICE), pwi, pbi, pwo, 0.5, seed),
         "attention": (q, k, v, cu, cu, True, 0.5, seed),
         "attention_backward": (pq, pq, pk, pv, pv, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
-        "linear_cross_entropy": (x, leaf(32, 8), labels, 29, 0.1, "triton", True, True),
+        "linear_cross_entropy": (x, leaf(32, 8), labels, 29, 0.1, True, True, True),
         "row_top_k": (px, 3, labels[:, None].clamp(min=0), None),
     }
 
@@ -215,7 +177,7 @@ def test_opcheck(name: str) -> None:
 
 @pytest.mark.usefixtures("fused")
 def test_dropout_masks_are_the_definition() -> None:
-    """The rows, columns and heads of every op fall where `randomness` says."""
+    """The rows, columns and heads of every op fall where `dropout_mask` says."""
     seed = torch.tensor([2**62 + 12345], device=DEVICE)
     from deltalm_ds.kernels.fused.dropout import dropout as fused_dropout
 
@@ -243,7 +205,7 @@ def small_model(activation_checkpointing: bool) -> DeltaLM:
 
 
 def losses_of_training(backend: str, monkeypatch: pytest.MonkeyPatch, activation_checkpointing: bool) -> list[float]:
-    monkeypatch.setattr(dispatch, "FORCED", backend)
+    monkeypatch.setenv(VARIABLE, backend)
     model = small_model(activation_checkpointing)
     generator = torch.Generator().manual_seed(6)
     losses = []

@@ -3,26 +3,34 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from kernel_cases import Case, small_cases
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.kernels import dispatch
-from deltalm_ds.kernels.attention import attention
-from deltalm_ds.kernels.dispatch import OPS, VARIABLE, choose, describe
+from deltalm_ds.kernels.dispatch import VARIABLE, choose, implementation
 from deltalm_ds.kernels.dropout import dropout
-from deltalm_ds.kernels.feed_forward import feed_forward
-from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
-from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.kernels.table import OPS
 
+ROOT = Path(__file__).parents[2]
 V100, A100, H200 = (7, 0), (8, 0), (9, 0)
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "FORCED", None)
+    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(dispatch, "triton_is_installed", lambda: True)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_row_has_its_files(op: str) -> None:
+    """One stem: the op, its fused kernel, its benchmark and its cases."""
+    for name in (f"kernels/{op}.py", f"kernels/fused/{op}.py", f"benchmarks/kernels/{op}.py"):
+        assert (ROOT / name).is_file(), name
+    assert (Path(__file__).parent / f"cases_{op}.py").is_file()
 
 
 @pytest.mark.parametrize(
@@ -38,30 +46,62 @@ def nothing_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_rules(op: str, capability: tuple[int, int] | None, dtype: torch.dtype, backend: str) -> None:
-    choice = choose(op, capability, dtype)
+    choice = choose(OPS[op], capability, dtype)
     assert choice.backend == backend
     assert choice.why
 
 
 def test_without_triton_torch_serves_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "triton_is_installed", lambda: False)
-    assert {choose(op, H200, torch.bfloat16) for op in OPS} == {("torch", "Triton is not installed")}
+    assert {choose(op, H200, torch.bfloat16) for op in OPS.values()} == {("torch", "Triton is not installed")}
 
 
-def test_description_of_this_machines_processor() -> None:
-    rows = describe(torch.device("cpu"), torch.float32)
-    assert [op for op, _, _ in rows] == list(OPS)
-    assert {backend for _, backend, _ in rows} == {"torch"}
+@pytest.mark.parametrize("op", OPS)
+def test_this_machines_processor_is_served_by_torch(op: str) -> None:
+    assert implementation(OPS[op], torch.ones(2)) is OPS[op].torch
 
 
-def forced(name: str) -> subprocess.CompletedProcess[str]:
-    code = "from deltalm_ds.kernels.dispatch import choose\nprint(choose('dropout', None, None).backend)"
-    environment = {**os.environ, VARIABLE: name}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("backend", ["reference", "triton", "torch"])
+def test_the_variable_forces_a_backend(backend: str) -> None:
+    code = (
+        "import torch\n"
+        "from deltalm_ds.kernels import dropout, dispatch\n"
+        "chosen = dispatch.implementation(dropout.OP, torch.ones(2))\n"
+        "print([name for name in dispatch.BACKENDS if getattr(dropout.OP, name) is chosen])"
+    )
+    if backend == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+    environment = {**os.environ, VARIABLE: backend}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert process.stdout == f"{[backend]}\n"
 
 
-def test_the_variable_forces_a_backend() -> None:
-    assert forced("reference").stdout == "reference\n"
+def test_a_running_process_follows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is kept from an import or an earlier call: the definition's masks are not those of torch's path."""
+    x = torch.ones(64, 16)
+    results = {}
+    for backend in ("torch", "reference", "", "torch"):
+        monkeypatch.setenv(VARIABLE, backend)
+        torch.manual_seed(0)
+        results.setdefault(backend, []).append(dropout(x, 0.5))
+    assert torch.equal(*results["torch"])
+    assert torch.equal(results[""][0], results["torch"][0])
+    assert not torch.equal(results["reference"][0], results["torch"][0])
+
+
+def test_compiled_code_keeps_what_was_chosen_when_it_was_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a break in its graph, though the choice asks for what tracing cannot follow."""
+    compiled = torch.compile(lambda x: dropout(x, 0.5) + 1, fullgraph=True, backend="eager")
+    monkeypatch.setenv(VARIABLE, "reference")
+    results = []
+    for later in ("reference", "torch"):
+        torch.manual_seed(0)
+        results.append(compiled(torch.ones(64, 16)))
+        monkeypatch.setenv(VARIABLE, later)
+    torch.manual_seed(0)
+    results.append(compiled(torch.ones(64, 16)))
+    assert torch.equal(results[1], results[0])
+    assert torch.equal(results[2], results[0])
 
 
 def test_a_wrong_name_is_one_sentence_of_the_command_line() -> None:
@@ -78,30 +118,25 @@ def test_a_package_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv(VARIABLE, package)
     monkeypatch.setattr(dispatch, f"{package}_is_installed", lambda: False)
     with pytest.raises(InputError, match=rf"{VARIABLE}={package} needs .*not installed"):
-        dispatch._forced()
+        dropout(torch.ones(2), 0.5)
 
 
-def test_apex_serves_the_norm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apex_serves_what_has_it_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "apex")
     monkeypatch.setattr(dispatch, "apex_is_installed", lambda: True)
-    monkeypatch.setattr(dispatch, "FORCED", dispatch._forced())
-    assert choose("layer_norm", H200, torch.bfloat16) == ("apex", f"{VARIABLE} is set")
-    assert choose("layer_norm", None, torch.float32).backend == "torch"  # apex is for GPUs
-    assert choose("feed_forward", H200, torch.bfloat16).backend == "triton"
+    assert choose(OPS["layer_norm"], H200, torch.bfloat16) == ("apex", f"{VARIABLE} is set")
+    for op in OPS.values():
+        assert choose(op, H200, torch.bfloat16).backend == ("triton" if op.apex is None else "apex")
+        assert choose(op, None, torch.float32).backend == "torch"
 
 
-def test_every_op_obeys_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `reference`, none of torch's fused functions is called, and dropout falls as the definition says."""
-    monkeypatch.setattr(dispatch, "FORCED", "reference")
+@pytest.mark.parametrize("case", small_cases().values(), ids=small_cases().keys())
+def test_every_op_obeys_it(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `reference`, none of torch's fused functions is called, forward or backward."""
+    monkeypatch.setenv(VARIABLE, "reference")
     used = []
-    for name in ("layer_norm", "gelu", "scaled_dot_product_attention", "dropout"):
+    for name in ("layer_norm", "gelu", "scaled_dot_product_attention", "dropout", "cross_entropy"):
         monkeypatch.setattr(torch.nn.functional, name, lambda *x, name=name, **y: used.append(name))
-    x, square, vector = torch.randn(4, 6), torch.randn(6, 6), torch.randn(6)
-    cu = torch.tensor([0, 1, 4], dtype=torch.int32)
-    layer_norm(x, vector, vector, 1e-5)
-    dropout_add_layer_norm(x, x, vector, vector, 1e-5, 0.5)
-    feed_forward(x, square, vector, square, vector, 0.5)
-    attention(*torch.randn(3, 4, 2, 3), cu, cu, True, 0.5)
-    assert linear_cross_entropy(x.requires_grad_(), square, torch.zeros(4, dtype=torch.int64), 6).loss.requires_grad
-    dropout(x, 0.5)
+    out = case.function(*(x.clone().requires_grad_() for x in case.inputs))
+    assert out.requires_grad
     assert used == []

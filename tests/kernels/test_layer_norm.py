@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deltalm_ds.kernels import dispatch
+from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
 
@@ -61,7 +62,8 @@ def test_apex_serves_the_norm_where_it_is_asked_for(tensors, monkeypatch):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(dispatch, "compute_capability", lambda device: (8, 0))
-    monkeypatch.setattr(dispatch, "FORCED", "apex")
+    monkeypatch.setattr(dispatch, "apex_is_installed", lambda: True)
+    monkeypatch.setenv(VARIABLE, "apex")
     x, residual, weight, bias = tensors
     exact = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(layer_norm(x, weight, bias, EPS), defined(x, weight, bias), **exact)

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from kernel_cases import TopKCase, assert_top_k_equals_definition, top_k_cases
+from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
 
-from deltalm_ds.kernels import dispatch, top_k
+from deltalm_ds.kernels import top_k
+from deltalm_ds.kernels.dispatch import VARIABLE
 
 
 @pytest.mark.parametrize("chunk", [1, 2**19])  # rows one by one, and all at once
@@ -22,7 +23,7 @@ def test_torch_equals_the_definition(
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_an_example_by_hand(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sentences of two beams; a ban (token 1) leaves the rest's probabilities as they are."""
-    monkeypatch.setattr(dispatch, "FORCED", backend)
+    monkeypatch.setenv(VARIABLE, backend)
     probabilities = [[0.1, 0.4, 0.2, 0.3], [0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1]]
     logits = torch.tensor(probabilities).log() + torch.tensor([[3.0], [-2.0], [0.0], [70.0]])
     of_beams = torch.tensor([[0.5, 0.5], [1.0, 0.25]]).log()
@@ -37,7 +38,7 @@ def test_an_example_by_hand(backend: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_a_forced_token_may_be_a_banned_one(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "FORCED", backend)
+    monkeypatch.setenv(VARIABLE, backend)
     logits, banned = torch.tensor([[0.0, math.log(2), 0.0]]), torch.tensor([[1]])
     found = top_k.top_k(logits, torch.zeros(1, 1), 2, banned, only=torch.tensor([1]))
     assert found.tokens[0, 0] == 1

@@ -1,0 +1,73 @@
+"""What kernels use of PyTorch that is not public does what they rely on: a change in PyTorch fails here first."""
+
+import pytest
+import torch
+
+from deltalm_ds.kernels.torch_internals import graph_is_kept, softmax_backward
+
+
+class Asking(torch.autograd.Function):
+    """Puts down what `graph_is_kept` says in its backward."""
+
+    answers: list[bool]
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        Asking.answers.append(graph_is_kept())
+        return grad
+
+
+def test_a_backward_knows_whether_its_graph_is_kept() -> None:
+    Asking.answers = []
+    y = Asking.apply(torch.ones(3, requires_grad=True)).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert Asking.answers == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_backward_is_the_derivative(dtype: torch.dtype) -> None:
+    scores, grad = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = scores.softmax(-1)
+    expected = p * (grad - (grad * p).sum(-1, keepdim=True))
+    found = softmax_backward(grad.to(dtype), p.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+def test_the_efficient_kernel_takes_what_it_is_given() -> None:
+    """By its schema, as no GPU is needed for it: names and order of the arguments, and the result that is used."""
+    schema = torch.ops.aten._efficient_attention_forward.default._schema
+    positional = [argument.name for argument in schema.arguments if not argument.kwarg_only]
+    sequences = ["cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"]
+    assert positional == [
+        "query",
+        "key",
+        "value",
+        "bias",
+        *sequences,
+        "dropout_p",
+        "custom_mask_type",
+        "compute_log_sumexp",
+    ]
+    assert schema.returns[0].name == "output"
+    required = {
+        argument.name for argument in schema.arguments if argument.kwarg_only and not argument.has_default_value()
+    }
+    assert required == set()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel is for GPUs")
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_efficient_kernel_is_attention(causal: bool) -> None:
+    from deltalm_ds.kernels import attention, reference
+
+    q, k, v = torch.randn(3, 9, 2, 32, device="cuda", dtype=torch.float16)
+    cu = torch.tensor([0, 3, 4, 9], dtype=torch.int32, device="cuda")
+    found = attention.OP.torch(q, k, v, cu, cu, causal, 0.0)
+    expected = reference.attention(q.double(), k.double(), v.double(), cu, cu, causal, 0.0, None)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=4e-3)
