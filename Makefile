@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test check clean
+.PHONY: install demo test check docs clean
 
 install: $(INSTALLED)
 
@@ -24,7 +24,14 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layout.py tests/test_layering.py
+	$(BIN)/python -m pytest tests/test_layout.py tests/test_layering.py tests/test_docs.py
+
+# The reference of every public function, from the docstrings: build/docs/index.html. pdoc walks into packages only, so
+# that the linked folders, which have no __init__.py, are named one by one.
+docs: install
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -W "ignore:Cannot determine where" -m pdoc --docformat google \
+	  --output-directory build/docs deltalm_ds \
+	  $$(find kernels data_tools launch -name '*.py' -exec dirname deltalm_ds/{} \; | sort -u | tr / .)
 
 # make bench-NAME runs benchmarks/NAME.py; make bench-kernels/NAME those of the kernels. Options: ARGS="--record".
 bench-%: install

@@ -47,7 +47,18 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_mask(seed: Tensor, p: float, rows: Tensor, num_columns: int, plane: int = 0) -> Tensor:
-    """True where an element stays. rows: [R] int64, the numbers of the rows. Returns [R, num_columns] bool."""
+    """True where an element stays.
+
+    Args:
+        seed: [1] int64.
+        p: rate of dropout.
+        rows: [R] int64, the numbers of the rows.
+        num_columns: of each row.
+        plane: a third coordinate, such as the head of attention.
+
+    Returns:
+        [R, num_columns] bool.
+    """
     num_groups = -(-num_columns // 16)
     group = torch.arange(num_groups, device=rows.device).expand(len(rows), num_groups)
     row, zero = rows[:, None].expand_as(group), torch.zeros_like(group)

@@ -22,7 +22,15 @@ def adam(
     weight_decay: float,
     definition: Literal["torch", "fairseq"] = "torch",
 ) -> Optimizer:
-    """torch's fused Adam; the learning rate is set by the caller before every step."""
+    """torch's fused Adam; the learning rate is set by the caller before every step.
+
+    Args:
+        parameters: what is trained, all in one group.
+        betas: β₁ and β₂, the decay of the two moments a step.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled; times the learning rate, it is taken off a weight at every step.
+        definition: where eps is added; see the module.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
     if definition == "fairseq":
         optimizer.register_step_pre_hook(_place_eps_as_fairseq)
@@ -30,7 +38,7 @@ def adam(
 
 
 def apex_adam(parameters: Iterable[Tensor], betas: tuple[float, float], eps: float, weight_decay: float) -> Optimizer:
-    """apex's fused Adam, by torch's definition; for GPUs.
+    """apex's fused Adam, by torch's definition; for GPUs. Arguments: see `adam`.
 
     Raises:
         InputError: apex is not installed, or there is no GPU.

@@ -27,7 +27,7 @@ def dropout(x: Tensor, p: float, seed: Tensor | None) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(x - mean) / √(variance + eps) · weight + bias over the last axis. x: [..., M]; weight, bias: [M]."""
+    """(x - mean) / √(variance + eps) · weight + bias over the last axis; see `deltalm_ds.kernels.layer_norm`."""
     wide, wide_weight, wide_bias = _wide(x, weight, bias)
     centred = wide - wide.mean(-1, keepdim=True)
     variance = centred.square().mean(-1, keepdim=True)
@@ -37,7 +37,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def dropout_add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, p: float, seed: Tensor | None
 ) -> Tensor:
-    """LayerNorm(residual + dropout(x)). x, residual: [T, M]; weight, bias: [M]."""
+    """LayerNorm(residual + dropout(x)); see `deltalm_ds.kernels.layer_norm`."""
     wide, wide_residual = _wide(x, residual)
     return layer_norm(wide_residual + dropout(wide, p, seed), weight, bias, eps).to(x.dtype)
 
@@ -45,7 +45,10 @@ def dropout_add_layer_norm(
 def feed_forward(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor, p: float, seed: Tensor | None
 ) -> Tensor:
-    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out; GELU(h) = h · Φ(h), Φ the normal distribution function."""
+    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out; see `deltalm_ds.kernels.feed_forward`.
+
+    GELU(h) = h · Φ(h), Φ the normal distribution function.
+    """
     wide, wide_in, wide_bias_in, wide_out, wide_bias_out = _wide(x, weight_in, bias_in, weight_out, bias_out)
     hidden = wide @ wide_in.T + wide_bias_in
     activation = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
@@ -76,7 +79,7 @@ def attention(
     p: float,
     seed: Tensor | None,
 ) -> Tensor:
-    """softmax(q kᵀ / √D) v, one sequence after the other. q: [Tq, H, D]; k, v: [Tk, H, D].
+    """softmax(q kᵀ / √D) v, one sequence after the other; see `deltalm_ds.kernels.attention`.
 
     The probabilities are dropped out; the row of a mask is the query's number in the batch, its column the key's number
     in the sequence, its plane the head.
