@@ -19,7 +19,8 @@ from deltalm_ds.export.package import export
 from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.score import score
-from deltalm_ds.generation.translate import encoder_for, generate, read_lines
+from deltalm_ds.generation.translate import encoder_for, generate
+from deltalm_ds.lines import read_lines
 from deltalm_ds.vocabulary import Vocabulary
 
 EXPORTS = (

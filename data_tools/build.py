@@ -5,8 +5,6 @@ complete or absent, so that an interrupted build goes on where it was: a part wi
 source without its parts is read again. Memory is that of one shard a worker, whatever the size of the corpus.
 """
 
-import errno
-import fcntl
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +23,7 @@ from deltalm_ds.data_tools.scripts import scripts_of
 from deltalm_ds.data_tools.sources import TextSource, divide
 from deltalm_ds.data_tools.workers import StoredVocabulary, Workers
 from deltalm_ds.errors import InputError
-from deltalm_ds.files import read_json, write_json
+from deltalm_ds.files import locked, naming_full_disk, read_json, write_json
 from deltalm_ds.lines import STDIN
 from deltalm_ds.progress import progress
 from deltalm_ds.vocabulary import Vocabulary
@@ -56,9 +54,9 @@ class CorpusSpec:
     @classmethod
     def from_name(cls, name: str, sources: Sequence[TextSource]) -> "CorpusSpec":
         """A corpus of pairs from a name like `en-de`, of one language from `de`, of a task from `headlines:fr-fr`."""
-        name, is_task, pair = name.partition(":")
-        languages = tuple((pair if is_task else name).split("-"))
-        kind = "task" if is_task else "mono" if len(languages) == 1 else "parallel"
+        name, colon, pair = name.partition(":")
+        languages = tuple((pair if colon else name).split("-"))
+        kind = "task" if colon else "mono" if len(languages) == 1 else "parallel"
         return cls(name, kind, languages, tuple(sources))
 
 
@@ -148,7 +146,7 @@ def _cuts(spec: CorpusSpec, directory: Path, settings: Settings, max_characters:
     span_bytes = PARTS_PER_SPAN * max_characters
     spans = [[source] if documents else divide(source, span_bytes) for source in spec.sources]
     return [
-        Cut(spec.name, spec.kind, index, source, documents, max_records, max_characters, directory)
+        Cut(spec.name, spec.kind, spec.languages, index, source, documents, max_records, max_characters, directory)
         for index, source in enumerate(chain(*spans))
     ]
 
@@ -302,30 +300,21 @@ def _building(out: Path) -> Iterator[Path]:
         if not out.is_dir() or any(out.iterdir()):
             raise InputError(f"{out} exists and is not empty: name a new directory or remove it first.")
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Another process is building in {out}: wait for it or name another one.") from None
-        except OSError:
-            pass  # a file system without locks
+    in_use = f"Another process is building in {out}: wait for it or name another directory."
+    advice = "make room and build again. Finished shards are kept, and the build goes on where it was."
+    with naming_full_disk(out, advice), locked(directory / "lock", in_use):
         try:
             _remove_unfinished(out)
             yield directory
             for path in sorted(directory.iterdir(), key=lambda path: path.name == SPECIFICATION):
                 path.unlink()  # the specification last: while it is there, it says what the data set was made of
             directory.rmdir()
-        except BaseException as error:
+        except BaseException:
             _remove_unfinished(out)
             if not any(directory.glob("*.json")):
                 shutil.rmtree(directory)
                 with suppress(OSError):
                     out.rmdir()
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(
-                    f"The disk got full while writing to {out}: make room and build again. Finished shards are kept, "
-                    "and the build goes on where it was."
-                ) from error
             raise
 
 

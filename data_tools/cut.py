@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from deltalm_ds.data.manifest import SIDES
-from deltalm_ds.data_tools.sources import Columns, TextSource, read_columns
+from deltalm_ds.data_tools.sources import Texts, TextSource, read_columns
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
-from deltalm_ds.lines import STDIN, ZIP_MEMBER
+from deltalm_ds.lines import STDIN, file_of
 
 SEPARATOR = "\0"
 
@@ -39,6 +39,7 @@ class Cut:
 
     corpus: str
     kind: str
+    languages: tuple[str, ...]
     index: int
     source: TextSource
     documents: bool
@@ -75,7 +76,8 @@ class Cut:
         return {
             "files": [_file_fingerprint(path) for path in self.source.files],
             "format": self.source.resolved_format,
-            "columns": list(self.source.columns or ()),
+            "fields": list(self.source.fields or ()),
+            "languages": list(self.languages),
             "span": list(self.source.span or ()),
             "documents": self.documents,
             "limits": [self.max_records, self.max_characters],
@@ -108,9 +110,8 @@ def source_bytes(source: TextSource) -> int:
 def _file_fingerprint(path: Path) -> list[Any]:
     if path == STDIN:
         return [str(path), 0, 0]
-    archive, bang, _ = str(path).partition(ZIP_MEMBER)
     try:
-        status = Path(f"{archive}.zip" if bang else path).stat()
+        status = file_of(path).stat()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]
@@ -129,7 +130,7 @@ def cut_source(job: Cut) -> Cut:
     schema = pa.schema([(side, pa.binary()) for side in SIDES[job.kind]])
     dropped: Counter[str] = Counter()
     records = []
-    columns = read_columns(job.source, num_sides, dropped, job.documents)
+    columns = read_columns(job.source, num_sides, dropped, job.documents, job.languages)
     for part, blocks in groupby(_number_by_part(columns, job.max_records, job.max_characters), key=itemgetter(0)):
         num_records = 0
         with atomic_file(job.part_path(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -144,7 +145,7 @@ def cut_source(job: Cut) -> Cut:
     return job
 
 
-def _number_by_part(blocks: Iterator[Columns], max_records: int, max_characters: int) -> Iterator[tuple[int, Columns]]:
+def _number_by_part(blocks: Iterator[Texts], max_records: int, max_characters: int) -> Iterator[tuple[int, Texts]]:
     """Yield (number of the part, some of its records); a part ends with the record that makes it full."""
     part, records_left, characters_left = 0, max_records, max_characters
     for block in blocks:

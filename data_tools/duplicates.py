@@ -65,10 +65,9 @@ def find_duplicates(job: FindDuplicates) -> None:
     if job.path.exists():
         return
     width = (1 << 64) // job.num_ranges
-    first, last = (
-        job.index * width,
-        (1 << 64) - 1 if job.index == job.num_ranges - 1 else (job.index + 1) * width - 1,
-    )
+    first, last = job.index * width, (job.index + 1) * width - 1
+    if job.index == job.num_ranges - 1:
+        last = (1 << 64) - 1
     found = []
     for part, path in enumerate(job.hashes):
         hashes = np.load(path, mmap_mode="r")

@@ -61,9 +61,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.overlong not in ("truncate", "drop"):
             raise InputError(f"Overlong rows are handled by 'truncate' or 'drop', not {self.overlong!r}.")
-        if min(self.rows_per_shard, self.min_tokens, self.max_tokens or 1) < 1 or self.subword_samples < 0:
+        if self.rows_per_shard < 1 or self.min_tokens < 1 or self.subword_samples < 0:
             raise InputError("Numbers of rows and tokens must be 1 or more, of subword samples 0 or more.")
-        if self.max_tokens == 0 or self.window_tokens == 0 or (self.window_tokens or 1) < 1:
+        if any(longest is not None and longest < 1 for longest in (self.max_tokens, self.window_tokens)):
             raise InputError("The longest row must have 1 token or more.")
         if self.max_ratio is not None and not self.max_ratio >= 1:
             raise InputError("The ratio of the sides' lengths is longer to shorter: 1 or more.")

@@ -1,4 +1,4 @@
-"""Writing so that a file or directory is either complete or absent."""
+"""Writing so that a file or directory is either complete or absent, by one process at a time."""
 
 import errno
 import fcntl
@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,12 +26,63 @@ def fsync_path(path: Path) -> None:
 
 
 @contextmanager
-def _naming_full_disk(path: Path) -> Iterator[None]:
-    """A full disk's error does not say where: give it the name of what was being written."""
+def locked(path: str | Path, in_use: str) -> Iterator[None]:
+    """Hold the lock file `path`, created if need be, for the block.
+
+    The system lets go of the lock when the process ends, however it ends. On a file system without locks, one warning
+    on stderr says that nothing keeps a second process out.
+
+    Args:
+        in_use: what to say where another process holds it: what is in use, and what to do.
+
+    Raises:
+        InputError: another process holds it; the message is `in_use` and, where it is known, which process that is.
+    """
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).decode(errors="replace").strip()
+            raise InputError(f"{in_use} It is held by {holder}." if holder else in_use) from None
+        except OSError as error:
+            print(
+                f"deltalm: warning: {path} cannot be locked ({error.strerror or error}): see to it yourself that no "
+                "other process writes there.",
+                file=sys.stderr,
+            )
+        _name_holder(file, f"process {os.getpid()} on {socket.gethostname()}\n")
+        try:
+            yield
+        finally:
+            _name_holder(file, "")
+
+
+def _name_holder(file: IO[bytes], holder: str) -> None:
+    with suppress(OSError):  # a full disk, say: the lock holds without the holder's name
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), holder.encode())
+
+
+@contextmanager
+def naming_full_disk(path: str | Path, advice: str | None = None) -> Iterator[None]:
+    """Make the error of a full disk or an exhausted quota say where it was.
+
+    Args:
+        path: what is being written; the OSError gets this name where it has none.
+        advice: what the user should do; with it the OSError becomes an InputError that says so.
+
+    Raises:
+        InputError: the disk got full, and there is advice.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if advice is not None:
+            raise InputError(f"The disk got full while writing to {path}: {advice}") from error
+        if error.filename is None:
             error.filename = str(path)
         raise
 
@@ -41,7 +93,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _naming_full_disk(path), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with naming_full_disk(path), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -64,7 +116,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _naming_full_disk(path):
+        with naming_full_disk(path):
             temporary.mkdir()
             yield temporary
             for entry in temporary.rglob("*"):
@@ -80,23 +132,6 @@ def publish_directory(temporary: Path, path: Path) -> None:
     fsync_path(temporary)
     os.replace(temporary, path)
     fsync_path(path.parent)
-
-
-@contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`; the system lets go of it when this process ends, however it ends.
-
-    Raises:
-        InputError: another process holds it: `busy` says what that means.
-    """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{busy}: wait for it, or name another directory.") from None
-        except OSError as error:
-            print(f"{path}: this file system has no locks ({error.strerror}); going on without.", file=sys.stderr)
-        yield
 
 
 def write_json(path: str | Path, value: Any) -> None:

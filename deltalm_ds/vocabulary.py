@@ -20,6 +20,7 @@ from deltalm_ds.arrays.counter_rng import uniform
 from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
+from deltalm_ds.lines import numbered_lines
 from deltalm_ds.token_ids import ROW_MULTIPLE, SPECIAL_TOKENS, UNK_ID
 
 FORMAT_VERSION = 1
@@ -313,15 +314,11 @@ class Vocabulary:
 def read_fairseq_dict(path: str | Path) -> list[str]:
     """The tokens of a fairseq dict.txt (`token count` a line); line i, from 0, has id 4 + i [FACTS 1]."""
     tokens = []
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                token, _, count = line.rstrip("\r\n").rpartition(" ")
-                if not token or not count.isdecimal():
-                    raise InputError(f"{path}, line {number}: expected 'token count', found {line.rstrip()!r}.")
-                tokens.append(token)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a fairseq dict.txt: {error}.") from None
+    for number, line in numbered_lines(path):
+        token, _, count = line.rpartition(" ")
+        if not token or not count.isdecimal():
+            raise InputError(f"{path}, line {number}: expected 'token count', found {line.rstrip()!r}.")
+        tokens.append(token)
     if not tokens:
         raise InputError(f"{path} is empty: expected one 'token count' a line.")
     return tokens

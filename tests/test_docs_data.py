@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from deltalm_ds.cli import app
 from deltalm_ds.data.manifest import Manifest
 from deltalm_ds.data.shards import ShardDataset
+from deltalm_ds.data_tools.formats.table import FORMATS
 from deltalm_ds.vocabulary import Vocabulary
 
 DOCUMENT = Path(__file__).parents[1] / "docs/data.md"
@@ -147,6 +148,22 @@ def downloads(tmp_path, monkeypatch):
     write(tmp_path / "text", lines(*[" ".join(TEXT.split()[start:]) for start in range(10)], "fox Fuchs liška пёс"))
     run(["vocab", "train", "--input", "text", "--size", "42", "--languages", LANGUAGES, "--out", "vocabulary"])
     return tmp_path
+
+
+def row_of_format(name, input_format):
+    """What the table of the document says of a format: to be copied there from the failing test of a new one."""
+    ends = " ".join(f"`{suffix}`" for suffix in input_format.suffixes)
+    fields = "; ".join(", ".join(f"`{field}`" for field in names) for names in input_format.fields.values())
+    fields = (fields or "all columns") if input_format.has_fields else "none"
+    divided = "yes" if input_format.divisible else "no"
+    return f"| `--{name}` | {ends} | {input_format.description} | {fields} | {divided} |"
+
+
+def test_the_table_of_formats_is_that_of_the_code():
+    section = re.search(r"^## What can be read\n(.*?)^## ", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)[1]
+    assert [line for line in section.splitlines() if line.startswith("| `--")] == [
+        row_of_format(name, input_format) for name, input_format in FORMATS.items()
+    ]
 
 
 def test_published_corpora(downloads):

@@ -1,6 +1,7 @@
 """A file or directory that is written is complete or absent, whatever goes wrong in between."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.files import atomic_directory, atomic_file, read_json, sha256_of, write_json
+from deltalm_ds.files import atomic_directory, atomic_file, locked, naming_full_disk, read_json, sha256_of, write_json
 
 
 def names(directory: Path) -> list[str]:
@@ -127,6 +128,69 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path, what: str
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert all(name.startswith(".out.") for name in names(tmp_path))
+
+
+HOLD = """
+import sys
+from deltalm_ds.files import locked
+with locked(sys.argv[1], "in use"):
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_holds_a_lock_whose_name_the_others_get(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"holding\n"
+        with pytest.raises(InputError) as refused, locked(path, "The run is in use: wait for it."):
+            pytest.fail("the block must not run")
+        assert str(refused.value).startswith(f"The run is in use: wait for it. It is held by process {holder.pid} on ")
+        holder.kill()  # the system lets go of the lock, whatever the end
+    with locked(path, "in use"):
+        assert f"process {os.getpid()} on " in path.read_text()
+    with locked(path, "in use"):
+        pass
+
+
+def test_a_file_system_without_locks_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path / "lock", "in use"):
+        pass
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "lock cannot be locked (No locks available): see to it yourself" in warning
+
+
+def test_an_error_under_a_lock_is_not_taken_for_the_locks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (OSError(errno.EIO, "broken"), BlockingIOError(errno.EAGAIN, "again")):
+        with pytest.raises(type(error), match=error.strerror), locked(tmp_path / "lock", "in use"):
+            raise error
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_the_error_of_a_full_disk_says_where(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError, match=r"out") as named, naming_full_disk(tmp_path / "out"):
+        raise OSError(number, os.strerror(number))
+    assert (named.value.errno, named.value.filename) == (number, str(tmp_path / "out"))
+    with pytest.raises(OSError, match=r"inner") as named, naming_full_disk(tmp_path / "out"):
+        raise OSError(number, os.strerror(number), "inner")  # whoever is nearer knows better
+    message = r"The disk got full while writing to .*out: make room\.$"
+    with pytest.raises(InputError, match=message), naming_full_disk(tmp_path / "out", "make room."):
+        raise OSError(number, os.strerror(number), "inner")
+
+
+def test_other_errors_keep_their_kind(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError) as error, naming_full_disk(tmp_path / "out", "make room."):
+        raise PermissionError(errno.EACCES, "denied")
+    assert error.value.filename is None
 
 
 def test_json_round_trip_is_readable_utf8(tmp_path: Path) -> None:

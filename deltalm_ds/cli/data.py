@@ -1,8 +1,9 @@
 """`deltalm data`: raw text to token shards, and what is in them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 
 from deltalm_ds.cli.options import AsJson
 from deltalm_ds.cli.output import print_json, print_table
+from deltalm_ds.data_tools.formats.table import FORMATS
+from deltalm_ds.data_tools.published.table import PUBLISHED
 
 if TYPE_CHECKING:
     from deltalm_ds.data.manifest import CorpusManifest, Manifest
@@ -19,10 +22,24 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Build, inspect and verify token shards.")
 
 Directory = Annotated[Path, typer.Argument(help="A data set made by `deltalm data build`.", show_default=False)]
+CORPUS_HELP = "One of these, with its files: " + "; ".join(f"{name} {row.files}" for name, row in PUBLISHED.items())
 OVERLONG_HELP = "What happens to a longer side: truncate cuts it, drop leaves the row out. Both are counted."
 
 
+def _with_an_option_per_format(command: Callable[..., None]) -> Callable[..., None]:
+    """Make options of the table of input formats out of the keywords `**texts_by_format` that `command` takes."""
+    *parameters, _ = signature(command).parameters.values()
+    for name, input_format in FORMATS.items():
+        option = typer.Option(help=f"As --parallel, --mono and --task, of files that are {input_format.description}.")
+        annotation = Annotated[list[str] | None, option]
+        keyword = name.replace("-", "_")
+        parameters.append(Parameter(keyword, Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
 @app.command()
+@_with_an_option_per_format
 def build(
     vocab: Annotated[Path, typer.Option(help="Vocabulary directory.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Directory of the new data set.", show_default=False)],
@@ -31,13 +48,6 @@ def build(
     task: Annotated[
         list[str] | None, typer.Option(help="Inputs and outputs: headlines:fr-fr=news.jsonl:text,title")
     ] = None,
-    tsv: Annotated[
-        list[str] | None, typer.Option(help="en-de=pairs.tsv, or with column numbers en-de=pairs.tsv.xz:2,3")
-    ] = None,
-    jsonl: Annotated[
-        list[str] | None, typer.Option(help="en-de=pairs.jsonl (fields source, target; or text), or fr=f.jsonl:title")
-    ] = None,
-    parquet: Annotated[list[str] | None, typer.Option(help="As --jsonl, from Parquet files.")] = None,
     processes: Annotated[int, typer.Option(help="Processes that tokenise.", min=1)] = 1,
     documents: Annotated[
         bool, typer.Option(help="--mono texts are documents (blank lines between; a JSONL or Parquet record each).")
@@ -67,12 +77,16 @@ def build(
     seed: Annotated[int, typer.Option(help="Seed of the drawn segmentations.")] = 0,
     rows_per_shard: Annotated[int, typer.Option(help="Rows of a shard at most.")] = 1_048_576,
     as_json: AsJson = False,
+    **texts_by_format: list[str] | None,
 ) -> None:
     """Tokenise text into a new shard data set; the same command again goes on with one that was interrupted.
 
-    Each option that names text may be given several times; the same name again adds files to that corpus. Files may
-    end in .gz, .xz or .zst, lie in a .zip (corpus.zip!*.en), be a pattern ("de/*.txt"), a list of files (@list.txt)
-    or - for standard input. On several hosts: mpirun -n 33 deltalm data build … (one rank hands out, 32 work).
+    Each option that names text may be given several times; the same name again adds files to that corpus. The fields
+    or columns to read stand after a colon, as in pairs.tsv:2,3 or f.jsonl:translation.en,translation.de. Files may
+    end in .gz, .xz, .bz2 or .zst, lie in a .zip (corpus.zip!*.en), be a pattern ("de/*.txt"), a list of files
+    (@list.txt) or - for standard input; a comma or colon that belongs to a name is written \\, or \\: (in quotes for
+    the shell). What a file is, its name tells; where it does not, use the option of its format in place of --parallel,
+    --mono or --task. On several hosts: mpirun -n 33 deltalm data build … (one rank hands out, 32 work).
 
     Example: deltalm data build --vocab vocab --out shards --parallel en-de=train.en,train.de --mono de=de.txt.xz
     """
@@ -88,7 +102,9 @@ def build(
     with start_workers(processes) as workers:
         if workers is None:  # a rank whose work is done
             return
-        corpora = _corpus_specs({None: texts, "tsv": tsv or [], "jsonl": jsonl or [], "parquet": parquet or []})
+        by_format: dict[str | None, list[str]] = {None: texts}
+        by_format |= {name: texts_by_format[name.replace("-", "_")] or [] for name in FORMATS}
+        corpora = _corpus_specs(by_format)
         settings = Settings(
             max_tokens=max_tokens,
             overlong=overlong,
@@ -203,24 +219,20 @@ def cldr(
 
 @app.command()
 def convert(
-    format_name: Annotated[
-        str, typer.Argument(metavar="FORMAT", show_default=False, help="What the files are: see above.")
-    ],
-    files: Annotated[list[Path], typer.Argument(help="Files of that format; .gz, .xz, .zst too.", show_default=False)],
+    corpus: Annotated[str, typer.Argument(show_default=False, metavar="CORPUS", help=CORPUS_HELP)],
+    files: Annotated[list[Path], typer.Argument(help="Its files; .gz, .xz, .bz2, .zst too.", show_default=False)],
     out: Annotated[str, typer.Option(help="pairs.jsonl; or texts and their references: test.en-de.en,test.en-de.de")],
     as_json: AsJson = False,
 ) -> None:
     """Turn a published corpus that `build` does not read as it is into pairs for it, or into a test set.
 
-    FORMAT is sgm SOURCE REFERENCE (WMT's test sets until 2020), wmt-xml FILE (from 2021), webnlg or webnlg-ru FILES,
-    wikilingua FILE [ENGLISH_FILE], qa FILES (SQuAD and the like: answer and passage to question), or xqg PASSAGES
-    ANSWERS QUESTIONS. An item with several references is a row for each of them in JSONL.
+    An item with several references is a row for each of them in JSONL.
 
     Example: deltalm data convert webnlg en/train/*/*.xml --out webnlg.jsonl
     """
-    from deltalm_ds.data_tools.corpora import convert as convert_corpus
+    from deltalm_ds.data_tools.convert import convert as convert_corpus
 
-    conversion = convert_corpus(format_name, files, [Path(name) for name in out.split(",")])
+    conversion = convert_corpus(corpus, files, [Path(name) for name in out.split(",")])
     if as_json:
         print_json(asdict(conversion))
     else:

@@ -44,7 +44,7 @@ def evaluate(
     from deltalm_ds.files import atomic_directory
     from deltalm_ds.generation.interface import SearchOptions
     from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.generation.translate import read_lines
+    from deltalm_ds.lines import read_parallel_lines
     from deltalm_ds.vocabulary import Vocabulary
 
     options = SearchOptions(beam, length_penalty=length_penalty, max_length=max_length)
@@ -52,7 +52,7 @@ def evaluate(
         if hypotheses is not None:
             if reference is None or model is not None or data is not None or source is not None:
                 raise InputError("--hypotheses goes with --reference alone: no model, no --data, no --source.")
-            given = read_lines(hypotheses), read_lines(reference)
+            given = read_parallel_lines(hypotheses, reference)
             scores = [score_hypotheses(target_lang or "given", *given, tokenizer)]
         else:
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
@@ -74,12 +74,12 @@ def _test_sets(
     target_lang: str | None,
 ) -> "list[TestSet]":
     from deltalm_ds.evaluation.translation import TestSet, read_test_sets
-    from deltalm_ds.generation.translate import read_lines
+    from deltalm_ds.lines import read_parallel_lines
 
     if data is not None and source is None and reference is None:
         return read_test_sets(data, split, None if directions == "all" else directions.split(","))
     if data is None and source is not None and reference is not None and target_lang is not None:
-        return [TestSet(target_lang, read_lines(source), read_lines(reference))]
+        return [TestSet(target_lang, *read_parallel_lines(source, reference))]
     raise InputError("Give either --data, or --source with --reference and --target-lang.")
 
 

@@ -45,7 +45,8 @@ def export(
 
 def _check_sources(model: Path, check_file: Path, target_lang: str | None) -> list[list[int]]:
     """The sentences of a file as ids, for the language given or for all in turn; empty lines are left out."""
-    from deltalm_ds.generation.translate import encoder_for, read_lines
+    from deltalm_ds.generation.translate import encoder_for
+    from deltalm_ds.lines import read_lines
     from deltalm_ds.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(model)

@@ -20,7 +20,7 @@ from deltalm_ds.cli.options import (
     Threads,
 )
 from deltalm_ds.cli.output import print_json
-from deltalm_ds.errors import InputError
+from deltalm_ds.lines import STDIN, read_lines, read_parallel_lines
 
 if TYPE_CHECKING:
     from deltalm_ds.generation.interface import Engine, Hypothesis
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def translate(
     model: Model,
-    input: Annotated[Path | None, typer.Option(help="UTF-8 text, one sentence a line; by default stdin.")] = None,
+    input: Annotated[Path, typer.Option(help="UTF-8 text, a sentence a line, plain or .gz and the like.")] = STDIN,
     target_lang: TargetLang = None,
     beam: Beam = 5,
     n_best: Annotated[int, typer.Option(help="Outputs a line, as number<TAB>score<TAB>text if more than 1.")] = 1,
@@ -46,7 +46,6 @@ def translate(
     """
     from deltalm_ds.generation.interface import SearchOptions
     from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.generation.translate import read_lines
     from deltalm_ds.generation.translate import translate as translate_lines
 
     options = SearchOptions(beam, n_best, length_penalty, min_length, max_length)
@@ -79,13 +78,11 @@ def score(
     """
     from deltalm_ds.generation.loading import load_engine
     from deltalm_ds.generation.score import score as score_targets
-    from deltalm_ds.generation.translate import encoder_for, parse_ids, read_lines
+    from deltalm_ds.generation.translate import encoder_for, parse_ids
     from deltalm_ds.progress import progress
     from deltalm_ds.vocabulary import Vocabulary
 
-    sources, targets = read_lines(source), read_lines(target)
-    if len(sources) != len(targets):
-        raise InputError(f"{source} has {len(sources)} lines and {target} has {len(targets)}: they must have the same.")
+    sources, targets = read_parallel_lines(source, target)
     runner = load_engine(model, engine, threads)
     if ids:
         source_ids, target_ids = ([parse_ids(s, runner.vocabulary_size) for s in side] for side in (sources, targets))

@@ -8,7 +8,8 @@ from pathlib import Path
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.bleu import DirectionScore, score_hypotheses
 from deltalm_ds.generation.interface import Engine, SearchOptions
-from deltalm_ds.generation.translate import encoder_for, read_lines, translate
+from deltalm_ds.generation.translate import encoder_for, translate
+from deltalm_ds.lines import read_parallel_lines
 from deltalm_ds.vocabulary import Vocabulary
 
 
@@ -51,7 +52,7 @@ def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] 
         if direction not in pair_of:
             raise InputError(f"{directory} has no {split} set for {direction!r}; it has {', '.join(sorted(pair_of))}.")
         files = [Path(directory) / f"{split}.{pair_of[direction]}.{lang}" for lang in direction.split("-")]
-        test_sets.append(TestSet(direction, *map(read_lines, files)))
+        test_sets.append(TestSet(direction, *read_parallel_lines(*files)))
     return test_sets
 
 

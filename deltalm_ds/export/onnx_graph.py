@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from deltalm_ds.export.int8 import LEAST_LARGEST, int8_rows
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import Embedding, PostNorm
 
@@ -16,7 +16,6 @@ OPSET = 20  # the first with Gelu; 23's Attention refuses a broadcast mask [FACT
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 IR_VERSION = 10
 UINT8_ZERO = 128  # activations are quantized to 128 ± 127: the processors' products are uint8 by int8
-LEAST_SCALE = 1e-12  # of a row of zeros
 
 
 class Graph:
@@ -149,18 +148,12 @@ class Int8Graph(Graph):
     def _product(self, x: str, weight: str, scales: str) -> tuple[str, str]:
         """x [rows, in] by int8 [in, out] with `scales` [out] -> [rows, out], and [rows, 1] to divide it by."""
         largest = self.op("ReduceMax", self.op("Abs", x), self.constant([-1]), keepdims=1)  # [rows, 1]
-        largest = self.op("Max", largest, self.constant(np.float32(LEAST_SCALE)))
+        largest = self.op("Max", largest, self.constant(np.float32(LEAST_LARGEST)))
         gain = self.op("Div", self.constant(np.float32(127)), largest)
         shifted = self.op("Add", self.op("Mul", x, gain), self.constant(np.float32(UINT8_ZERO)))
         quantized = self.op("Cast", self.op("Round", shifted), to=_element_type(np.uint8))
         one, zero = self.constant(np.float32(1)), self.constant(np.uint8(UINT8_ZERO))
         return self.op("MatMulIntegerToFloat", quantized, weight, one, scales, zero, domain=CONTRIB), gain
-
-
-def int8_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """[out, in] -> int8 [out, in] and float32 scales [out] of which it is the multiple."""
-    scales = matrix.abs().amax(dim=1).clamp(min=LEAST_SCALE) / 127
-    return (matrix / scales[:, None]).round().to(torch.int8), scales
 
 
 def _element_type(dtype: Any) -> int:

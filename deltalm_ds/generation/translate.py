@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -119,26 +118,3 @@ def parse_ids(line: str, vocabulary_size: int) -> list[int]:
     if any(not 0 <= token_id < vocabulary_size for token_id in ids):
         raise InputError(f"{line.strip()[:80]!r} are not ids: give numbers from 0 to {vocabulary_size - 1}.")
     return ids
-
-
-def read_lines(path: str | Path | None) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input, without line ends (only \\n and \\r\\n end a line).
-
-    Raises:
-        InputError: the file cannot be read, or a line is not UTF-8; the message has its number.
-    """
-    name = "standard input" if path is None else str(path)
-    try:
-        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{name} cannot be read: {error.strerror}.") from None
-    lines = content.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    decoded = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            decoded.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name}, line {number} is not UTF-8 ({error.reason}).") from None
-    return decoded

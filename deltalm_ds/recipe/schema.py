@@ -177,7 +177,10 @@ class Recipe(Section):
                 raise ValueError("either initial_model or model must be given")
             model.config(ROW_MULTIPLE)  # any size of vocabulary: what is wrong shows
         elif model is not None and model.preset is not None:
-            raise ValueError(f"preset={model.preset} beside initial_model, which has a shape: leave out one of them")
+            raise ValueError(
+                f"preset={model.preset} beside initial_model, which has a size of its own: leave out one of them (as "
+                "overrides: model.preset= or initial_model=)"
+            )
         return model
 
     @field_validator("data")

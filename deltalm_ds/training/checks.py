@@ -7,11 +7,13 @@ import numpy as np
 
 from deltalm_ds.data.stream import evaluation_batch
 from deltalm_ds.errors import InputError
+from deltalm_ds.processor import check_precision
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.runs.checkpoints import checkpoint_directories
 from deltalm_ds.training.deepspeed_config import deepspeed_config
 from deltalm_ds.training.initial_model import check_finite, starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
+from deltalm_ds.training.memory import precision
 
 CHECKED_BYTES = 4 << 30  # data sets up to this size are read whole: some seconds
 LOOKED_AT_STEPS = 64
@@ -28,7 +30,7 @@ def check_inputs(recipe: Recipe, run: Path | None = None) -> Inputs:
     Raises:
         InputError, DataError: something is missing, damaged, does not belong together, or could not be learned from.
     """
-    deepspeed_config(recipe)
+    check_precision(precision(deepspeed_config(recipe)), recipe.training.matmul_precision)
     checkpoints = checkpoint_directories(run) if run else []
     inputs = open_inputs(recipe, checkpoints[-1] if checkpoints else None)
     _check_content(inputs)

@@ -15,7 +15,7 @@ from deltalm_ds.training.inputs import Inputs, changed_inputs
 
 INPUTS = "inputs.json"  # of a run directory: the identity of what it was prepared for
 LOCK = ".lock"  # of a run directory: held by whoever writes to it
-IN_USE = "Another process trains in {run}"
+IN_USE = "Another process trains in {run}: wait for it, or name another directory."
 # What may differ between the starts of a run without making it another experiment. Paths may, as what they hold is told
 # by its content (`Inputs.identity`).
 MAY_CHANGE = (

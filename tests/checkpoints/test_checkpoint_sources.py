@@ -78,8 +78,9 @@ def test_kinds(released, hugging_face, tmp_path):
     assert kind(ours) == kind(ours / "model.safetensors") == "deltalm"
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    write_ours(tmp_path / "models" / "late").rename(checkpoints / "step_2")
-    assert recognise(tmp_path / "run").path == checkpoints / "step_2"
+    newest = write_ours(tmp_path / "models" / "late").rename(checkpoints / "step_00000002")
+    (newest / "state.json").write_text('{"step": 2}')
+    assert recognise(tmp_path / "run").path == newest
 
 
 def test_the_guide_lists_every_kind():

@@ -141,6 +141,9 @@ class TestRecipes:
         change_recipe(world, validation={"shards": "shards", "text": "text"})
         assert "no tag for the language 'fr'" in refused(world, *verb)
 
+    def test_fp16_without_a_gpu(self, world, verb):
+        assert "fp16 needs a GPU, and there is none here" in refused(world, *verb, "deepspeed=fp16_zero1")
+
     def test_batches_so_small_that_steps_are_without_sequences(self, world, verb):
         sentence = refused(world, *verb, "batch.tokens_per_step=1", "training.max_steps=1000")
         assert "steps looked at have no sequence to learn from" in sentence
@@ -191,10 +194,10 @@ def test_invalid_utf8(world, processes):
     assert "bad.de, line 4" in refused(
         world, "vocab", "train", "--input", "bad.de", "--size", NUM_PIECES, "--out", "new"
     )
-    assert "bad.de, line 4 is not UTF-8" in refused(
+    assert "bad.de, line 4: not valid UTF-8" in refused(
         world, "translate", "model", "--target-lang", "de", "--input", "bad.de"
     )
-    assert "standard input, line 1 is not UTF-8" in refused(
+    assert "standard input, line 1: not valid UTF-8" in refused(
         world, "translate", "model", "--target-lang", "de", stdin=b"\xff\n"
     )
 
@@ -342,7 +345,7 @@ def test_runs_without_what_is_needed(world):
     assert "has no test sets" in refused(world, "evaluate", "model", "--data", "shards")
     (world / "short").write_text("one\n")
     arguments = "evaluate", "--hypotheses", "short", "--reference", "text.de"
-    assert f"1 hypotheses for {NUM_LINES} references" in refused(world, *arguments)
+    assert f"short has 1 lines but text.de has {NUM_LINES}" in refused(world, *arguments)
 
 
 def test_init_with_a_wrong_dictionary(world, fixtures):
@@ -467,7 +470,7 @@ def test_wrong_usage(world, arguments):
 def test_bad_arguments_of_sources(world):
     assert "does not name a corpus and its files" in refused(world, *build("--mono", "text.de"))
     assert "needs two text files" in refused(world, *build("--parallel", "en-de=text.en"))
-    assert "columns of a TSV file are numbers" in refused(world, *build("--tsv", "en-de=text.en:a,b"))
+    assert "columns are numbers from 1" in refused(world, *build("--tsv", "en-de=text.en:0,1"))
     assert "Overlong rows" in refused(world, *build("--mono", "de=text.de", "--overlong", "split"))
 
 

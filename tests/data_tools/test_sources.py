@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds import lines
 from deltalm_ds.data_tools import sources
+from deltalm_ds.data_tools.formats import parquet
+from deltalm_ds.data_tools.formats import text as text_format
 from deltalm_ds.data_tools.sources import TextSource, divide, find_sources, read_columns, read_records
 from deltalm_ds.errors import InputError
 from deltalm_ds.lines import line_blocks
@@ -24,6 +26,7 @@ from deltalm_ds.lines import line_blocks
 COMPRESS = {
     "": lambda data: data,
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
 }
@@ -67,19 +70,6 @@ def test_every_format_gives_the_same_records(tmp_path, compression, line_end):
     assert records_of(TextSource((sides[0],)))[0] == [(pair[0],) for pair in PAIRS]
 
 
-@settings(max_examples=200, deadline=None)
-@example("\ufeffa\r\n\r\nb")
-@given(st.text(st.sampled_from("ab \n\r\u2028\u0085é\t")))
-def test_lines_end_at_line_feeds_only(tmp_path_factory, text):
-    path = tmp_path_factory.mktemp("t") / "f"
-    path.write_bytes(text.encode())
-    expected = text.removeprefix("\ufeff").split("\n")
-    expected = expected[:-1] if expected[-1] == "" else expected
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "BLOCK_BYTES", 3)
-        assert all_lines(path) == [line.removesuffix("\r") for line in expected]
-
-
 def test_empty_records_are_counted_and_white_space_is_stripped(tmp_path):
     source = write(tmp_path / "a", " one \n\n\u3000three\n four\n")
     target = write(tmp_path / "b", "eins\nzwei\n \t \nvier\xa0\n")
@@ -92,7 +82,7 @@ def test_empty_records_are_counted_and_white_space_is_stripped(tmp_path):
 
 def test_columns_and_fields_by_name(tmp_path):
     tsv = write(tmp_path / "c.tsv", "group\tone\teins\nother\ttwo\tzwei\tmore\n")
-    assert records_of(TextSource((tsv,), columns=("3", "2")), 2)[0] == [("eins", "one"), ("zwei", "two")]
+    assert records_of(TextSource((tsv,), fields=("3", "2")), 2)[0] == [("eins", "one"), ("zwei", "two")]
     jsonl = write(tmp_path / "d.txt", '{"text": "long", "summary": "short"}\n')
     assert records_of(TextSource((jsonl,), "jsonl", ("text", "summary")), 2)[0] == [("long", "short")]
 
@@ -111,8 +101,8 @@ def test_unequal_parallel_files_name_both_counts(tmp_path, counts):
         ("a.txt", "good\n".encode("utf-16"), "line 1: .*UTF-8"),
         ("a.txt", b"good\ngood\nb\0ad", r"a\.txt, line 3: contains a NUL byte"),
         ("a.jsonl", b'{"text": "a\\u0000b"}', "line 1: contains a NUL"),
-        ("a.jsonl", b'{"text": "ok"}\n{"text": "\\ud800"}', "line 2: not valid JSON text"),
-        ("a.jsonl", b'{"text": "ok"}\n{"text', "line 2: not valid JSON text"),
+        ("a.jsonl", b'{"text": "ok"}\n{"text": "\\ud800"}', "line 2: has half a surrogate pair"),
+        ("a.jsonl", b'{"text": "ok"}\n{"text', "line 2: not valid JSON"),
         ("a.jsonl", b'{"title": "ok"}', "line 1: expected an object with text in 'text'"),
         ("a.jsonl", b'{"text": 3}', "line 1: expected an object"),
         ("a.jsonl", b'["text"]', "line 1: expected an object"),
@@ -133,30 +123,23 @@ def test_bad_text_names_file_and_line(tmp_path, name, content, message):
         ("a\tb\na\tb\tc\n", None, "line 2: found 3 columns, expected 2"),
         ("a\tb\nab\n", None, "line 2: found 1 columns, expected 2"),
         ("a\tb\tc\na\tb\n", ("1", "3"), "line 2: has no column 3, only 2"),
-        ("a\tb\n", ("0", "1"), "columns of a TSV file are numbers from 1"),
+        ("a\tb\n", ("0", "1"), "columns are numbers from 1"),
         ("a\tb\n", ("1",), "1 columns named where 2 are needed"),
     ],
 )
 def test_bad_tsv(tmp_path, content, columns, message):
     path = write(tmp_path / "f.tsv", content)
     with pytest.raises(InputError, match=message):
-        records_of(TextSource((path,), columns=columns), 2)
+        records_of(TextSource((path,), fields=columns), 2)
 
 
-@pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("keep", [0, 0.2, 0.6, 0.99])
 def test_compressed_file_cut_short_is_an_error(tmp_path, compression, keep):
     path = write(tmp_path / "f", "".join(f"line {index}\n" for index in range(5_000)), compression)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(InputError, match="is damaged or cut short"):
         records_of(TextSource((path,)))
-
-
-@pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
-def test_concatenated_compressed_files_are_read_to_the_end(tmp_path, compression):
-    path = tmp_path / f"f{compression}"
-    path.write_bytes(b"".join(COMPRESS[compression](part) for part in (b"one\ntw", b"", b"o\nthree\n")))
-    assert all_lines(path) == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(
@@ -180,25 +163,6 @@ def test_parallel_files_with_lines_of_any_length(tmp_path, monkeypatch, blocks):
     sides = [[letter * (1 + number * step % 7) for number in range(50)] for letter, step in (("a", 3), ("b", 5))]
     paths = [write(tmp_path / str(side), "\n".join(texts)) for side, texts in enumerate(sides)]
     assert records_of(TextSource(tuple(paths)), 2)[0] == list(zip(*sides, strict=True))
-
-
-@pytest.mark.parametrize("compression", COMPRESS)
-@pytest.mark.parametrize("where", [0, 3])
-def test_a_line_over_the_limit_is_refused_and_one_of_just_the_limit_is_read(tmp_path, monkeypatch, compression, where):
-    monkeypatch.setattr(lines, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(lines, "MAX_TEXT_BYTES", 200)
-    texts = ["short"] * 5
-    texts[where] = "x" * 200
-    assert all_lines(write(tmp_path / "a", "\n".join(texts), compression)) == texts
-    texts[where] += "x"
-    with pytest.raises(InputError, match=rf"b.*, line {where + 1}: the line is longer than 200 bytes"):
-        all_lines(write(tmp_path / "b", "\n".join(texts), compression))
-
-
-def test_a_line_of_ten_megabytes(tmp_path):
-    path = write(tmp_path / "a", b"one\n" + b"x" * 10_000_000 + b"\nthree\n", ".zst")
-    with pytest.raises(InputError, match="line 2: the line is longer than 8,388,608 bytes"):
-        all_lines(path)
 
 
 def test_members_of_an_archive(tmp_path):
@@ -227,24 +191,24 @@ def test_members_of_an_archive(tmp_path):
         (pa.array(["a", "b", "c"], pa.large_string()), ("text",), None),
         (pa.array([1, 2, 3]), ("text",), "no column of text 'text', only other"),
         (pa.array(["a", "b", "c"]), ("title",), "no column of text 'title', only text, other"),
-        (pa.array(["a", "b", "c\0"]), ("text",), r"row 3: contains a NUL"),
+        (pa.array(["a", "b", "c\0"]), ("text",), r"record 3: contains a NUL"),
         (
             pa.array(["a", "b" * 30, "c"]),
             ("text",),
-            r"row 2: the text is longer than 20 bytes|row 2: the text is longer",
+            r"record 2: the text is longer",
         ),
     ],
 )
 def test_parquet(tmp_path, monkeypatch, column, fields, message):
     monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 20)
-    monkeypatch.setattr(sources, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(parquet, "ROWS_PER_BLOCK", 2)
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table({"text": column, "other": ["x", "y", "z"]}), path)
     if message:
         with pytest.raises(InputError, match=message):
-            records_of(TextSource((path,), columns=fields))
+            records_of(TextSource((path,), fields=fields))
         return
-    records, dropped = records_of(TextSource((path,), columns=fields))
+    records, dropped = records_of(TextSource((path,), fields=fields))
     assert [text for (text,) in records] == [text for text in column.to_pylist() if text]
     assert sum(dropped.values()) == column.null_count
 
@@ -265,7 +229,7 @@ def test_documents_are_separated_by_blank_lines(tmp_path, monkeypatch):
     dropped = Counter()
     found = [text for (texts,) in read_columns(TextSource((path,)), 1, dropped, documents=True) for text in texts]
     assert (found, dropped) == (["one\ntwo", "three", "four"], {})
-    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 5)
+    monkeypatch.setattr(text_format, "MAX_TEXT_BYTES", 5)
     with pytest.raises(InputError, match="line 4: the document is longer"):
         list(read_columns(TextSource((path,)), 1, dropped, documents=True))
 
@@ -277,7 +241,7 @@ def test_arguments_that_name_sources(tmp_path, monkeypatch):
     write(tmp_path / "list.txt", "a.en,a.de\n\np.tsv:2,3\n")
 
     def found(value, source_format=None):
-        return [(*map(str, source.files), source.columns) for source in find_sources(value, source_format)]
+        return [(*map(str, source.files), source.fields) for source in find_sources(value, source_format)]
 
     assert found("*.en") == [("a.en", None), ("b.en", None)]
     assert found("*.en,?.de") == [("a.en", "a.de", None), ("b.en", "b.de", None)]
@@ -301,6 +265,7 @@ def test_spans_of_a_file_give_all_its_lines_once(tmp_path, text, span_bytes, blo
     """Wherever a span or a block ends: within a line, a character, or between two lines."""
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode())
+    assume("\n" in text or "\r" not in text.removesuffix("\r"))  # else its line ends are refused
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "BLOCK_BYTES", block_bytes)
         spans = divide(TextSource((path,)), span_bytes)

@@ -5,19 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as st_numpy
 from safetensors.torch import save_file
 
 from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.sources import recognise
 from deltalm_ds.errors import CheckError, InputError
-from deltalm_ds.export import onnx_graph
 from deltalm_ds.export.formats import onnx as export
 from deltalm_ds.export.package import export as package_export
 from deltalm_ds.export.parity import check_parity, random_sources
@@ -169,15 +164,6 @@ def test_pad_is_never_produced(tmp_path):
     engine = exported(model, tmp_path)
     for hypotheses in generate(engine, random_sources(engine), SearchOptions(beam=1, max_length=30)):
         assert 1 not in hypotheses[0].ids
-
-
-@given(st_numpy.arrays(np.float32, (3, 5), elements=st.floats(-1e4, 1e4, width=32)))
-def test_int8_rows_are_rounded_to_the_nearest_step(matrix):
-    values, scales = onnx_graph.int8_rows(torch.from_numpy(matrix))
-    assert values.dtype == torch.int8
-    restored = values.numpy() * scales.numpy()[:, None]
-    steps = np.abs(matrix).max(axis=1, keepdims=True) / 127
-    assert (np.abs(restored - matrix) <= 0.5001 * steps + 1e-12).all()
 
 
 def test_a_missing_package_is_named_and_nothing_is_left(tmp_path, monkeypatch):

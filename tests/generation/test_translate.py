@@ -1,8 +1,5 @@
 """Order, batching and input of translation, with an engine that reverses its source."""
 
-import io
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +15,6 @@ from deltalm_ds.generation.translate import (
     encoder_for,
     generate,
     parse_ids,
-    read_lines,
     translate,
 )
 from deltalm_ds.vocabulary import Vocabulary
@@ -98,20 +94,3 @@ def test_the_tag_of_the_target_language_comes_first(tmp_path):
 def test_what_are_not_ids_is_refused(line):
     with pytest.raises(InputError, match="numbers from 0 to 99"):
         parse_ids(line, 100)
-
-
-def test_lines_end_at_line_feeds_only(tmp_path, monkeypatch):
-    content = "a\u2028b\r\n\n c \x0b\nlast".encode()
-    (tmp_path / "in.txt").write_bytes(content)
-    expected = ["a\u2028b", "", " c \x0b", "last"]
-    assert read_lines(tmp_path / "in.txt") == expected
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert read_lines(None) == expected
-
-
-def test_bad_files_are_named(tmp_path):
-    (tmp_path / "bad.txt").write_bytes(b"good\n\xff\n")
-    with pytest.raises(InputError, match=r"bad.txt, line 2 is not UTF-8"):
-        read_lines(tmp_path / "bad.txt")
-    with pytest.raises(InputError, match=r"absent.txt cannot be read"):
-        read_lines(tmp_path / "absent.txt")

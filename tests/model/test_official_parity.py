@@ -1,16 +1,18 @@
 """Microsoft's DeltaLM on fairseq: logits, losses, gradients and 20 updates of the same weights on the same batches.
 
-The reduced reference has a few logit rows, and of every gradient its norm and 16 of its values; where the whole
-reference is at hand, everything is compared.
+The reduced reference has a few logit rows, of every gradient its norm and 16 of its values, and the encoder's output at
+tokens; where the whole reference is at hand, all logits and gradients are compared.
 
-The official code computes the softmax of cross-attention in float32 even in its float64 run, over keys padded on the
-left, and a float32 sum depends on where its terms stand. The float64 tests do the same. A last bit of float64 can still
-decide how a score is rounded to float32: that is all the difference there is (1e-11 where no score lies so near a tie,
-2e-8 of a gradient where one does, the same with three implementations of self-attention).
+The official code computes the softmax of cross-attention in float32 even in its float64 run; all else of that run is
+float64. Ours is float64 throughout, and the same to 1e-14 on every processor. What that softmax may change is measured
+on our model: in each of `NUM_DRAWS` further runs cross-attention has a float32 softmax too, of scores that are each off
+by at most one float32 rounding. The official run is one more such draw, so that twice the largest change among ours is
+allowed, per quantity. One rounding of all probabilities p in the worst directions changes a token's loss by
+Σ |∂loss/∂p| · p · 2⁻²⁴ = 2.3e-7 at most (by autograd, on these batches), and a float32 softmax was at most 4.2 such
+roundings off: more than 1e-6 is never allowed. The encoder's output, which no float32 touches, is held to 1e-12.
 """
 
 import json
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,38 +31,34 @@ from deltalm_ds.recipe.schedules.inverse_sqrt import InverseSqrt
 PAD = 1
 NUM_TOKENS, NUM_HEADS, LABEL_SMOOTHING = 1000, 4, 0.1
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
-GRADIENT_TOLERANCE = {"f32": 1e-4, "f64": 5e-8}
-# The issue's 1e-5 and what the float32 cross-attention leaves of float64
-OUTPUT_TOLERANCE = {"f32": 1e-5, "f64": 1e-9}
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # float32: absolute, as the issue asks, and relative to the norm
+NUM_DRAWS = 4
+MOST_OF_OUTPUT, MOST_OF_GRADIENT = 1e-6, 3e-6  # what may be allowed in float64; a gradient's by its norm
+EXACT = 1e-12
+FLOAT32_ROUNDING = 2.0**-24
 
 
-def official_cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, dropout_p=0.0):
-    """Padded on the left to the longest source, scaled before the product, softmax in float32."""
-    q = q * q.shape[-1] ** -0.5
-    longest = int(cu_seqlens_k.diff().max())
+def rounded_cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k):
+    """The softmax in float32, of scores each off by up to one rounding; its gradient is float32 too."""
     outputs = []
     for b in range(len(cu_seqlens_q) - 1):
         queries = q[cu_seqlens_q[b] : cu_seqlens_q[b + 1]].transpose(0, 1)  # [H, Lq, D]
         keys, values = (x[cu_seqlens_k[b] : cu_seqlens_k[b + 1]].transpose(0, 1) for x in (k, v))
-        padding = longest - keys.shape[1]
-        keys, values = (torch.nn.functional.pad(x, (0, 0, padding, 0)) for x in (keys, values))
-        scores = queries @ keys.transpose(1, 2)
-        scores[..., :padding] = -math.inf
+        scores = (queries * q.shape[-1] ** -0.5) @ keys.transpose(1, 2)  # [H, Lq, Lk]
+        scores = scores * (1 + FLOAT32_ROUNDING * (2 * torch.rand_like(scores) - 1))
         probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).type_as(scores)
         outputs.append((probabilities @ values).transpose(0, 1))
     return torch.cat(outputs)
 
 
-def official_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal=False, dropout_p=0.0):
+def attention_with_float32(q, k, v, cu_seqlens_q, cu_seqlens_k, causal=False, dropout_p=0.0):
     if cu_seqlens_k is cu_seqlens_q:
         return attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p)
-    return official_cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k)
+    return rounded_cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k)
 
 
-def make_model(path, dtype, monkeypatch):
+def make_model(path, dtype):
     """The official weights in our model, without dropout."""
-    if dtype == torch.float64:
-        monkeypatch.setattr(layers, "attention", official_attention)
     return unchanged_initialisation(recognise(path), NUM_HEADS, NUM_TOKENS).model(dropout=0.0).train().to(dtype)
 
 
@@ -93,6 +91,40 @@ def run(model, batch):
     return Outputs(logits.numpy(), token_loss.numpy(), token_nll.numpy(), loss.item(), gradients)
 
 
+@dataclass
+class Tolerances:
+    """The largest difference allowed of one token's loss and nll, of one logit, and its norm for a gradient by name."""
+
+    token_loss: float
+    token_nll: float
+    logits: float
+    gradients: dict[str, float]
+
+
+def tolerances(precision, model, batch, outputs):
+    """In float64, twice what a float32 softmax in cross-attention was seen to do to our own `outputs`."""
+    norms = {name: np.linalg.norm(gradient) for name, gradient in outputs.gradients.items()}
+    if precision == "f32":
+        gradients = {name: GRADIENT_TOLERANCE * norm for name, norm in norms.items()}
+        return Tolerances(OUTPUT_TOLERANCE, OUTPUT_TOLERANCE, OUTPUT_TOLERANCE, gradients)
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "attention", attention_with_float32)
+        draws = [run(model, batch) for _ in range(NUM_DRAWS)]
+
+    def allowed(name):
+        return 2 * max(np.abs(getattr(draw, name) - getattr(outputs, name)).max() for draw in draws)
+
+    gradients = {
+        name: 2 * max(np.linalg.norm(draw.gradients[name] - outputs.gradients[name]) for draw in draws)
+        for name in norms
+    }
+    found = Tolerances(allowed("token_loss"), allowed("token_nll"), allowed("logits"), gradients)
+    assert max(found.token_loss, found.token_nll, found.logits) <= MOST_OF_OUTPUT
+    assert all(gradients[name] <= MOST_OF_GRADIENT * norm for name, norm in norms.items())
+    return found
+
+
 def official_parts(config):
     """Our parameter names, each with the official names of what is laid one below the other to make it.
 
@@ -102,10 +134,10 @@ def official_parts(config):
         yield name, [part.replace("decoder.embed_tokens", "encoder.embed_tokens") for part in parts]
 
 
-def assert_losses_agree(outputs, numbers, is_token, tolerance):
-    assert np.abs(outputs.token_loss - numbers["loss_tok"][is_token]).max() <= tolerance
-    assert np.abs(outputs.token_nll - numbers["nll_tok"][is_token]).max() <= tolerance
-    assert abs(outputs.loss_sum - float(numbers["loss_sum"])) <= tolerance * is_token.sum()
+def assert_losses_agree(outputs, numbers, is_token, allowed):
+    assert np.abs(outputs.token_loss - numbers["loss_tok"][is_token]).max() <= allowed.token_loss
+    assert np.abs(outputs.token_nll - numbers["nll_tok"][is_token]).max() <= allowed.token_nll
+    assert abs(outputs.loss_sum - float(numbers["loss_sum"])) <= allowed.token_loss * is_token.sum()
 
 
 def section(archive, prefix):
@@ -114,44 +146,45 @@ def section(archive, prefix):
 
 @pytest.mark.parametrize("batch_name", ["b0", "b1"])
 @pytest.mark.parametrize("precision", ["f32", "f64"])
-def test_reduced_reference(precision, batch_name, fixtures, monkeypatch):
+def test_reduced_reference(precision, batch_name, fixtures):
     archive = dict(np.load(fixtures / "official_base_reference.npz"))
     batch, numbers = section(archive, f"{batch_name}."), section(archive, f"{precision}.{batch_name}.")
-    model = make_model(fixtures / "official_base.pt", DTYPES[precision], monkeypatch)
+    model = make_model(fixtures / "official_base.pt", DTYPES[precision])
     outputs = run(model, batch)
+    allowed = tolerances(precision, model, batch, outputs)
 
     is_token = batch["target"] != PAD
-    assert_losses_agree(outputs, numbers, is_token, OUTPUT_TOLERANCE[precision])
+    assert_losses_agree(outputs, numbers, is_token, allowed)
     row_of_token = np.cumsum(is_token).reshape(is_token.shape) - 1
     rows = row_of_token[tuple(batch["logit_rows"].T)]
-    assert np.abs(outputs.logits[rows] - numbers["logits"]).max() <= OUTPUT_TOLERANCE[precision]
+    assert np.abs(outputs.logits[rows] - numbers["logits"]).max() <= allowed.logits
 
     number_of = {name: i for i, name in enumerate(batch["gradient_names"])}
     for name, parts in official_parts(model.config):
         skipped = POSITION_OFFSET if name.endswith("positions") else 0  # rows that ours does not have
         found = np.pad(outputs.gradients[name], [(skipped, 0)] + [(0, 0)] * (outputs.gradients[name].ndim - 1))
         expected_norm = np.linalg.norm([numbers["gradient_norm"][number_of[part]] for part in parts])
-        tolerance = GRADIENT_TOLERANCE[precision]
-        assert np.linalg.norm(found.astype(np.float64)) == pytest.approx(expected_norm, rel=tolerance), name
+        assert abs(np.linalg.norm(found.astype(np.float64)) - expected_norm) <= allowed.gradients[name], name
         for part, of_part in zip(parts, np.split(found, len(parts)), strict=True):
             number = number_of[part]
             sample = of_part.ravel()[batch["gradient_index"][number]]
             difference = np.linalg.norm(sample - numbers["gradient_sample"][number])
-            assert difference <= tolerance * expected_norm, part
+            assert difference <= allowed.gradients[name], part
 
 
 @pytest.mark.parametrize("batch_name", ["b0", "b1"])
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("file", ["pretrained.pt", "finetuned.pt", "pretrained_morerows.pt"])
-def test_whole_reference(file, precision, batch_name, reference, monkeypatch):
+def test_whole_reference(file, precision, batch_name, reference):
     archive = dict(np.load(reference / "base" / "reference.npz"))
     batch, numbers = section(archive, f"{batch_name}."), section(archive, f"{precision}.{batch_name}.")
-    model = make_model(reference / "base" / file, DTYPES[precision], monkeypatch)
+    model = make_model(reference / "base" / file, DTYPES[precision])
     outputs = run(model, batch)
+    allowed = tolerances(precision, model, batch, outputs)
 
     is_token = batch["target"] != PAD
-    assert_losses_agree(outputs, numbers, is_token, OUTPUT_TOLERANCE[precision])
-    assert np.abs(outputs.logits - numbers["logits"][is_token]).max() <= OUTPUT_TOLERANCE[precision]
+    assert_losses_agree(outputs, numbers, is_token, allowed)
+    assert np.abs(outputs.logits - numbers["logits"][is_token]).max() <= allowed.logits
     for name, parts in official_parts(model.config):
         expected = np.concatenate([numbers[f"grad.{part}"] for part in parts])
         found = outputs.gradients[name]
@@ -159,15 +192,24 @@ def test_whole_reference(file, precision, batch_name, reference, monkeypatch):
             expected = expected[POSITION_OFFSET:]
             assert not found[len(expected) :].any()  # surplus rows of the file are never read
             found = found[: len(expected)]
-        difference = np.linalg.norm(found - expected)
-        assert difference <= GRADIENT_TOLERANCE[precision] * np.linalg.norm(expected), name
+        assert np.linalg.norm(found - expected) <= allowed.gradients[name], name
+
+
+@pytest.mark.parametrize("batch_name", ["b0", "b1"])
+def test_encoder_output_is_exact_in_float64(batch_name, fixtures):
+    """No float32 comes before it."""
+    archive = np.load(fixtures / "official_base_reference.npz")
+    rows = archive[f"{batch_name}.src_tokens"].tolist()
+    source = PackedSequences.from_sequences([[token for token in row if token != PAD] for row in rows])
+    states = make_model(fixtures / "official_base.pt", torch.float64).encode(source)
+    assert np.abs(states.detach().numpy() - archive[f"f64.{batch_name}.encoder_out"]).max() <= EXACT
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("f32", 1e-5), ("f64", 1e-6)])
-def test_trajectory_of_twenty_updates(precision, tolerance, fixtures, monkeypatch):
+def test_trajectory_of_twenty_updates(precision, tolerance, fixtures):
     """The issue asks for 1e-4; but torch's definition of Adam is only 5e-5 away, and must not pass."""
     trajectory = json.loads((fixtures / "official_base_trajectory.json").read_text())
-    model = make_model(fixtures / "official_base.pt", DTYPES[precision], monkeypatch)
+    model = make_model(fixtures / "official_base.pt", DTYPES[precision])
     options, rates = trajectory["optimizer"], trajectory["schedule"]
     optimizer = adam(model.parameters(), tuple(options["betas"]), options["eps"], options["weight_decay"], "fairseq")
     schedule = InverseSqrt(

@@ -116,6 +116,7 @@ def test_the_model_section_is_the_models_configuration(path):
 
 
 def test_an_initial_model_and_what_differs_from_it(path, tmp_path):
+    assert load_recipe(path, ["initial_model=run", "model.preset="]).model.changes() == {}
     recipe = load_recipe(path, ["initial_model=run", "model={dropout: 0.3}"])
     assert recipe.model.changes() == {"dropout": 0.3}
     with open(tmp_path / "saved.yaml", "w") as file:

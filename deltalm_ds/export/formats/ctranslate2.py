@@ -12,9 +12,11 @@ from ctranslate2.specs import (
     TransformerSpec,
 )
 from ctranslate2.specs.attention_spec import MultiHeadAttentionSpec
+from ctranslate2.specs.model_spec import PyTorchVariable, visit_spec
 from torch import Tensor, nn
 
 from deltalm_ds.export.formats import ExportFormat
+from deltalm_ds.export.int8 import int8_rows
 from deltalm_ds.export.two_layers import split_norm
 from deltalm_ds.generation.interface import Engine
 from deltalm_ds.generation.loading import load_engine
@@ -60,13 +62,35 @@ def write_ctranslate2(model: DeltaLM, vocabulary: Vocabulary | None, directory: 
     """
     spec = build_spec(model, _token_names(vocabulary, model.config.vocabulary_size))
     spec.validate()
-    spec.optimize(precision)
+    if precision.startswith("int8"):
+        _quantize(spec, precision)
+    else:
+        spec.optimize(precision)
     spec.save(str(directory))
 
 
 def open_ctranslate2(directory: Path) -> Engine:
     """The model of a directory that `write_ctranslate2` wrote, as `deltalm translate` opens it."""
     return load_engine(directory, threads=torch.get_num_threads())
+
+
+def _quantize(spec: TransformerSpec, precision: str) -> None:
+    """What `spec.optimize(precision)` does, but with weights that no processor can overflow (see export/int8.py)."""
+    _, _, dtype = precision.partition("_")
+
+    def convert(part: Any, name: str, variable: Any) -> None:
+        name = name.split("/")[-1]
+        if not isinstance(variable, PyTorchVariable) or variable.is_scalar():
+            return
+        if hasattr(part, f"{name}_scale"):
+            values, scales = int8_rows(variable.tensor)
+            setattr(part, name, PyTorchVariable(values))
+            setattr(part, f"{name}_scale", PyTorchVariable(1 / scales))
+        else:
+            setattr(part, name, variable.to(dtype or "float32"))
+
+    spec.optimize()  # equal tensors are stored once
+    visit_spec(spec, convert)
 
 
 def computed_as(precision: str) -> str:

@@ -11,9 +11,9 @@ table into each of the two files. Here every weight stands once in `weights.bin`
 external data): they stay small at any size of the model, and ONNX Runtime maps the file into memory.
 
 int8: the weights of all matrix products and the token table (looked up and multiplied with) are int8 with one scale
-an output, or token; activations are quantized at run time with one scale a row. ONNX Runtime's own tool takes one scale
-for all rows: with that, a sentence's output would depend on the others of its batch. On random products with one heavy
-input, a scale a row has a third of the error for a fifth more time.
+an output, or token (see export/int8.py); activations are quantized at run time with one scale a row. ONNX Runtime's own
+tool takes one scale for all rows: with that, a sentence's output would depend on the others of its batch. On random
+products with one heavy input, a scale a row has a third of the error for a fifth more time.
 
 Legend: B sentences, N rows, H heads, S source, L past, D head dim, M model dim, V vocabulary.
 """

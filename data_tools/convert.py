@@ -5,41 +5,45 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO
 
-from deltalm_ds.data_tools.published_formats import FORMATS
+from deltalm_ds.data_tools.published.table import PUBLISHED
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was read and written: items of the input, rows (lines) of the output, and what is not in it, by reason."""
+    """What was read and written: items of the corpus, rows (lines) of the output, and what is not in it, by reason."""
 
-    format: str
+    corpus: str
     items: int
     rows: int
     dropped: dict[str, int]
 
 
-def convert(format_name: str, files: Sequence[Path], out: Sequence[Path]) -> Conversion:
+def convert(name: str, files: Sequence[Path], out: Sequence[Path]) -> Conversion:
     """Write a corpus as `data build` and `evaluate` read it; the output appears only when it is complete.
 
     Args:
-        format_name: one of `FORMATS`.
+        name: of the corpus, one of `PUBLISHED`.
+        files: as many as the corpus comes in.
         out: one `.jsonl` file, which gets an object with `source` and `target` for every target; or text files of
             which the first gets the sources and the others a reference each, one line an item (a line is empty where
             an item has fewer references; references beyond are counted as dropped).
 
     Raises:
-        InputError: the format is unknown, an output exists, or the input is not as the format has it.
+        InputError: the corpus is unknown, an output exists, or a file is not as the corpus has it.
     """
-    published = FORMATS.get(format_name)
+    published = PUBLISHED.get(name)
     if published is None:
-        raise InputError(f"There is no format {format_name!r}: name one of {', '.join(FORMATS)}.")
+        nearest = get_close_matches(name, PUBLISHED, 1)
+        hint = f"perhaps you mean {nearest[0]}; there are" if nearest else "name one of"
+        raise InputError(f"There is no published corpus {name!r}: {hint} {', '.join(PUBLISHED)}.")
     if not published.min_files <= len(files) <= (published.max_files or len(files)):
-        raise InputError(f"{format_name} takes {published.files}, not {len(files)} files.")
+        raise InputError(f"{name} takes {published.files}, not {len(files)} files.")
     is_jsonl = len(out) == 1 and out[0].suffix == ".jsonl"
     if len(set(out)) < 2 and not is_jsonl:
         raise InputError("The output is a file named .jsonl, or two text files as in test.en-de.en,test.en-de.de.")
@@ -57,12 +61,13 @@ def convert(format_name: str, files: Sequence[Path], out: Sequence[Path]) -> Con
                 for output, text in zip(outputs, row, strict=True):
                     _write_line(output, text, num_items)
             num_rows += len(rows)
-            dropped["empty"] += not rows
+            if not rows:
+                dropped["empty"] += 1
         if not num_rows:
             raise InputError(
                 f"There is nothing to convert in {', '.join(map(str, files))} ({dict(+dropped)} left out)."
             )
-    return Conversion(format_name, num_items, num_rows, dict(+dropped))
+    return Conversion(name, num_items, num_rows, dict(+dropped))
 
 
 def _json_rows(source: str, targets: Sequence[str]) -> list[Sequence[str]]:

@@ -1,4 +1,4 @@
-"""Published formats: small files in each form with the content expected of them, malformed ones, and the real files."""
+"""Published corpora: small files in each form with the content expected of them, malformed ones, and the real files."""
 
 import csv
 import gzip
@@ -18,8 +18,8 @@ from sacrebleu.dataset.wmt_xml import WMTXMLDataset
 from typer.testing import CliRunner
 
 from deltalm_ds.cli import app
-from deltalm_ds.data_tools.corpora import convert
-from deltalm_ds.data_tools.published_formats import FORMATS
+from deltalm_ds.data_tools.convert import convert
+from deltalm_ds.data_tools.published.table import PUBLISHED
 from deltalm_ds.data_tools.scripts import scripts_of
 from deltalm_ds.data_tools.sources import TextSource, read_columns, read_records
 from deltalm_ds.errors import InputError
@@ -188,9 +188,9 @@ def test_wikilingua_summarises_in_its_own_language_or_in_english(tmp_path, suffi
             pq.write_table(pa.Table.from_pylist([record]), path)
         else:
             write(path, jsonl(record))
-    own = [("Corta el pan.\nCome.", "Come pan."), ("Lava todo.", "Lava.")]
+    own = [("Corta el pan. Come.", "Come pan."), ("Lava todo.", "Lava.")]
     assert pairs_of("wikilingua", files[0]) == (own, 2, {})
-    across = [("Corta el pan.\nCome.", "Eat bread.")]
+    across = [("Corta el pan. Come.", "Eat bread.")]
     assert pairs_of("wikilingua", *files) == (across, 1, {"no English section": 1})
 
 
@@ -241,7 +241,7 @@ LAUGHS = '<!DOCTYPE lolz [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
         ("wikilingua", "a.jsonl", '{"article": [1]}', "line 1: expected `article` with lists"),
         ("wikilingua", "a.jsonl", "[1]", "line 1: expected an object"),
         ("wikilingua", "a.jsonl", '{"article"', "line 1: not valid JSON"),
-        ("wikilingua", "a.parquet", "no Parquet", "cannot be read as Parquet"),
+        ("wikilingua", "a.parquet", "no Parquet", "is damaged, not a Parquet file"),
         ("qa", "a.json", '{"data": [{"paragraphs": [{}]}]}', "not like SQuAD .*'qas'"),
         ("qa", "a.json", '{"data": 3}', "not like SQuAD"),
         ("qa", "a.json", '{"data": [', "not valid JSON"),
@@ -293,7 +293,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, format_name, name, conte
 def test_names_of_formats_and_files_are_checked(tmp_path):
     source, reference = sgm_files(tmp_path)
     for format_name, files, out, message in [
-        ("smg", [source], ["a.jsonl"], "no format 'smg': name one of sgm, wmt-xml"),
+        ("smg", [source], ["a.jsonl"], "no published corpus 'smg': perhaps you mean sgm; there are sgm, wmt-xml"),
         ("sgm", [source], ["a.jsonl"], r"sgm takes SOURCE.sgm REFERENCE.sgm .*, not 1 file"),
         ("sgm", [source, reference], ["a.txt"], "a file named .jsonl, or two text files"),
         ("sgm", [source, reference], ["a", "a"], "a file named .jsonl, or two text files"),
@@ -326,9 +326,9 @@ def test_the_verb_says_what_it_left_out(tmp_path):
     assert (result.exit_code, result.stdout) == (0, "2 items, 2 rows; left out: 1 other language, 1 empty\n")
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "b.jsonl"), "--json"])
     dropped = {"other language": 1, "empty": 1}
-    assert json.loads(result.stdout) == {"format": "webnlg", "items": 2, "rows": 2, "dropped": dropped}
+    assert json.loads(result.stdout) == {"corpus": "webnlg", "items": 2, "rows": 2, "dropped": dropped}
     help_text = CliRunner().invoke(app, ["data", "convert", "--help"]).stdout
-    assert all(name in help_text for name in FORMATS)
+    assert all(name in help_text for name in PUBLISHED)
 
 
 # --- the real files beside a developer's checkout ---
@@ -384,7 +384,7 @@ def num_records(source, num_sides):
 )
 def test_summaries_are_read_as_they_are(name, records):
     path = SHARED / "summarisation" / f"{name}.jsonl.xz"
-    assert num_records(TextSource((path,), columns=("text", "summary")), 2) == (records, {})
+    assert num_records(TextSource((path,), fields=("text", "summary")), 2) == (records, {})
 
 
 @needs_shared
@@ -393,7 +393,7 @@ def test_l10n10_has_the_pairs_its_table_says():
         (sizes,) = (row for row in csv.DictReader(file, delimiter="\t") if row["group"] == "train")
     del sizes["group"]
     found = {
-        language: num_records(TextSource((SHARED / f"l10n10/train.en-{language}.tsv.xz",), columns=("2", "3")), 2)
+        language: num_records(TextSource((SHARED / f"l10n10/train.en-{language}.tsv.xz",), fields=("2", "3")), 2)
         for language in sizes
     }
     assert found == {language: (int(size), {}) for language, size in sizes.items()}

@@ -1,0 +1,45 @@
+"""What the processor can compute in, where no GPU does the work."""
+
+import sys
+
+import torch
+
+from deltalm_ds.errors import InputError
+
+
+def native_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: by AVX512-BF16 or AMX, or on ARM by its BF16 extension."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def check_precision(precision: str, matmul_precision: str) -> None:
+    """Refuse or warn on stderr of what a processor without a GPU cannot do, or does slowly.
+
+    Args:
+        precision: of the DeepSpeed configuration: fp32, bf16 or fp16.
+        matmul_precision: of float32 products, as torch names it.
+
+    Raises:
+        InputError: fp16 without a GPU.
+    """
+    if torch.cuda.is_available():
+        return
+    if precision == "fp16":
+        raise InputError(
+            "fp16 needs a GPU, and there is none here: DeepSpeed refuses it on a processor. "
+            "Take a configuration in float32, such as deepspeed: fp32_zero1."
+        )
+    if native_bfloat16():
+        return
+    if precision == "bf16":
+        print(
+            "This processor has no bfloat16 of its own: bf16 trains 5 to 8 times slower here than float32. "
+            "Take a configuration in float32, such as deepspeed: fp32_zero1.",
+            file=sys.stderr,
+        )
+    elif matmul_precision == "medium":
+        print(
+            "This processor has no bfloat16 of its own: training.matmul_precision: medium makes nothing faster here.",
+            file=sys.stderr,
+        )
