@@ -51,10 +51,10 @@ def keep_mask(seed: Tensor, p: float, rows: Tensor, num_columns: int, plane: int
 
     Args:
         seed: [1] int64.
-        p: rate of dropout.
+        p: rate, rounded to a 256th.
         rows: [R] int64, the numbers of the rows.
-        num_columns: of each row.
-        plane: a third coordinate, such as the head of attention.
+        num_columns: columns of each row, from 0.
+        plane: the number of the head, 0 where there are none.
 
     Returns:
         [R, num_columns] bool.

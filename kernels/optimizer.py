@@ -1,7 +1,7 @@
 """Adam with decoupled weight decay, in two definitions: torch's (eps after bias correction), fairseq's (before it).
 
 torch: p ← p - lr · m / (1 - β₁ᵗ) / (√(v / (1 - β₂ᵗ)) + eps). fairseq: the same with √v + eps under the fraction and the
-correction √(1 - β₂ᵗ) in front [FACTS §1].
+correction √(1 - β₂ᵗ) in front.
 """
 
 from collections.abc import Iterable
@@ -25,11 +25,11 @@ def adam(
     """torch's fused Adam; the learning rate is set by the caller before every step.
 
     Args:
-        parameters: what is trained, all in one group.
-        betas: β₁ and β₂, the decay of the two moments a step.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled; times the learning rate, it is taken off a weight at every step.
-        definition: where eps is added; see the module.
+        parameters: float32 or 16 bits.
+        betas: how much of the first and of the second moment a step keeps.
+        eps: beside the root of the second moment; `definition` says on which side of the bias correction.
+        weight_decay: fraction of the weights, times the learning rate, that a step takes away.
+        definition: torch's or fairseq's.
     """
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
     if definition == "fairseq":
@@ -38,7 +38,13 @@ def adam(
 
 
 def apex_adam(parameters: Iterable[Tensor], betas: tuple[float, float], eps: float, weight_decay: float) -> Optimizer:
-    """apex's fused Adam, by torch's definition; for GPUs. Arguments: see `adam`.
+    """apex's fused Adam, by torch's definition; for GPUs.
+
+    Args:
+        parameters: on a GPU.
+        betas: as `adam`.
+        eps: as `adam`, behind the bias correction.
+        weight_decay: as `adam`.
 
     Raises:
         InputError: apex is not installed, or there is no GPU.

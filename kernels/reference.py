@@ -27,7 +27,14 @@ def dropout(x: Tensor, p: float, seed: Tensor | None) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(x - mean) / √(variance + eps) · weight + bias over the last axis; see `deltalm_ds.kernels.layer_norm`."""
+    """(x - mean) / √(variance + eps) · weight + bias over the last axis.
+
+    Args:
+        x: [..., M].
+        weight: [M].
+        bias: [M].
+        eps: added to the variance.
+    """
     wide, wide_weight, wide_bias = _wide(x, weight, bias)
     centred = wide - wide.mean(-1, keepdim=True)
     variance = centred.square().mean(-1, keepdim=True)
@@ -37,7 +44,17 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def dropout_add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, p: float, seed: Tensor | None
 ) -> Tensor:
-    """LayerNorm(residual + dropout(x)); see `deltalm_ds.kernels.layer_norm`."""
+    """LayerNorm(residual + dropout(x)).
+
+    Args:
+        x: [T, M].
+        residual: [T, M].
+        weight: [M].
+        bias: [M].
+        eps: added to the variance.
+        p: rate of dropout on x.
+        seed: [1] int64 or None.
+    """
     wide, wide_residual = _wide(x, residual)
     return layer_norm(wide_residual + dropout(wide, p, seed), weight, bias, eps).to(x.dtype)
 
@@ -45,9 +62,16 @@ def dropout_add_layer_norm(
 def feed_forward(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor, p: float, seed: Tensor | None
 ) -> Tensor:
-    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out; see `deltalm_ds.kernels.feed_forward`.
+    """dropout(GELU(x W_inᵀ + b_in)) W_outᵀ + b_out; GELU(h) = h · Φ(h), Φ the normal distribution function.
 
-    GELU(h) = h · Φ(h), Φ the normal distribution function.
+    Args:
+        x: [T, M].
+        weight_in: [F, M].
+        bias_in: [F].
+        weight_out: [M, F].
+        bias_out: [M].
+        p: rate of dropout on the activation.
+        seed: [1] int64 or None.
     """
     wide, wide_in, wide_bias_in, wide_out, wide_bias_out = _wide(x, weight_in, bias_in, weight_out, bias_out)
     hidden = wide @ wide_in.T + wide_bias_in
@@ -58,7 +82,15 @@ def feed_forward(
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, token losses and token nll; see `deltalm_ds.kernels.linear_cross_entropy`."""
+    """Loss (a scalar), token losses and token nll ([T] each); see `deltalm_ds.kernels.linear_cross_entropy`.
+
+    Args:
+        hidden: [T, M].
+        weight: [rows ≥ V, M].
+        labels: [T] int64 in [0, V), or IGNORED_LABEL.
+        vocabulary_size: V.
+        label_smoothing: from 0 to 1.
+    """
     wide, wide_weight = _wide(hidden, weight)
     log_p = (wide @ wide_weight[:vocabulary_size].T).log_softmax(-1)  # [T, V]
     counted = (labels != IGNORED_LABEL).to(log_p.dtype)
@@ -79,10 +111,20 @@ def attention(
     p: float,
     seed: Tensor | None,
 ) -> Tensor:
-    """softmax(q kᵀ / √D) v, one sequence after the other; see `deltalm_ds.kernels.attention`.
+    """softmax(q kᵀ / √D) v, one sequence after the other.
 
     The probabilities are dropped out; the row of a mask is the query's number in the batch, its column the key's number
     in the sequence, its plane the head.
+
+    Args:
+        q: [Tq, H, D].
+        k: [Tk, H, D].
+        v: [Tk, H, D].
+        cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
+        cu_seqlens_k: [B + 1] int32.
+        causal: query i sees keys 0…i.
+        p: rate of dropout on the probabilities.
+        seed: [1] int64 or None.
     """
     wide_q, wide_k, wide_v = (x.transpose(0, 1) for x in _wide(q, k, v))  # [H, T, D]
     spans = zip(cu_seqlens_q.tolist()[:-1], cu_seqlens_q.tolist()[1:], cu_seqlens_k.tolist()[:-1], strict=True)
@@ -109,7 +151,15 @@ def attention(
 def top_k(
     logits: Tensor, beam_scores: Tensor, num: int, banned: Tensor, only: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Beams, tokens, token scores and scores of the best continuations; see `deltalm_ds.kernels.top_k`."""
+    """Beams, tokens, token scores and scores of the best continuations; see `deltalm_ds.kernels.top_k`.
+
+    Args:
+        logits: [B · K, V].
+        beam_scores: [B, K].
+        num: how many of each sentence.
+        banned: [B · K, any number] int64.
+        only: [B · K] int64, -1 where any token may come, or None.
+    """
     (wide,) = _wide(logits)
     num_columns = wide.shape[1]
     columns = torch.arange(num_columns, device=logits.device)

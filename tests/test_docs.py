@@ -1,4 +1,4 @@
-"""What the documents say of the code, and what the code owes its readers: read from the sources, mostly without running."""
+"""What the documents say of the code, and what the code owes its readers."""
 
 import ast
 import operator
