@@ -26,12 +26,11 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layout.py tests/test_layering.py tests/test_docs.py
 
-# The reference of every public function, from the docstrings: build/docs/index.html. pdoc walks into packages only, so
-# that the linked folders, which have no __init__.py, are named one by one.
+# The reference of every public function, from the docstrings: build/docs/index.html. The linked folders are named one by
+# one because pdoc does not look into folders without an __init__.py.
 docs: install
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -W "ignore:Cannot determine where" -m pdoc --docformat google \
-	  --output-directory build/docs deltalm_ds \
-	  $$(find kernels data_tools launch -name '*.py' -exec dirname deltalm_ds/{} \; | sort -u | tr / .)
+	  --output-directory build/docs deltalm_ds deltalm_ds.kernels deltalm_ds.data_tools deltalm_ds.launch
 
 # make bench-NAME runs benchmarks/NAME.py; make bench-kernels/NAME those of the kernels. Options: ARGS="--record".
 bench-%: install

@@ -3,7 +3,6 @@
 import ast
 import operator
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -12,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from test_layering import CONFINED, LEVELS, ROOT, modules
+
+from deltalm_ds.data.objectives.base import Limits
+from deltalm_ds.data_tools.formats.input_format import Wanted
+from deltalm_ds.evaluation.metrics.interface import References
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 ARCHITECTURE, CONTRIBUTING, FACTS = (
@@ -156,9 +157,14 @@ def example() -> dict[str, Any]:
     for block in re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL):
         found = re.search(r"^class (\w+)|^def (read|scorer)\((\w+)", block, re.MULTILINE)
         if found:
-            exec(block, own := dict(names))
-            defined["_".join(filter(None, found.groups()))] = own[found[1] or found[2]]
-            defined |= {"METRIC": own["METRIC"]} if "METRIC" in own else {}
+            own = dict(names)
+            exec(block, own)
+            if found[1]:
+                defined[found[1]] = own[found[1]]
+            else:
+                defined[f"{found[2]}_{found[3]}"] = own[found[2]]
+            if "METRIC" in own:
+                defined["METRIC"] = own["METRIC"]
     return defined
 
 
@@ -168,8 +174,7 @@ def test_the_examples_of_recipe_and_data_work(example: dict[str, Any]) -> None:
     shares = example["UniformSampling"]().shares(np.array([1, 3, 5]))(np.arange(2))
     assert shares.tolist() == [[1 / 3] * 3] * 2
     objective, raw = example["Copying"](), np.array([[0, 4, 9]])
-    limits = import_module("deltalm_ds.data.objectives.base").Limits(6, 8)
-    assert objective.fit(raw, limits, 0).tolist() == [[0, 4, 5]]
+    assert objective.fit(raw, Limits(6, 8), 0).tolist() == [[0, 4, 5]]
     assert objective.usable(raw).tolist() == [False, True, True]
     assert [lengths.tolist() for lengths in objective.lengths(raw, np.zeros(3))] == [[1, 5, 10]] * 2
 
@@ -177,10 +182,8 @@ def test_the_examples_of_recipe_and_data_work(example: dict[str, Any]) -> None:
 def test_the_examples_of_reading_and_scoring_work(example: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "text.bars"
     path.write_text("Good day. | Guten Tag.\nYes. | Ja.\n", encoding="utf-8")
-    wanted = import_module("deltalm_ds.data_tools.formats.input_format").Wanted(path, 2)
-    columns = [list(column) for part in example["read_wanted"](wanted) for column in part]
+    columns = [list(column) for part in example["read_wanted"](Wanted(path, 2)) for column in part]
     assert columns == [["Good day."], ["Guten Tag."], ["Yes."], ["Ja."]]
     path.write_text("a ||| b\n", encoding="utf-8")
     assert list(example["read_files"]([path], Counter())) == [("a", ["b"])]
-    references = import_module("deltalm_ds.evaluation.metrics.interface").References(["a", "b", "c", "d"])
-    assert example["METRIC"].scorer(references).score(["a", "b", "c", "x"]).value == 75
+    assert example["METRIC"].scorer(References(["a", "b", "c", "d"])).score(["a", "b", "c", "x"]).value == 75
