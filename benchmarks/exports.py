@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.recording import parser, report
-from deltalm_ds.evaluation.bleu import score_hypotheses
+from deltalm_ds.evaluation.metrics.interface import References
+from deltalm_ds.evaluation.scores import DirectionScorer
 from deltalm_ds.export.formats import load_format
 from deltalm_ds.export.package import export
 from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
@@ -71,10 +72,11 @@ def _command(arguments: Namespace) -> list[Any]:
 
 
 def _rows(arguments: Namespace, vocabulary: Vocabulary, sources: Sequence[Ids]) -> list[dict[str, Any]]:
-    references = read_lines(arguments.reference)
+    references = References(read_lines(arguments.reference), arguments.target_lang)
+    scorer = DirectionScorer("test", references, ["bleu"])
 
     def bleu(outputs: Outputs) -> float:
-        return score_hypotheses("test", [vocabulary.decode(ids) for ids in outputs], references).bleu
+        return scorer.score([vocabulary.decode(ids) for ids in outputs]).scores["bleu"]
 
     ours = _run(load_engine(arguments.model), sources)
     reference_bleu = bleu(ours.beam)

@@ -19,11 +19,11 @@ from deltalm_ds.data_tools.cut import Cut, CutResult, cut_source, source_bytes
 from deltalm_ds.data_tools.duplicates import RECORDS_PER_RANGE, FindDuplicates, HashPart, find_duplicates, hash_part
 from deltalm_ds.data_tools.encode import EncodePart, EncodeResult, encode_part, result_path
 from deltalm_ds.data_tools.filters import Settings
-from deltalm_ds.data_tools.scripts import scripts_of
 from deltalm_ds.data_tools.sources import TextSource, divide
 from deltalm_ds.data_tools.workers import StoredVocabulary, Workers
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import locked, naming_full_disk, read_json, write_json
+from deltalm_ds.languages import is_code, scripts_of, split_codes
 from deltalm_ds.lines import STDIN
 from deltalm_ds.progress import progress
 from deltalm_ds.vocabulary import Vocabulary
@@ -45,7 +45,9 @@ class CorpusSpec:
     sources: tuple[TextSource, ...]
 
     def __post_init__(self) -> None:
-        if len(self.languages) != len(SIDES[self.kind]) or not all(map(_is_code, (self.name, *self.languages))):
+        if len(self.languages) != len(SIDES[self.kind]) or not (
+            _is_name(self.name) and all(map(is_code, self.languages))
+        ):
             raise InputError(
                 f"{self.name!r} of {self.languages} does not name a corpus: write a language as in `de`, a pair as in "
                 "`en-de`, or a task and the languages of its sides as in `headlines:fr-fr`."
@@ -53,14 +55,22 @@ class CorpusSpec:
 
     @classmethod
     def from_name(cls, name: str, sources: Sequence[TextSource]) -> "CorpusSpec":
-        """A corpus of pairs from a name like `en-de`, of one language from `de`, of a task from `headlines:fr-fr`."""
+        """A corpus of pairs from a name like `en-de`, of one language from `de`, of a task from `headlines:fr-fr`.
+
+        Raises:
+            InputError: it is no such name.
+        """
         name, colon, pair = name.partition(":")
-        languages = tuple((pair if colon else name).split("-"))
+        try:
+            languages = split_codes(pair if colon else name)
+        except InputError as error:
+            raise InputError(f"{name!r} does not name a corpus: {error} A task is named as headlines:fr-fr.") from None
         kind = "task" if colon else "mono" if len(languages) == 1 else "parallel"
         return cls(name, kind, languages, tuple(sources))
 
 
-def _is_code(name: str) -> bool:
+def _is_name(name: str) -> bool:
+    """Whether this can begin the names of files; a language code can."""
     return all(part.replace("_", "").isalnum() for part in name.split("-"))
 
 

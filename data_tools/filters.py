@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deltalm_ds.data.shards import ROWS_PER_SHARD
-from deltalm_ds.data_tools.scripts import script_shares, scripts_of
+from deltalm_ds.data_tools.scripts import script_shares
 from deltalm_ds.errors import InputError
+from deltalm_ds.languages import scripts_of
 from deltalm_ds.vocabulary import Vocabulary
 
 REASONS = ("", "control", "script", "duplicate", "empty", "short", "overlong", "ratio")

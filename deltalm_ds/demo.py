@@ -19,8 +19,9 @@ from deltalm_ds.data_tools.build import CorpusSpec, build
 from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.data_tools.train_vocabulary import train as train_vocabulary
 from deltalm_ds.environment import environment
-from deltalm_ds.evaluation.bleu import summarize
-from deltalm_ds.evaluation.translation import evaluate_directions, read_test_sets
+from deltalm_ds.evaluation.scores import summarize
+from deltalm_ds.evaluation.test_sets import read_test_sets
+from deltalm_ds.evaluation.translation import evaluate_directions
 from deltalm_ds.export.package import export
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.generation.interface import SearchOptions

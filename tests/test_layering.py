@@ -26,7 +26,7 @@ CONFINED = {
 # The folders and modules of deltalm_ds from the ground up: each imports lower levels only, lazily or not.
 LEVELS = (
     {"errors", "allocator", "progress", "arrays", "token_ids"},
-    {"files", "lines", "kernels", "processor"},
+    {"files", "lines", "kernels", "processor", "languages"},
     {"model", "runs", "environment"},
     {"vocabulary", "report"},
     {"checkpoints", "data"},

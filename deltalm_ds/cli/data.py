@@ -105,6 +105,8 @@ def build(
         by_format: dict[str | None, list[str]] = {None: texts}
         by_format |= {name: texts_by_format[name.replace("-", "_")] or [] for name in FORMATS}
         corpora = _corpus_specs(by_format)
+        _check_languages("--mono", mono or [], "one language, as in de=, pt-BR= or zh_Hans=", 1)
+        _check_languages("--parallel", parallel or [], "a pair, as in en-de= or en-pt-BR=", 2)
         settings = Settings(
             max_tokens=max_tokens,
             overlong=overlong,
@@ -237,6 +239,17 @@ def convert(
         print_json(asdict(conversion))
     else:
         print(f"{conversion.items:,} items, {conversion.rows:,} rows; left out: {_counts(conversion.dropped)}")
+
+
+def _check_languages(option: str, arguments: list[str], wanted: str, count: int) -> None:
+    """InputError where the name of a corpus (`en-de=…`) has more or fewer languages than its option takes."""
+    from deltalm_ds.errors import InputError
+    from deltalm_ds.languages import split_codes
+
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if ":" not in name and len(split_codes(name)) != count:
+            raise InputError(f"{option} takes {wanted}; {name!r} is not that.")
 
 
 def _corpus_specs(arguments_by_format: dict[str | None, list[str]]) -> "list[CorpusSpec]":

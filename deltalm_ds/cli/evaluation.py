@@ -1,5 +1,6 @@
 """`deltalm evaluate`: how good the outputs of a model, or given ones, are."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +10,11 @@ import typer
 from deltalm_ds.cli.options import AsJson, Beam, EngineName, LengthPenalty, MaxLength, TargetLang, Threads
 from deltalm_ds.cli.output import print_json, print_table
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS
 
 if TYPE_CHECKING:
-    from deltalm_ds.evaluation.bleu import DirectionScore
-    from deltalm_ds.evaluation.translation import TestSet
+    from deltalm_ds.evaluation.scores import DirectionScore
+    from deltalm_ds.evaluation.test_sets import TestSet
 
 
 def evaluate(
@@ -29,40 +31,56 @@ def evaluate(
     max_length: MaxLength = 200,
     engine: EngineName = None,
     threads: Threads = 0,
+    metrics: Annotated[str, typer.Option(help=f"Of {', '.join(METRICS)}; several with commas between.")] = ",".join(
+        DEFAULT_METRICS
+    ),
     tokenizer: Annotated[
-        str | None, typer.Option(help="sacreBLEU's tokenizer; by default 13a, or that of zh, ja, ko.")
+        str | None, typer.Option(help="sacreBLEU's, for BLEU; by default that of the language: zh, ja-mecab, …, 13a.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New directory for the outputs and scores.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """BLEU and chrF of a model per direction, or of given outputs, by sacreBLEU with its signatures.
+    """BLEU, chrF and more of a model per direction, or of given outputs, by sacreBLEU with its signatures.
 
     Example: deltalm evaluate models/cldr --data corpus --directions en-de,de-en
     """
-    from deltalm_ds.evaluation.bleu import score_hypotheses
     from deltalm_ds.evaluation.translation import evaluate_directions
     from deltalm_ds.files import atomic_directory
     from deltalm_ds.generation.interface import SearchOptions
     from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.lines import read_parallel_lines
     from deltalm_ds.vocabulary import Vocabulary
 
     options = SearchOptions(beam, length_penalty=length_penalty, max_length=max_length)
+    names = [name.strip() for name in metrics.split(",")]
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
             if reference is None or model is not None or data is not None or source is not None:
                 raise InputError("--hypotheses goes with --reference alone: no model, no --data, no --source.")
-            given = read_parallel_lines(hypotheses, reference)
-            scores = [score_hypotheses(target_lang or "given", *given, tokenizer)]
+            scores = [_score_outputs(hypotheses, reference, target_lang, names, tokenizer)]
         else:
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
             runner, vocabulary = load_engine(model, engine, threads), Vocabulary.load(model)
-            scores = evaluate_directions(runner, vocabulary, test_sets, options, tokenizer)
+            scores = evaluate_directions(runner, vocabulary, test_sets, options, names, tokenizer)
         if out_directory is not None:
             _write_evaluation(out_directory, scores)
+    for note in dict.fromkeys(note for result in scores for note in result.notes):
+        print(f"Note: {note}", file=sys.stderr)
     _print_scores(scores, as_json)
+
+
+def _score_outputs(
+    hypotheses: Path, reference: Path, target_lang: str | None, metrics: list[str], tokenizer: str | None
+) -> "DirectionScore":
+    from deltalm_ds.evaluation.metrics.interface import References
+    from deltalm_ds.evaluation.scores import DirectionScorer
+    from deltalm_ds.languages import check_code
+    from deltalm_ds.lines import read_parallel_lines
+
+    outputs, texts = read_parallel_lines(hypotheses, reference)
+    language = target_lang and check_code(target_lang)
+    return DirectionScorer(language or "given", References(texts, language, tokenizer), metrics).score(outputs)
 
 
 def _test_sets(
@@ -73,19 +91,20 @@ def _test_sets(
     reference: Path | None,
     target_lang: str | None,
 ) -> "list[TestSet]":
-    from deltalm_ds.evaluation.translation import TestSet, read_test_sets
+    from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
+    from deltalm_ds.languages import check_code
     from deltalm_ds.lines import read_parallel_lines
 
     if data is not None and source is None and reference is None:
         return read_test_sets(data, split, None if directions == "all" else directions.split(","))
     if data is None and source is not None and reference is not None and target_lang is not None:
-        return [TestSet(target_lang, *read_parallel_lines(source, reference))]
+        return [TestSet(check_code(target_lang), *read_parallel_lines(source, reference))]
     raise InputError("Give either --data, or --source with --reference and --target-lang.")
 
 
 def _write_evaluation(directory: Path, scores: "list[DirectionScore]") -> None:
     """`{direction}.hyp` with the outputs, and `scores.json`."""
-    from deltalm_ds.evaluation.bleu import summarize
+    from deltalm_ds.evaluation.scores import summarize
     from deltalm_ds.files import write_json
 
     for result in scores:
@@ -95,17 +114,20 @@ def _write_evaluation(directory: Path, scores: "list[DirectionScore]") -> None:
 
 
 def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
-    from deltalm_ds.evaluation.bleu import summarize
+    from deltalm_ds.evaluation.scores import summarize
 
     summary = summarize(scores)
     if as_json:
         print_json(summary)
         return
-    rows = [(score.direction, f"{score.bleu:.2f}", f"{score.chrf:.2f}", score.num_sentences) for score in scores]
+    titles = {name: metric["title"] for name, metric in summary["metrics"].items()}
+    rows: list[list[str | int | None]] = []
+    for score in scores:
+        rows.append([score.direction, *(f"{score.scores[name]:.2f}" for name in titles), score.num_sentences])
     if len(scores) > 1:
-        total = sum(score.num_sentences for score in scores)
-        rows.append(("average", f"{summary['average_bleu']:.2f}", f"{summary['average_chrf']:.2f}", total))
-    print_table(("direction", "BLEU", "chrF2", "sentences"), rows, align="lrrr")
-    for signature in sorted({s.bleu_signature for s in scores}):
-        print(f"BLEU: {signature}")
-    print(f"chrF2: {scores[0].chrf_signature}")
+        averages = [f"{summary[f'average_{name}']:.2f}" for name in titles]
+        rows.append(["average", *averages, sum(score.num_sentences for score in scores)])
+    print_table(("direction", *titles.values(), "sentences"), rows, align="l" + "r" * (len(titles) + 1))
+    for name, title in titles.items():
+        for signature in summary["signatures"][name]:
+            print(f"{title}: {signature}")

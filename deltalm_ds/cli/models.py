@@ -8,6 +8,7 @@ import typer
 from deltalm_ds.cli.options import AsJson
 from deltalm_ds.cli.output import print_json, print_table, print_values
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics import METRICS, find_metric
 
 AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [FACTS §2]
 
@@ -135,7 +136,9 @@ def average(
         int | None, typer.Option(min=1, help=f"How many of a run's newest checkpoints; default: {AVERAGED}.")
     ] = None,
     best: Annotated[int | None, typer.Option(min=1, help="How many of a run's best checkpoints, instead.")] = None,
-    metric: Annotated[str, typer.Option(help="Of --best: loss, nll or bleu of the validation set.")] = "loss",
+    metric: Annotated[
+        str, typer.Option(help=f"Of --best, what the validation measured: loss, nll, {', '.join(METRICS)}.")
+    ] = "loss",
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of checkpoints: the newest or the best ones of a run, or those named.
@@ -143,7 +146,7 @@ def average(
     Example: deltalm average runs/multi30k --last 5 --out models/multi30k
     """
     from deltalm_ds.checkpoints.average import average_models
-    from deltalm_ds.runs.checkpoints import best_checkpoints, newest_checkpoints
+    from deltalm_ds.runs.checkpoints import LOSSES, best_checkpoints, newest_checkpoints
 
     if last and best:
         raise InputError("Give either --last or --best.")
@@ -152,7 +155,8 @@ def average(
     if len(models) > 1:
         chosen = models
     elif best:
-        chosen = best_checkpoints(models[0], best, metric)
+        higher_is_better = metric not in LOSSES and find_metric(metric).higher_is_better
+        chosen = best_checkpoints(models[0], best, metric, higher_is_better=higher_is_better)
     else:
         chosen = newest_checkpoints(models[0], last or AVERAGED)
     average_models(chosen, out)

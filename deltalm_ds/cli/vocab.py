@@ -15,8 +15,8 @@ app = typer.Typer(help="Train, import and inspect vocabularies.", no_args_is_hel
 
 Out = Annotated[Path, typer.Option(help="New directory for vocabulary.json and spm.model.")]
 Sentinels = Annotated[int, typer.Option(min=0, help="Sentinels for span corruption.")]
-Languages = Annotated[str, typer.Option(help="Codes of the languages that get a tag, as in en,de.")]
-Tasks = Annotated[str, typer.Option(help="Task tokens, as in '[S],[QG]'.")]
+Languages = Annotated[str, typer.Option(help="Codes of the languages that get a tag, as in en,pt-BR,zh_Hans.")]
+Tasks = Annotated[str, typer.Option(help="Task tokens, as in '[S],[QG]': one id each wherever a text has them.")]
 
 
 @app.command()
@@ -63,10 +63,15 @@ def import_(
         Path | None, typer.Option("--dict", help="The fairseq dict.txt that gives the ids their order.")
     ] = None,
     languages: Languages = "",
-    sentinels: Sentinels = 100,
+    sentinels: Annotated[
+        int | None, typer.Option(min=0, help="At least so many sentinels; default: those of the dict.txt, or 100.")
+    ] = None,
     tasks: Tasks = "",
 ) -> None:
     """Import an spm.model, a fairseq dict.txt, or both (a dict.txt alone: ids only, no text).
+
+    Sentinels (<extra_id_0>), language tags (__en__) and task tokens behind them that a dict.txt ends with are kept as
+    such; the options add to them.
 
     Example: deltalm vocab import --spm spm.model --dict dict.txt --languages en,de --out vocab
     """

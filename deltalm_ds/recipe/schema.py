@@ -8,18 +8,23 @@ must agree on is therefore checked by the validator of the later one, not by one
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from deltalm_ds.data.objectives import OBJECTIVES, Objective
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.sampling import SAMPLINGS, Sampling
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
+from deltalm_ds.evaluation.metrics import find_metrics
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.recipe.one_of import OneOf
 from deltalm_ds.recipe.schedules import SCHEDULES, Schedule
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(metric.name for metric in find_metrics(names))
 
 
 class Section(BaseModel):
@@ -109,12 +114,15 @@ class ValidationSection(Section):
     """What is measured at every `save_every` steps."""
 
     shards: Path = Field(description="Shard data set for the validation loss.")
-    text: Path | None = Field(None, description="Directory of files such as `dev.en-de.en`, for BLEU; none: no BLEU.")
+    text: Path | None = Field(None, description="Directory of files such as `dev.en-de.en`, to translate; or none.")
     split: str = Field("dev", description="First part of the names of the files in text.")
-    directions: tuple[str, ...] = Field((), description="Directions for BLEU, such as en-de; none: both of every pair.")
-    max_sentences: int = Field(100, gt=0, description="Sentences of a direction that are translated for BLEU.")
-    beam: int = Field(1, gt=0, description="Beams for BLEU; 1 is greedy.")
-    max_length: int = Field(128, gt=0, description="Most tokens of a translation for BLEU, without `</s>`.")
+    directions: tuple[str, ...] = Field((), description="Directions to translate, such as en-de; none: all of text.")
+    metrics: Annotated[tuple[str, ...], AfterValidator(_known_metrics)] = Field(
+        ("bleu",), description="Metrics of the translations of the text."
+    )
+    max_sentences: int = Field(100, gt=0, description="Sentences of a direction that are translated.")
+    beam: int = Field(1, gt=0, description="Beams of the translations; 1 is greedy.")
+    max_length: int = Field(128, gt=0, description="Most tokens of a translation, without `</s>`.")
 
 
 class TrainingSection(Section):

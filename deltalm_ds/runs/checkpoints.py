@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json, sha256_of
 
-HIGHER_IS_BETTER = ("bleu",)
+LOSSES = ("loss", "nll")  # what every validation measures; the lowest is the best
 STATE = "state.json"
 _NAME = re.compile(r"step_(\d{8,})")
 
@@ -97,9 +97,9 @@ def damaged(checkpoint: Path, error: Exception | str) -> DataError:
     return DataError(f"The checkpoint {checkpoint} is damaged ({error}): remove it to go on from another.")
 
 
-def ranked_checkpoints(run: Path, metric: str = "loss") -> list[Path]:
-    """The checkpoints that have a validation metric, best first: the highest BLEU, else the lowest value."""
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
+def ranked_checkpoints(run: Path, metric: str, *, higher_is_better: bool) -> list[Path]:
+    """The checkpoints that have a validation metric (one of `LOSSES`, or a metric of translations), best first."""
+    sign = -1 if higher_is_better else 1
     validated = [
         (sign * value, directory)
         for directory in checkpoint_directories(run)
@@ -110,7 +110,7 @@ def ranked_checkpoints(run: Path, metric: str = "loss") -> list[Path]:
 
 def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint with the lowest validation loss, if any was validated."""
-    return next(iter(ranked_checkpoints(run)), None)
+    return next(iter(ranked_checkpoints(run, "loss", higher_is_better=False)), None)
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
@@ -123,9 +123,14 @@ def newest_checkpoints(run: Path, count: int) -> list[Path]:
     return checkpoints[-count:]
 
 
-def best_checkpoints(run: Path, count: int, metric: str) -> list[Path]:
-    """The `count` best checkpoints of a run by a validation metric, best first; InputError if fewer have it."""
-    ranked = ranked_checkpoints(run, metric)
+def best_checkpoints(run: Path, count: int, metric: str, *, higher_is_better: bool) -> list[Path]:
+    """The `count` best checkpoints of a run by a validation metric, best first; InputError if fewer have it.
+
+    Args:
+        metric: one of `LOSSES`, or a metric of translations.
+        higher_is_better: what the table of metrics says of it.
+    """
+    ranked = ranked_checkpoints(run, metric, higher_is_better=higher_is_better)
     if len(ranked) >= count:
         return ranked[:count]
     known = {name for directory in checkpoint_directories(run) for name in read_state(directory).validation}

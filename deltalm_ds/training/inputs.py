@@ -10,7 +10,7 @@ from deltalm_ds.data.mixture import ComponentGroup, components_of
 from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
-from deltalm_ds.evaluation.translation import TestSet, read_test_sets
+from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
 from deltalm_ds.generation.interface import Ids
 from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.model.config import DeltaLMConfig

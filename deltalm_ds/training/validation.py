@@ -8,7 +8,7 @@ from torch import distributed
 
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.bleu import score_hypotheses
+from deltalm_ds.evaluation.translation import make_scorer
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.translate import generate
@@ -49,11 +49,20 @@ def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -
     hypotheses, fault = _translations(ds_engine, inputs, recipe, stop)
     if fault is not None:
         return record, fault
-    bleu = {}
+    return record | _scores(inputs, recipe, hypotheses), None
+
+
+def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, Any]:
+    """Of each metric the average (`bleu`) and each direction's score (`bleu_of`)."""
+    assert recipe.validation is not None
+    metrics = recipe.validation.metrics
+    scores: dict[str, dict[str, float]] = {name: {} for name in metrics}
     for test in inputs.tests:
-        own_texts, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
-        bleu[test.direction] = score_hypotheses(test.direction, own_texts, test.references).bleu
-    return record | {"bleu": sum(bleu.values()) / len(bleu), "bleu_of": bleu}, None
+        own, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
+        for name, value in make_scorer(test, metrics).score(own).scores.items():
+            scores[name][test.direction] = value
+    averages = {name: sum(of_direction.values()) / len(of_direction) for name, of_direction in scores.items()}
+    return averages | {f"{name}_of": of_direction for name, of_direction in scores.items()}
 
 
 def _translations(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[list[str], str | None]:

@@ -17,7 +17,7 @@ def world(tmp_path_factory):
     for step, (loss, bleu) in enumerate([(3.0, 9.0), (1.0, 7.0), (2.0, 8.0)], start=1):
         checkpoint = directory / "run" / "checkpoints" / f"step_{step:08d}"
         shutil.copytree(directory / "model", checkpoint)
-        state = {"step": step, "updates": step, "validation": {"loss": loss, "bleu": bleu}}
+        state = {"step": step, "updates": step, "validation": {"loss": loss, "bleu": bleu, "ter": 100 - bleu}}
         write_json(checkpoint / "state.json", state)
     return directory
 
@@ -28,6 +28,7 @@ def world(tmp_path_factory):
         (("--last", 2), [2, 3]),
         (("--best", 2), [2, 3]),
         (("--best", 2, "--metric", "bleu"), [1, 3]),
+        (("--best", 2, "--metric", "ter"), [1, 3]),
     ],
 )
 def test_choice(options, steps, world, tmp_path):
@@ -50,6 +51,7 @@ def test_named_models(world, tmp_path):
     [
         (("run",), (), "has 3 checkpoints, not 5: give --last 3"),
         (("run",), ("--best", 1, "--metric", "chrf"), "0 checkpoints with a validation chrf"),
+        (("run",), ("--best", 1, "--metric", "blue"), "no metric 'blue', the nearest is 'bleu'"),
         (("run",), ("--last", 1, "--best", 1), "either --last or --best"),
         (("run", "model"), ("--last", 1), "several models are all averaged: leave out --last and --best"),
         (("model", "run"), (), "config.json does not exist"),

@@ -353,7 +353,7 @@ def test_init_with_a_wrong_dictionary(world, fixtures):
     (world / "dict.txt").write_text("".join(f"piece{number} 1\n" for number in range(300_000)))
     heads = "--heads", "4"
     assert "embedding rows, its dictionary 300,004 tokens" in refused(world, *arguments, *heads, "--dict", "dict.txt")
-    assert "recipe.yaml, line 1: expected 'token count'" in refused(world, *arguments, "--dict", "recipe.yaml")
+    assert "recipe.yaml, line 7: expected 'token count'" in refused(world, *arguments, "--dict", "recipe.yaml")
     assert "nowhere" in refused(world, *arguments, "--dict", "nowhere")
     assert "recipe.yaml is not a SentencePiece model" in refused(world, *arguments, "--spm", "recipe.yaml")
     assert "There is no vocabulary beside" in refused(world, *arguments)

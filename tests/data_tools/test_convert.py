@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from deltalm_ds.cli import app
 from deltalm_ds.data_tools.convert import convert
 from deltalm_ds.data_tools.published.table import PUBLISHED
-from deltalm_ds.data_tools.scripts import scripts_of
 from deltalm_ds.data_tools.sources import TextSource, read_columns, read_records
 from deltalm_ds.errors import InputError
+from deltalm_ds.languages import scripts_of
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} (real corpora, in no clone) is not here")

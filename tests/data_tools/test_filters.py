@@ -14,9 +14,10 @@ from deltalm_ds.data_tools import build as build_module
 from deltalm_ds.data_tools.build import CorpusSpec, build
 from deltalm_ds.data_tools.cut import _number_by_part
 from deltalm_ds.data_tools.filters import Settings
-from deltalm_ds.data_tools.scripts import LANGUAGES_OF_SCRIPT, script_shares, scripts_of
+from deltalm_ds.data_tools.scripts import script_shares
 from deltalm_ds.data_tools.sources import TextSource
 from deltalm_ds.errors import InputError
+from deltalm_ds.languages import LETTERS_OF_SCRIPT, scripts_of
 from deltalm_ds.vocabulary import Vocabulary
 
 
@@ -136,7 +137,7 @@ def test_every_language_of_wmt10_and_every_script_is_known():
     for language in ["en", "fr", "cs", "de", "fi", "lv", "et", "ro", "hi", "tr", "gu"]:
         assert scripts_of(language)
     names = {unicodedata.name(chr(code), "?").split()[0] for code in range(0x30000)}
-    assert set(LANGUAGES_OF_SCRIPT) <= names
+    assert {word for words in LETTERS_OF_SCRIPT.values() for word in words} <= names
     with pytest.raises(InputError, match="script of 'qqq' is not known"):
         scripts_of("qqq")
 

@@ -1,10 +1,12 @@
-"""Test sets from files, and evaluation by direction, with an engine that knows one language."""
+"""Evaluation by direction, with an engine that knows one language."""
 
 import pytest
 import sentencepiece
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.translation import TestSet, evaluate_directions, read_test_sets
+from deltalm_ds.evaluation.scores import summarize
+from deltalm_ds.evaluation.test_sets import TestSet
+from deltalm_ds.evaluation.translation import evaluate_directions
 from deltalm_ds.generation.interface import Hypothesis, SearchOptions
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -40,37 +42,37 @@ def test_each_direction_gets_its_tag_and_score(vocabulary):
     tests = [TestSet("en-de", SENTENCES, SENTENCES), TestSet("de-en", SENTENCES, SENTENCES)]
     into_german, into_english = evaluate_directions(CopyingEngine(vocabulary), vocabulary, tests, SearchOptions())
     assert (into_german.direction, into_english.direction) == ("en-de", "de-en")
-    assert (into_german.bleu, into_german.chrf) == pytest.approx((100, 100))
+    assert into_german.scores == pytest.approx({"bleu": 100, "chrf": 100})
     assert into_german.hypotheses == tuple(SENTENCES)
-    assert into_english.bleu == 0
+    assert into_english.scores["bleu"] == 0
     assert "hypotheses" not in into_german.as_dict()
 
 
-def test_a_language_without_a_tag_is_refused_before_any_work(vocabulary):
+def test_another_spelling_of_a_language_finds_its_tag(vocabulary):
+    tests = [TestSet("eng_Latn-deu_Latn", SENTENCES, SENTENCES), TestSet("de_AT", SENTENCES, SENTENCES)]
+    found = evaluate_directions(CopyingEngine(vocabulary), vocabulary, tests, SearchOptions(), ["chrf"])
+    assert [score.scores for score in found] == [pytest.approx({"chrf": 100})] * 2
+
+
+def test_what_is_missing_is_said_before_any_work(vocabulary):
     tests = [TestSet("en-de", SENTENCES, SENTENCES), TestSet("en-xx", SENTENCES, SENTENCES)]
     with pytest.raises(InputError, match="'xx'"):
         evaluate_directions(None, vocabulary, tests, SearchOptions())
+    with pytest.raises(InputError, match="no metric 'blue'"):
+        evaluate_directions(None, vocabulary, tests[:1], SearchOptions(), ["blue"])
+    with pytest.raises(InputError, match="no tokenizer 'moses'"):
+        evaluate_directions(None, vocabulary, tests[:1], SearchOptions(), ["bleu"], "moses")
+    with pytest.raises(InputError, match="A tokenizer changes nothing but bleu"):
+        evaluate_directions(None, vocabulary, tests[:1], SearchOptions(), ["chrf"], "char")
 
 
-def write(directory, **files):
-    for name, text in files.items():
-        (directory / name.replace("__", ".").replace("_", "-")).write_text(text)
-
-
-def test_one_pair_of_files_serves_both_directions(tmp_path):
-    write(tmp_path, test__en_de__en="a\nb\n", test__en_de__de="c\nd\n", dev__en_fr__en="x\n", dev__en_fr__fr="y\n")
-    assert read_test_sets(tmp_path, "test") == [
-        TestSet("de-en", ["c", "d"], ["a", "b"]),
-        TestSet("en-de", ["a", "b"], ["c", "d"]),
-    ]
-    assert read_test_sets(tmp_path, "dev", ["fr-en"]) == [TestSet("fr-en", ["y"], ["x"])]
-
-
-def test_what_is_missing_or_uneven_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"test.en-de.en"):
-        read_test_sets(tmp_path, "test")
-    write(tmp_path, test__en_de__en="a\nb\n", test__en_de__de="c\n")
-    with pytest.raises(InputError, match="'en-fr'; it has de-en, en-de"):
-        read_test_sets(tmp_path, "test", ["en-fr"])
-    with pytest.raises(InputError, match=r"test\.en-de\.en has 2 lines but .*test\.en-de\.de has 1"):
-        read_test_sets(tmp_path, "test", ["en-de"])
+def test_the_summary_names_what_it_holds(vocabulary):
+    tests = [TestSet("en-de", SENTENCES, SENTENCES), TestSet("de-en", SENTENCES, SENTENCES)]
+    metrics = ["bleu", "ter"]
+    summary = summarize(evaluate_directions(CopyingEngine(vocabulary), vocabulary, tests, SearchOptions(), metrics))
+    expected = {"bleu": 100, "ter": 0}, {"bleu": 0, "ter": 100}
+    assert [score["scores"] for score in summary["directions"]] == [pytest.approx(scores) for scores in expected]
+    assert (summary["average_bleu"], summary["average_ter"]) == pytest.approx((50, 50))
+    assert summary["metrics"]["ter"] == {"title": "TER", "higher_is_better": False}
+    assert [score["bleu"] for score in summary["directions"]] == pytest.approx([100, 0])
+    assert summary["signatures"]["bleu"] == [summary["directions"][0]["bleu_signature"]]

@@ -92,7 +92,7 @@ def test_tags_sentinels_and_tasks_are_one_token(both):
     for tag, token_id in (
         ("__de__", vocabulary.language_id("de")),
         ("<extra_id_1>", sentinel),
-        ("[S]", vocabulary.task_id("[S]")),
+        ("[S]", vocabulary.block_start("tasks")),
     ):
         assert tokenizer.encode(f"{tag} A dog").ids[0] == token_id
         assert tokenizer.encode(f"{tag}A dog").ids == [token_id, *text, 2]

@@ -54,14 +54,23 @@ def test_best_and_newest_checkpoints(tmp_path):
         write(tmp_path, 5, loss=2.5, bleu=2.0),
     ]
     assert newest_checkpoints(tmp_path, 2) == runs[3:]
-    assert best_checkpoints(tmp_path, 3, "loss") == [runs[2], runs[3], runs[4]]
-    assert best_checkpoints(tmp_path, 3, "bleu") == [runs[4], runs[1], runs[2]]
+    assert best_checkpoints(tmp_path, 3, "loss", higher_is_better=False) == [runs[2], runs[3], runs[4]]
+    assert best_checkpoints(tmp_path, 3, "bleu", higher_is_better=True) == [runs[4], runs[1], runs[2]]
     with pytest.raises(InputError, match="has 5 checkpoints, not 6: give --last 5"):
         newest_checkpoints(tmp_path, 6)
     with pytest.raises(InputError, match=r"3 checkpoints with a validation bleu, not 4; metrics.*: bleu, loss"):
-        best_checkpoints(tmp_path, 4, "bleu")
+        best_checkpoints(tmp_path, 4, "bleu", higher_is_better=True)
     with pytest.raises(InputError, match="0 checkpoints with a validation chrf, not 1"):
-        best_checkpoints(tmp_path, 1, "chrf")
+        best_checkpoints(tmp_path, 1, "chrf", higher_is_better=True)
+
+
+def test_which_way_a_metric_goes_must_be_said(tmp_path):
+    """A metric of which that is not known cannot be ranked by the wrong end, silently."""
+    checkpoints = [write(tmp_path, step, chrf=float(step), ter=float(step)) for step in range(1, 5)]
+    assert best_checkpoints(tmp_path, 2, "chrf", higher_is_better=True) == checkpoints[:1:-1]
+    assert best_checkpoints(tmp_path, 2, "ter", higher_is_better=False) == checkpoints[:2]
+    with pytest.raises(TypeError):
+        best_checkpoints(tmp_path, 2, "chrf")
 
 
 @pytest.mark.parametrize("content", ["", "[1", '{"stepp": 3}', "[]", '{"validation": 3}'])

@@ -1,9 +1,7 @@
 """The vocabulary against SentencePiece itself, fairseq's layout of ids, and damaged files."""
 
-import io
 import json
 import pickle
-import random
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +9,11 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
+from spm_models import SENTENCES, train_spm
 
-from deltalm_ds import vocabulary as vocabulary_module
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.token_ids import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary, read_fairseq_dict
-
-WORDS = [start + end for start in ("riv", "hous", "tabl", "wint", "gard", "stor") for end in ("er", "es", "ing", "y")]
-RANDOM = random.Random(1)
-SENTENCES = [f"The {' '.join(RANDOM.choices(WORDS, k=5))} {number}." for number in range(200)]
-
-
-def train_spm(path: Path, **options: int) -> Path:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES),
-        model_writer=model,
-        minloglevel=2,
-        num_threads=1,
-        **{"vocab_size": 60, "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, **options},  # type: ignore[arg-type]
-    )
-    path.write_bytes(model.getvalue())
-    return path
-
-
-@pytest.fixture(scope="module")
-def spm_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_spm(tmp_path_factory.mktemp("spm") / "spm.model")
+from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +27,7 @@ def test_layout(vocabulary: Vocabulary) -> None:
     # 60 SentencePiece ids are 57 pieces and three specials; ours begin at 4.
     assert vocabulary.sentinel_ids.tolist() == [61, 62, 63, 64, 65]
     assert vocabulary.languages == ("en", "de")
-    assert [vocabulary.language_id("en"), vocabulary.language_id("de"), vocabulary.task_id("[S]")] == [66, 67, 68]
+    assert [vocabulary.language_id("en"), vocabulary.language_id("de"), vocabulary.block_start("tasks")] == [66, 67, 68]
     assert (vocabulary.num_tokens, vocabulary.size) == (69, 128)
     assert [vocabulary.token(i) for i in (61, 67, 68, 69)] == ["<extra_id_0>", "__de__", "[S]", "<padding_0>"]
 
@@ -66,24 +42,40 @@ def test_encodes_as_sentencepiece(spm_path: Path, vocabulary: Vocabulary, texts:
     assert [vocabulary.decode(ids) for ids in encoded] == [reference.decode(reference.encode(text)) for text in texts]
 
 
-def test_other_versions_of_sentencepiece_encode_alike(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [*SENTENCES, "", "☃"]
-    expected = vocabulary.encode_rows(texts)
-    monkeypatch.setattr(vocabulary_module, "SENTENCEPIECE_VERSION", "another")
-    for same in (texts, [text.encode() for text in texts]):
-        found = vocabulary.encode_rows(same)
-        assert found.values.tolist() == expected.values.tolist()
-        assert found.lengths.tolist() == expected.lengths.tolist()
-
-
 def test_decoding_leaves_out_what_is_not_text(vocabulary: Vocabulary) -> None:
     ids = vocabulary.encode(SENTENCES[0])
-    tagged = [vocabulary.language_id("de"), 0, *ids, *vocabulary.sentinel_ids, vocabulary.task_id("[S]"), 100, 2, 1]
+    tagged = [
+        vocabulary.language_id("de"),
+        0,
+        *ids,
+        *vocabulary.sentinel_ids,
+        vocabulary.block_start("tasks"),
+        100,
+        2,
+        1,
+    ]
     assert vocabulary.decode(tagged) == SENTENCES[0]
     assert "⁇" in vocabulary.decode([*ids, UNK_ID])
     for outside in (-1, vocabulary.size):
         with pytest.raises(InputError, match="ids 0 to 127"):
             vocabulary.decode([outside])
+
+
+def test_decoded_text_is_one_line(tmp_path: Path) -> None:
+    """Pieces of single bytes can make any character: what ends a line somewhere, or no reader takes, is a space."""
+    vocabulary = Vocabulary.from_spm(train_spm(tmp_path / "bytes.model", vocab_size=320, byte_fallback=True))
+    pieces = vocabulary.blocks["pieces"]
+
+    def ids_of(text: str) -> list[int]:
+        return [4 + pieces.index(f"<0x{byte:02X}>") for byte in text.encode()]
+
+    the = vocabulary.encode("The").tolist()
+    for character in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0\x07":
+        text = vocabulary.decode([*the, *ids_of(character), *the])
+        assert text == "The  The"  # the second word has a space of its own
+        assert len(text.splitlines()) == 1
+    assert vocabulary.decode([*the, *ids_of("\r\n"), *the]) == "The  The"
+    assert vocabulary.decode([*the, *ids_of("\t☃é\u00a0"), *the]) == "The\t☃é\u00a0 The"
 
 
 def test_literal_special_tokens_in_text_stay_text(vocabulary: Vocabulary) -> None:
@@ -107,34 +99,7 @@ def test_dictionary_gives_the_order(spm_path: Path, tmp_path: Path, vocabulary: 
         assert by_dict.encode(text).tolist() == expected
 
 
-def test_dictionary_alone_is_ids_only(tmp_path: Path) -> None:
-    path = tmp_path / "dict.txt"
-    path.write_text("a 10\n\u2028 3\n▁x\u00a0y 1\n", encoding="utf-8")  # a line separator is a token, not a line's end
-    vocabulary = Vocabulary.from_dict(path, num_sentinels=2, languages=("gu",))
-    assert [vocabulary.token(i) for i in range(4, 10)] == [
-        "a", "\u2028", "▁x\u00a0y", "<extra_id_0>", "<extra_id_1>", "__gu__",
-    ]  # fmt: skip
-    assert not vocabulary.has_text
-    for use in (lambda: vocabulary.encode("a"), lambda: vocabulary.decode([4])):
-        with pytest.raises(InputError, match="ids only"):
-            use()
-    vocabulary.save(tmp_path / "saved")
-    assert not (tmp_path / "saved" / "spm.model").exists()
-    assert Vocabulary.load(tmp_path / "saved").hash == vocabulary.hash
-
-
-@pytest.mark.parametrize("line", ["a", "a b", " 3", "a 3.5"])
-def test_malformed_dictionary_names_the_line(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "dict.txt"
-    path.write_text(f"ok 1\n{line}\n")
-    with pytest.raises(InputError, match=r"dict\.txt, line 2"):
-        read_fairseq_dict(path)
-
-
 def test_unusable_files_are_one_sentence(tmp_path: Path, spm_path: Path) -> None:
-    (tmp_path / "empty").write_text("")
-    with pytest.raises(InputError, match="is empty"):
-        read_fairseq_dict(tmp_path / "empty")
     with pytest.raises(InputError, match="cannot be read"):
         Vocabulary.from_spm(tmp_path / "absent")
     (tmp_path / "not.model").write_bytes(b"not a model")
@@ -149,8 +114,8 @@ def test_unusable_files_are_one_sentence(tmp_path: Path, spm_path: Path) -> None
 def test_unknown_names_list_the_known(vocabulary: Vocabulary) -> None:
     with pytest.raises(InputError, match=r"'fr'; it has: en, de\."):
         vocabulary.language_id("fr")
-    with pytest.raises(InputError, match=r"\[S\]"):
-        vocabulary.task_id("[QG]")
+    with pytest.raises(InputError, match=r"'DE' is not a language code.*perhaps de"):
+        vocabulary.language_id("DE")
 
 
 def test_saved_loaded_and_pickled_alike(vocabulary: Vocabulary, tmp_path: Path) -> None:

@@ -1,32 +1,30 @@
-"""Text to token ids and back: a SentencePiece model, and the named blocks of ids around its pieces.
-
-The layout of ids is that of XLM-R and fairseq [FACTS 1]: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then the
-pieces (SentencePiece id + 1, or the order of a fairseq dict.txt), then the blocks appended here: sentinels,
-language tags, task tokens, and padding rows up to a multiple of 64 [FACTS 7].
-"""
+"""All tokens of a model, by id and by name, and text as their ids."""
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, AnyStr
+from typing import AnyStr
 
 import numpy as np
-import sentencepiece
 from numpy.typing import ArrayLike
 
 from deltalm_ds.arrays.counter_rng import uniform
 from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
-from deltalm_ds.lines import numbered_lines
-from deltalm_ds.token_ids import ROW_MULTIPLE, SPECIAL_TOKENS, UNK_ID
+from deltalm_ds.languages import find_language
+from deltalm_ds.token_ids import SPECIAL_TOKENS, UNK_ID
+from deltalm_ds.vocabulary.blocks import BLOCK_NAMES, Blocks, language_of, make_blocks, sentinel, tag_of
+from deltalm_ds.vocabulary.fairseq_dict import read_fairseq_dict
+from deltalm_ds.vocabulary.segmenter import Segmenter
+from deltalm_ds.vocabulary.task_tokens import TaskTokens
 
 FORMAT_VERSION = 1
-BLOCK_NAMES = ("special", "pieces", "sentinels", "languages", "tasks", "padding")
-NBEST_SEGMENTATIONS = 64
-SENTENCEPIECE_VERSION = "0.2.3"  # of which this module knows an inner function
+# What ends a line somewhere, and other control characters but the tab: pieces of single bytes can make any of them.
+_CONTROL = re.compile("\r\n|[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Vocabulary:
@@ -42,7 +40,7 @@ class Vocabulary:
         InputError: a token occurs twice, or the SentencePiece model cannot be read.
     """
 
-    def __init__(self, blocks: dict[str, tuple[str, ...]], spm_model: bytes | None = None) -> None:
+    def __init__(self, blocks: Blocks, spm_model: bytes | None = None) -> None:
         assert tuple(blocks) == BLOCK_NAMES
         self.blocks = blocks
         self._spm_model = spm_model
@@ -60,7 +58,7 @@ class Vocabulary:
         cls,
         spm_model_path: str | Path,
         dict_path: str | Path | None = None,
-        num_sentinels: int = 100,
+        num_sentinels: int | None = None,
         languages: Sequence[str] = (),
         tasks: Sequence[str] = (),
     ) -> "Vocabulary":
@@ -68,34 +66,36 @@ class Vocabulary:
 
         With a dict.txt, a piece that only the model has becomes `<unk>` (see `piece_differences`).
 
+        Args:
+            num_sentinels, languages, tasks: the blocks behind the pieces, see `make_blocks`.
+
         Raises:
             InputError: a file is missing or malformed, or (without dict.txt) the model does not have
                 `<unk>`, `<s>`, `</s>` at 0, 1, 2 as XLM-R's has.
         """
         spm_model = _read_bytes(spm_model_path)
-        processor = _load_processor(spm_model, spm_model_path)
-        pieces = [processor.id_to_piece(spm_id) for spm_id in range(processor.get_piece_size())]
+        pieces: Sequence[str] = Segmenter(spm_model, spm_model_path).pieces
         if dict_path is not None:
             pieces = read_fairseq_dict(dict_path)
-        elif pieces[:3] == ["<unk>", "<s>", "</s>"]:
+        elif tuple(pieces[:3]) == ("<unk>", "<s>", "</s>"):
             pieces = pieces[3:]
         else:
             raise InputError(
                 f"{spm_model_path} has {', '.join(pieces[:3])} at ids 0-2 where XLM-R has <unk>, <s>, </s>: "
                 "give the fairseq dict.txt that belongs to it, or train a model with `deltalm vocab train`."
             )
-        return cls(_make_blocks(pieces, num_sentinels, languages, tasks), spm_model)
+        return cls(make_blocks(pieces, num_sentinels, languages, tasks), spm_model)
 
     @classmethod
     def from_dict(
         cls,
         dict_path: str | Path,
-        num_sentinels: int = 100,
+        num_sentinels: int | None = None,
         languages: Sequence[str] = (),
         tasks: Sequence[str] = (),
     ) -> "Vocabulary":
-        """Import a fairseq dict.txt alone: names for ids, but no encoding of text."""
-        return cls(_make_blocks(read_fairseq_dict(dict_path), num_sentinels, languages, tasks))
+        """Import a fairseq dict.txt alone: names for ids, but no encoding of text; see `from_spm`."""
+        return cls(make_blocks(read_fairseq_dict(dict_path), num_sentinels, languages, tasks))
 
     @classmethod
     def load(cls, directory: str | Path) -> "Vocabulary":
@@ -178,31 +178,27 @@ class Vocabulary:
     @property
     def languages(self) -> tuple[str, ...]:
         """The codes of the languages that have a tag, in the order of their ids."""
-        return tuple(token[2:-2] for token in self.blocks["languages"])
+        return tuple(map(language_of, self.blocks["languages"]))
 
     def language_id(self, language: str) -> int:
-        """The id of a language's tag `__xx__`.
+        """The id of a language's tag `__xx__`, also by another spelling of the code (see `find_language`).
 
         Raises:
-            InputError: the language has no tag; the message names those that have.
+            InputError: no tag is that language's, or several could be; the message names them.
         """
-        if language not in self.languages:
+        found = find_language(language, self.languages)
+        if len(found) > 1:
+            raise InputError(f"The language {language!r} could be each of these: {', '.join(found)}. Name one of them.")
+        if not found:
             known = ", ".join(self.languages) or "none"
             raise InputError(f"The vocabulary has no tag for the language {language!r}; it has: {known}.")
-        return self._id_of_token[f"__{language}__"]
-
-    def task_id(self, token: str) -> int:
-        """The id of a task token such as `[S]`; InputError names the known ones."""
-        if token not in self.blocks["tasks"]:
-            known = ", ".join(self.blocks["tasks"]) or "none"
-            raise InputError(f"The vocabulary has no task token {token!r}; it has: {known}.")
-        return self._id_of_token[token]
+        return self._id_of_token[tag_of(found[0])]
 
     @cached_property
     def sentinel_ids(self) -> np.ndarray:
         """[number of sentinels] int64: the id of sentinel 0, 1, …"""
-        start = self.block_start("sentinels")
-        return np.arange(start, start + len(self.blocks["sentinels"]), dtype=np.int64)
+        names = map(sentinel, range(len(self.blocks["sentinels"])))
+        return np.array([self._id_of_token[name] for name in names], dtype=np.int64)
 
     def token(self, token_id: int) -> str:
         """The name of an id; InputError if there is no such row."""
@@ -223,18 +219,16 @@ class Vocabulary:
         return self._spm_model
 
     @cached_property
-    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+    def _segmenter(self) -> Segmenter:
         if self._spm_model is None:
             raise InputError("This vocabulary is ids only (no spm.model): it cannot encode or decode text.")
-        return _load_processor(self._spm_model, "spm.model")
+        return Segmenter(self._spm_model)
 
     @cached_property
     def _id_of_spm_id(self) -> np.ndarray:
         """[SentencePiece ids] int64: our id of each piece; `<unk>` where a dict.txt lacks it."""
-        processor, end = self._processor, self.block_start("sentinels")
-        pieces = (processor.id_to_piece(spm_id) for spm_id in range(processor.get_piece_size()))
-        ids = np.array([self._id_of_token.get(piece, UNK_ID) for piece in pieces], dtype=np.int64)
-        return np.where(ids < end, ids, UNK_ID)
+        ids = np.array([self._id_of_token.get(piece, UNK_ID) for piece in self._segmenter.pieces], dtype=np.int64)
+        return np.where(ids < self.block_start("sentinels"), ids, UNK_ID)
 
     def piece_differences(self) -> tuple[int, int]:
         """How many pieces only the vocabulary has (never produced), and only the model has (`<unk>`)."""
@@ -259,48 +253,49 @@ class Vocabulary:
     ) -> RaggedRows:
         """The ids of each text (str or UTF-8), int64, without `</s>` or tags, end to end.
 
-        With `sample_alpha` each segmentation is drawn from the 64 best with probability ∝ P^alpha (unigram models
-        only): subword regularisation [Kudo18 §3.2]. The draw depends on (seed, number of the text) and the text alone.
+        A task token that is written out in a text (`answer [S] passage`) is that token, and what stands on either side
+        of it a text of its own; sentinels, tags and special tokens that are written out are text like any other.
 
         Args:
+            texts: without line breaks.
+            sample_alpha: draw each segmentation (unigram models only): subword regularisation, see `Segmenter.sample`.
+            seed: of the draws, which depend on it, the number of the text and the text alone.
             numbers: [texts] of each text; 0, 1, … if not given.
         """
-        if sample_alpha is None:
-            spm_ids = self._segment(list(texts))
-        else:
-            draws = uniform(seed, np.arange(len(texts)) if numbers is None else numbers)
-            spm_ids = [self._sampled_segmentation(text, sample_alpha, u) for text, u in zip(texts, draws, strict=True)]
+        number_of_text = np.arange(len(texts)) if numbers is None else numbers
+
+        def encode(segments: list[AnyStr], text_of_segment: np.ndarray, place: np.ndarray) -> RaggedRows:
+            if sample_alpha is None:
+                return self._rows(self._segmenter.segment(segments))
+            number = number_of_text[text_of_segment]
+            draws = np.where(place == 0, uniform(seed, number), uniform(seed, number, place))
+            sample = self._segmenter.sample
+            return self._rows([sample(text, sample_alpha, u) for text, u in zip(segments, draws, strict=True)])
+
+        if self._task_tokens is None:
+            return encode(list(texts), np.arange(len(texts)), np.zeros(len(texts), np.int64))
+        return self._task_tokens.encode(texts, encode)
+
+    @cached_property
+    def _task_tokens(self) -> TaskTokens | None:
+        tasks = self.blocks["tasks"]
+        return TaskTokens({token: self._id_of_token[token] for token in tasks}) if tasks else None
+
+    def _rows(self, spm_ids: list[np.ndarray]) -> RaggedRows:
+        """The ids of texts from those of SentencePiece, int32."""
         rows = list(map(bytes, spm_ids))
         flat = np.frombuffer(b"".join(rows), np.int32)
         return RaggedRows(self._id_of_spm_id[flat], np.fromiter(map(len, rows), np.int64) // flat.itemsize)
 
-    def _segment(self, texts: list[AnyStr]) -> list[np.ndarray]:
-        """Of each text the best segmentation: SentencePiece ids in an array (or another buffer) of int32."""
-        if sentencepiece.__version__ == SENTENCEPIECE_VERSION:
-            # What `encode` makes the arrays from: to make one for each line takes a sixth of the time of encoding it.
-            inner: Any = self._processor.__dict__["_processor"]
-            return inner._EncodeAsBufferBatch(texts, 1, None, False, 0, 0.0, False, False, False)
-        return self._processor.encode(texts, num_threads=1, return_type="numpy")
-
     def normalize(self, texts: Sequence[AnyStr]) -> list[AnyStr]:
         """Texts (str or UTF-8) as the SentencePiece model sees them: as a rule NFKC, "▁" for a run of white space."""
-        return self._processor.normalize(list(texts))
-
-    def _sampled_segmentation(self, text: AnyStr, alpha: float, u: float) -> np.ndarray:
-        """SentencePiece ids of the candidate at u ∈ [0, 1) of the distribution; its own sampling cannot be seeded."""
-        candidates = self._processor.nbest_encode(text, nbest_size=NBEST_SEGMENTATIONS, return_type="numpy")
-        log_p = np.array([self._spm_scores[candidate].sum() for candidate in candidates])
-        weights = np.exp(alpha * (log_p - log_p.max())).cumsum()
-        return candidates[int(np.searchsorted(weights, u * weights[-1], side="right"))]
-
-    @cached_property
-    def _spm_scores(self) -> np.ndarray:
-        """[SentencePiece ids] float64: log p of each piece in the unigram model."""
-        processor = self._processor
-        return np.array([processor.get_score(spm_id) for spm_id in range(processor.get_piece_size())])
+        return self._segmenter.normalize(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; everything but pieces and `<unk>` (shown as ⁇) is left out.
+        """The text of ids, on one line; everything but pieces and `<unk>` (shown as ⁇) is left out.
+
+        Line breaks of every kind (those of Unicode too) and control characters other than the tab, which pieces of
+        single bytes can make, become a space: outputs are written one a line.
 
         Raises:
             InputError: an id is outside the vocabulary, or the vocabulary is ids only.
@@ -308,35 +303,7 @@ class Vocabulary:
         end = self.block_start("sentinels")
         named = [(token_id, self.token(token_id)) for token_id in map(int, ids)]
         pieces = [name for token_id, name in named if UNK_ID <= token_id < end]
-        return self._processor.decode(pieces)
-
-
-def read_fairseq_dict(path: str | Path) -> list[str]:
-    """The tokens of a fairseq dict.txt (`token count` a line); line i, from 0, has id 4 + i [FACTS 1]."""
-    tokens = []
-    for number, line in numbered_lines(path):
-        token, _, count = line.rpartition(" ")
-        if not token or not count.isdecimal():
-            raise InputError(f"{path}, line {number}: expected 'token count', found {line.rstrip()!r}.")
-        tokens.append(token)
-    if not tokens:
-        raise InputError(f"{path} is empty: expected one 'token count' a line.")
-    return tokens
-
-
-def _make_blocks(
-    pieces: Sequence[str], num_sentinels: int, languages: Sequence[str], tasks: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """Append the blocks after the pieces; sentinels are named as in T5, padding rows by their number."""
-    num_tokens = len(SPECIAL_TOKENS) + len(pieces) + num_sentinels + len(languages) + len(tasks)
-    return {
-        "special": SPECIAL_TOKENS,
-        "pieces": tuple(pieces),
-        "sentinels": tuple(f"<extra_id_{index}>" for index in range(num_sentinels)),
-        "languages": tuple(f"__{language}__" for language in languages),
-        "tasks": tuple(tasks),
-        "padding": tuple(f"<padding_{index}>" for index in range(-num_tokens % ROW_MULTIPLE)),
-    }
+        return _CONTROL.sub(" ", self._segmenter.join(pieces))
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -344,10 +311,3 @@ def _read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _load_processor(model: bytes, name: str | Path) -> sentencepiece.SentencePieceProcessor:
-    try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    except (RuntimeError, ValueError):
-        raise InputError(f"{name} is not a SentencePiece model.") from None

@@ -1,0 +1,52 @@
+"""Test sets from files: which files are theirs, whatever else lies beside them."""
+
+import pytest
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
+
+
+def write(directory, **files):
+    """`test__en_de__en` is the file `test.en-de.en`."""
+    for name, text in files.items():
+        (directory / name.replace("__", ".").replace("_", "-")).write_text(text)
+
+
+def test_one_pair_of_files_serves_both_directions(tmp_path):
+    write(tmp_path, test__en_de__en="a\nb\n", test__en_de__de="c\nd\n", dev__en_fr__en="x\n", dev__en_fr__fr="y\n")
+    assert read_test_sets(tmp_path, "test") == [
+        TestSet("de-en", ["c", "d"], ["a", "b"]),
+        TestSet("en-de", ["a", "b"], ["c", "d"]),
+    ]
+    assert read_test_sets(tmp_path, "dev", ["fr-en"]) == [TestSet("fr-en", ["y"], ["x"])]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("en", "pt-BR"), ("zh-Hans", "en"), ("zh_CN", "zh_TW"), ("eng_Latn", "zho_Hans")]
+)
+def test_codes_with_scripts_and_regions(tmp_path, first, second):
+    for language in (first, second):
+        (tmp_path / f"test.{first}-{second}.{language}").write_text(f"{language}\n")
+    forth, back = f"{first}-{second}", f"{second}-{first}"
+    found = read_test_sets(tmp_path, "test", [forth, back])
+    assert found == [TestSet(forth, [first], [second]), TestSet(back, [second], [first])]
+    assert [test.target_lang for test in found] == [second, first]
+
+
+def test_strays_are_left_alone(tmp_path):
+    write(tmp_path, test__en_de__en="a\n", test__en_de__de="b\n")
+    for stray in ("test.en-de.en.bak", "test.en-de.en~", "test.en-de.fr", "test.notes-old.txt", "test.en-de", "test.x"):
+        (tmp_path / stray).write_text("one\ntwo\n")
+    assert [test.direction for test in read_test_sets(tmp_path, "test")] == ["de-en", "en-de"]
+
+
+def test_what_is_missing_or_uneven_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"test.en-de.en"):
+        read_test_sets(tmp_path, "test")
+    write(tmp_path, test__en_de__en="a\nb\n", test__en_de__de="c\n")
+    with pytest.raises(InputError, match="'en-fr'; it has de-en, en-de"):
+        read_test_sets(tmp_path, "test", ["en-fr"])
+    with pytest.raises(InputError, match=r"test\.en-de\.en has 2 lines but .*test\.en-de\.de has 1"):
+        read_test_sets(tmp_path, "test", ["en-de"])
+    with pytest.raises(InputError, match="'de' names one language, not two"):
+        read_test_sets(tmp_path, "test", ["de"])
