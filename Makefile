@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test test-processors check clean
+.PHONY: install demo test test-processors check docs clean
 
 install: $(INSTALLED)
 
@@ -34,7 +34,13 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layout.py tests/test_layering.py
+	$(BIN)/python -m pytest tests/test_layout.py tests/test_layering.py tests/test_docs.py
+
+# The reference of every public function, from the docstrings: build/docs/index.html. The linked folders are named one by
+# one because pdoc does not look into folders without an __init__.py.
+docs: install
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -W "ignore:Cannot determine where" -m pdoc --docformat google \
+	  --output-directory build/docs deltalm_ds deltalm_ds.kernels deltalm_ds.data_tools deltalm_ds.launch
 
 # make bench-NAME runs benchmarks/NAME.py; make bench-kernels/NAME those of the kernels. Options: ARGS="--record".
 bench-%: install

@@ -89,7 +89,18 @@ def text_reasons(
     vocabulary: Vocabulary,
     settings: Settings,
 ) -> np.ndarray:
-    """[records] uint8: the first of `REASONS` to leave a record out by its texts (UTF-8); 0 for none."""
+    """The first of `REASONS` to leave a record out by its texts.
+
+    Args:
+        columns: a column of UTF-8 texts a side, all of [records].
+        languages: of each side.
+        is_duplicate: [records] bool.
+        vocabulary: normalises the texts before their scripts are looked at.
+        settings: which reasons count.
+
+    Returns:
+        [records] uint8, the reason's number; 0 for none.
+    """
     reasons = np.zeros(len(columns[0]), np.uint8)
     if settings.drop_control:
         for texts in columns:

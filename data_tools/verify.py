@@ -99,7 +99,14 @@ def repair(directory: str | Path, damaged: tuple[str, ...]) -> list[Loss]:
 
 
 def shard_faults(path: Path, manifest: Manifest, corpus: CorpusManifest, shard: Shard) -> list[str]:
-    """The faults of one shard; where its bytes are not those that were written, only that is reported."""
+    """The faults of one shard; where its bytes are not those that were written, only that is reported.
+
+    Args:
+        path: the shard's file.
+        manifest: of the data set.
+        corpus: the corpus that the shard is of.
+        shard: what the manifest says of it.
+    """
     if fault := content_fault(path, shard):
         return [fault]
     try:

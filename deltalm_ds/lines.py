@@ -69,7 +69,14 @@ def read_parallel_lines(first: str | Path, second: str | Path) -> tuple[list[str
 
 
 def unequal_lines(first: str | Path, num_first: int, second: str | Path, num_second: int) -> InputError:
-    """The error that names two files that should have as many lines, and how many they have."""
+    """The error that two files have different numbers of lines.
+
+    Args:
+        first: a file.
+        num_first: its lines.
+        second: the other file.
+        num_second: the other's lines.
+    """
     return InputError(
         f"{name_of(first)} has {num_first:,} lines but {name_of(second)} has {num_second:,}: the two must agree line "
         "by line."

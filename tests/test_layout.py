@@ -74,13 +74,13 @@ def test_setup_refuses_a_lost_link(tree: Path, name: str) -> None:
 
 
 def packaged_files(tree: Path) -> set[str]:
-    """What a wheel must hold: each module, DeepSpeed configuration and recipe once, below deltalm_ds/."""
+    """What a wheel must hold: each module, DeepSpeed configuration and recipe once, and the mark that it has types."""
     files: set[str] = set()
     for folder in ("deltalm_ds", *LINKED):
         prefix = "" if folder == "deltalm_ds" else "deltalm_ds/"
         for path in (tree / folder).rglob("*"):
             through_link = folder == "deltalm_ds" and path.relative_to(tree).parts[1] in LINKED
-            if path.suffix in {".py", ".json", ".yaml"} and not through_link:
+            if (path.suffix in {".py", ".json", ".yaml"} or path.name == "py.typed") and not through_link:
                 files.add(f"{prefix}{path.relative_to(tree)}")
     return files
 
@@ -88,7 +88,8 @@ def packaged_files(tree: Path) -> set[str]:
 def test_wheel_and_sdist_hold_everything_once(tree: Path) -> None:
     """The sdist as well as the repository gives the whole wheel."""
     expected = packaged_files(tree)
-    assert {"deltalm_ds/kernels/attention.py", "deltalm_ds/ds_configs/fp32_zero1.json"} <= expected
+    some = {"deltalm_ds/kernels/attention.py", "deltalm_ds/ds_configs/fp32_zero1.json", "deltalm_ds/py.typed"}
+    assert some <= expected
     process = run_setup(tree, "sdist", "bdist_wheel")
     assert process.returncode == 0, process.stderr
     assert files_of_wheel(next((tree / "dist").glob("*.whl"))) == expected

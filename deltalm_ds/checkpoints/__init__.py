@@ -1,0 +1,1 @@
+"""Model directories and foreign checkpoints: recognised, read, initialised from, averaged, described."""

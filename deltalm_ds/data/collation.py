@@ -79,9 +79,13 @@ def frame(rows: RaggedRows, order: np.ndarray, tags: np.ndarray) -> RaggedRows:
 def collate(
     source: RaggedRows, target: RaggedRows, component_index: np.ndarray, num_sequences: list[int]
 ) -> list[Batch]:
-    """Pack source and target rows, all ending with `</s>`, into micro-batches of `num_sequences` rows each, in order.
+    """Pack rows into micro-batches, in order. The tensors of the micro-batches are views of the same memory.
 
-    No rows give a padding micro-batch of weight 0. The tensors of the micro-batches are views of the same memory.
+    Args:
+        source: N rows of token ids, each ending with `</s>`.
+        target: N rows of token ids, each ending with `</s>`.
+        component_index: [N] int64, the component that each row came from.
+        num_sequences: of each micro-batch; 0 gives a padding micro-batch of weight 0.
     """
     shifted = np.empty_like(target.values)
     shifted[1:] = target.values[:-1]

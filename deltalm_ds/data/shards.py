@@ -47,7 +47,14 @@ def write_corpus(
     batches: Iterable[pa.RecordBatch],
     rows_per_shard: int = ROWS_PER_SHARD,
 ) -> CorpusManifest:
-    """Write `batches` (as of `ragged_batch`) as the shards of `corpus`, each complete or absent.
+    """Write the shards of a corpus, each complete or absent.
+
+    Args:
+        directory: of the data set; exists already.
+        manifest: of the data set, for what every shard says of itself; its own list of corpora is not looked at.
+        corpus: what is written, still without shards.
+        batches: its rows, as of `ragged_batch`, in order.
+        rows_per_shard: of all shards but the last; fewer where rows are so long that `BYTES_PER_SHARD` is reached.
 
     Returns:
         `corpus` with its shards. They become part of a data set when a manifest that lists them is written.
@@ -60,7 +67,14 @@ def write_corpus(
 
 
 def write_shard(path: Path, manifest: Manifest, corpus: CorpusManifest, table: pa.Table) -> Shard:
-    """Write the rows of `table` (record batches as of `ragged_batch`) as one shard, complete or absent."""
+    """Write one shard, complete or absent.
+
+    Args:
+        path: the shard's file.
+        manifest: of the data set, for what the shard says of itself.
+        corpus: the corpus that the rows belong to.
+        table: the rows, in record batches as of `ragged_batch`.
+    """
     tokens = {side: sum(len(chunk.flatten()) for chunk in table[side].chunks) for side in corpus.sides}
     schema = manifest.shard_schema(corpus, table.num_rows, tokens)
     with atomic_file(path, "wb") as file, pa.ipc.new_file(file, schema) as writer:

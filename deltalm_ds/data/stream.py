@@ -115,7 +115,14 @@ class BatchBuilder:
     def select(
         self, component_index: np.ndarray, positions: np.ndarray, rows: np.ndarray, keys: np.ndarray
     ) -> GlobalBatch:
-        """Look up lengths, apply the limits, and leave out what cannot be used, which may be all; all arrays [N]."""
+        """Look up lengths, apply the limits, and leave out what cannot be used, which may be all.
+
+        Args:
+            component_index: [N] int64, the component of each sample.
+            positions: [N] int64, where in its component's endless stream each sample is.
+            rows: [N] int64, its row of the component's corpus.
+            keys: [N] uint64, what its objective draws from.
+        """
         begins, raw_lengths = np.zeros((2, 2, len(rows)), dtype=np.int64)
         for place, columns in enumerate(self._columns):
             (taken,) = np.nonzero(columns[component_index] >= 0)
@@ -304,9 +311,16 @@ def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int) -> Ste
 def prefetch(
     stream: TrainingStream, first_step: int, last_step: int, rank: int, world_size: int
 ) -> Generator[StepBatches, None, None]:
-    """The steps [first_step, last_step), made up to two ahead by a thread that ends with the generator.
+    """Steps, made up to two ahead by a thread that ends with the generator.
 
     An error in the thread is raised here, at the step where it happened.
+
+    Args:
+        stream: what the steps are made of.
+        first_step: the first that is given.
+        last_step: the one behind the last.
+        rank: whose share of each step is given, from 0.
+        world_size: the number of ranks.
     """
     ready: queue.Queue[StepBatches | BaseException] = queue.Queue(maxsize=PREFETCH_STEPS)
     stopped = threading.Event()

@@ -1,0 +1,1 @@
+"""Models in other engines' formats, each read back and compared before it appears."""

@@ -1,0 +1,1 @@
+"""From a source text to hypotheses: engines, beam search, scores."""

@@ -75,7 +75,11 @@ class DeltaLM(nn.Module):
     ) -> CrossEntropy:
         """The loss of a micro-batch, summed over target tokens.
 
-        source, target_input: B sequences each; labels: [T] int64, the token after each of `target_input`.
+        Args:
+            source: B sequences, S tokens.
+            target_input: B sequences, T tokens; each is `</s>` and the target without its last token.
+            labels: [T] int64, the token after each of `target_input`; -100 where there is no loss.
+            label_smoothing: probability that is shared among all tokens of the vocabulary.
         """
         table, source_rows, target_rows = shared_embedding(
             self.token_embedding.weight, source.tokens, target_input.tokens

@@ -90,7 +90,17 @@ class CrossAttention(nn.Module):
         return k, v  # each [S, H, D]
 
     def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
-        """x: [T, M], encoder_states: [S, M] (the encoder's output) -> [T, M]."""
+        """One sub-layer.
+
+        Args:
+            x: [T, M].
+            target: the sequences that x is of.
+            encoder_states: [S, M], the encoder's output.
+            source: the sequences that it is of; as many as in `target`.
+
+        Returns:
+            [T, M].
+        """
         q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
         k, v = self._keys_and_values(encoder_states)
         dropout_p = self.dropout if self.training else 0.0
@@ -150,7 +160,7 @@ class InterleavedBlock(nn.Module):
         self.ffn_2 = FeedForward(config)
 
     def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
-        """x: [T, M], encoder_states: [S, M] -> [T, M]."""
+        """x: [T, M] -> [T, M]; arguments: see `CrossAttention.forward`."""
         x = self.ffn_1(self.self_attention(x, target))
         return self.ffn_2(self.cross_attention(x, target, encoder_states, source))
 
@@ -170,7 +180,7 @@ class VanillaBlock(nn.Module):
         self.ffn = FeedForward(config)
 
     def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
-        """x: [T, M], encoder_states: [S, M] -> [T, M]."""
+        """x: [T, M] -> [T, M]; arguments: see `CrossAttention.forward`."""
         x = self.self_attention(x, target)
         return self.ffn(self.cross_attention(x, target, encoder_states, source))
 

@@ -1,0 +1,1 @@
+"""What a run directory holds, read without training anything: checkpoints, metrics, events."""

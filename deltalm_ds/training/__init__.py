@@ -1,0 +1,1 @@
+"""A run, from its checked inputs to its last checkpoint, under DeepSpeed."""

@@ -52,7 +52,14 @@ def save_checkpoint(
     state: TrainingState,
     provenance: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint, all ranks together. `state.files` becomes the list of what was written.
+    """Write a checkpoint, all ranks together.
+
+    Args:
+        ds_engine: holds the weights and the optimizer's moments.
+        vocabulary: written beside the weights.
+        run: the run directory; the checkpoint is named by the state's step.
+        state: where the run is; its `files` become the list of what was written.
+        provenance: what made the checkpoint, for its config.json.
 
     Raises:
         InputError: a rank could not write (disk full, say); nothing is left of the attempt.

@@ -89,7 +89,15 @@ def evaluate_loss(
     sums: LossSums,
     before_next: Callable[[], None],
 ) -> None:
-    """Count the losses of validation micro-batches; every rank has equally many of them. `before_next` as above."""
+    """Count the losses of validation micro-batches.
+
+    Args:
+        model: a DeepSpeed engine, or the model alone.
+        batches: this rank's; every rank has equally many.
+        label_smoothing: of the loss; 0 gives the negative log-likelihood.
+        sums: where the token losses are counted.
+        before_next: called before each micro-batch; it may raise to end there.
+    """
     model.eval()
     device = next(model.parameters()).device
     for batch in batches:
