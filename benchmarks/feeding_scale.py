@@ -27,8 +27,8 @@ from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.files import atomic_directory
 
 GROWTH = (1, 10, 100)  # shards a language
-WORLD_SIZE, TOKENS_PER_STEP = 32, 128 * 4096  # as 128 GPUs of 4,096 tokens, on the paper's 32 [FACTS §2]
-SOURCE_TOKENS_PER_SECOND = 32_500  # of a V100 in the paper's pre-training [FACTS §3]
+WORLD_SIZE, TOKENS_PER_STEP = 32, 128 * 4096  # as 128 GPUs of 4,096 tokens, on the paper's 32 [facts: fine-tuning]
+SOURCE_TOKENS_PER_SECOND = 32_500  # of a V100 in the paper's pre-training [facts: pre-training]
 
 
 def main() -> None:

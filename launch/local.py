@@ -1,7 +1,7 @@
 """Training on this machine: DeepSpeed's launcher in a process group of its own, which ends as a whole.
 
-A signal to the plain launcher leaves its ranks running [FACTS §8]; here the ranks get the signal, save, and exit. They
-also end, saved, when this process is gone without a word.
+A signal to the plain launcher leaves its ranks running [facts: signals]; here the ranks get the signal, save, and exit.
+They also end, saved, when this process is gone without a word.
 """
 
 import base64

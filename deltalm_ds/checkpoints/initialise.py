@@ -1,4 +1,4 @@
-"""A new model from any checkpoint: every weight of it has a stated origin, and none is left random [FACTS §1].
+"""A new model from any checkpoint: every weight of it has a stated origin, and none is left random [facts: layer map].
 
 How each weight is made is decided and checked before anything is written; then tensors are read, made and written one
 after the other.

@@ -1,4 +1,4 @@
-"""Which of a source's layers each layer of a new model starts from [FACTS §1].
+"""Which of a source's layers each layer of a new model starts from [facts: layer map].
 
 By default the encoder is copied, and so is a decoder where the source has one; without one, block i of the decoder is
 made of encoder layers 2i and 2i + 1: of the first its self-attention and first FFN, of the second its cross-attention

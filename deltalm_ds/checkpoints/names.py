@@ -1,4 +1,4 @@
-"""fairseq's names of the tensors of a DeltaLM, through which all foreign names are read [FACTS §1].
+"""fairseq's names of the tensors of a DeltaLM, through which all foreign names are read [facts: checkpoint files].
 
 Each kind of foreign checkpoint states how its names become fairseq's (see `naming_scheme`); one function here says of
 which fairseq tensors each of ours consists. So what a tensor means stands in one place only.

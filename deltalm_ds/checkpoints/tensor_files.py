@@ -99,7 +99,7 @@ class TensorFile(Mapping[str, Tensor]):
 def open_tensors(path: str | Path) -> TensorFile:
     """Open a safetensors file, a PyTorch file of tensors, or the index (`*.index.json`) of a sharded one.
 
-    Of a PyTorch file only tensors, plain Python values and `argparse.Namespace` are loaded [FACTS §1].
+    Of a PyTorch file only tensors, plain Python values and `argparse.Namespace` are loaded [facts: checkpoint files].
 
     Raises:
         InputError: there is no such file.

@@ -10,7 +10,7 @@ from deltalm_ds.cli.output import print_json, print_table, print_values
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS, find_metric
 
-AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [FACTS §2]
+AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [facts: fine-tuning]
 
 
 def env(as_json: AsJson = False) -> None:

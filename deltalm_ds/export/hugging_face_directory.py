@@ -89,7 +89,7 @@ def write_model(
 
 
 def _generation_config(max_positions: int) -> dict[str, Any]:
-    """The defaults of our own search [FACTS §1], which `generate` then follows (see `TransformersEngine`)."""
+    """The defaults of our own search [facts: beam search], which `generate` then follows (see `TransformersEngine`)."""
     search = SearchOptions()
     return {
         "num_beams": search.beam,

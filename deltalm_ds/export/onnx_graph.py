@@ -12,7 +12,7 @@ from deltalm_ds.export.int8 import LEAST_LARGEST, int8_rows
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import Embedding, PostNorm
 
-OPSET = 20  # the first with Gelu; 23's Attention refuses a broadcast mask [FACTS §5]
+OPSET = 20  # the first with Gelu; 23's Attention refuses a broadcast mask [facts: ONNX opset]
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 IR_VERSION = 10
 UINT8_ZERO = 128  # activations are quantized to 128 ± 127: the processors' products are uint8 by int8

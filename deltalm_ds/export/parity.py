@@ -15,7 +15,7 @@ NUM_RANDOM_SOURCES = 32
 MAX_OUTPUT_LENGTH = 64  # enough to see every kind of step; keeps the check of a model that never ends short
 
 TIE = 1e-4  # nats a token; outputs whose scores differ by less are equally good: rounding chooses
-EXACT_MAX_ERROR = 1e-4  # nats; float32 engines differ by about 5e-6 [FACTS §5], a wrong weight by far more
+EXACT_MAX_ERROR = 1e-4  # nats; float32 engines differ by about 5e-6 [facts: CTranslate2], a wrong weight by far more
 EXACT_SCORE_LOSS = 0.01  # nats a token; on untrained models, beams that tie may go another way, not a worse one
 LOSSY_MEAN_ERROR = 0.2  # nats; int8 gives 0.01 to 0.03, a wrong tensor 1 and more
 LOSSY_SCORE_LOSS = 0.1  # nats a token by the model itself; int8 gives up to 0.02

@@ -1,4 +1,4 @@
-"""An interleaved block as two ordinary decoder layers, for engines that know no other kind [FACTS §5].
+"""An interleaved block as two ordinary decoder layers, for engines that know no other kind [facts: CTranslate2].
 
 The block (self-attention, FFN 1, cross-attention, FFN 2) becomes two layers of self-attention, cross-attention, FFN:
 

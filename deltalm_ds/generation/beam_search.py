@@ -1,4 +1,4 @@
-"""Beam search by fairseq's rules [FACTS §1 "Data and decoding conventions"].
+"""Beam search by fairseq's rules [facts: beam search].
 
 Legend: B sentences, K beams, N = B · K rows (the beams of a sentence side by side), V vocabulary, L tokens so far.
 """

@@ -171,7 +171,7 @@ def encoder_for(vocabulary: Vocabulary, target_lang: str | None) -> Callable[[st
 
 
 def tag_of(vocabulary: Vocabulary, target_lang: str | None) -> list[int]:
-    """The ids that a source begins with: the target language's tag, or none where the vocabulary has none [FACTS §1].
+    """The ids that a source begins with: the target language's tag, or none without tags [facts: language tag].
 
     Raises:
         InputError: the language is unknown, or none is given where the vocabulary has tags.

@@ -1,4 +1,4 @@
-"""The layers of encoder and decoder, post-LN as in the official code [FACTS §1].
+"""The layers of encoder and decoder, post-LN as in the official code [facts: layers].
 
 Legend: T target or query tokens, S source tokens, B sequences, H heads, D head dim, M model dim, F ffn dim.
 """

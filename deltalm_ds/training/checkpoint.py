@@ -1,4 +1,4 @@
-"""Checkpoints: one form, by parameter name, free of ranks, ZeRO stage and precision [FACTS §8].
+"""Checkpoints: one form, by parameter name, free of ranks, ZeRO stage and precision [facts: checkpoints by name].
 
 `RUN/checkpoints/step_00001000/` is a model directory (config.json, vocabulary, model-*.safetensors with float32
 weights) plus the optimizer's moments by parameter name (optimizer-*.safetensors) and state.json. Every rank writes

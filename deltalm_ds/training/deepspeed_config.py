@@ -14,7 +14,7 @@ CONFIG_DIRECTORY = Path(__file__).parents[1] / "ds_configs"
 
 # what the recipe decides: the file says "auto" or the very same value
 _DECIDED_BY_RECIPE = {"gradient_clipping": lambda recipe: recipe.training.clip_norm}
-# what our step does itself: DeepSpeed must not do it a second time [FACTS §8]
+# what our step does itself: DeepSpeed must not do it a second time [facts: done once]
 _FIXED = {
     "train_micro_batch_size_per_gpu": 1,
     "gradient_accumulation_steps": 1,
@@ -75,7 +75,7 @@ def _faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         if config.get(key, "auto") not in ("auto", decide(recipe)):
             yield f'{key}: is {config[key]!r}, the recipe says {decide(recipe)!r}; write "auto"'
     if config.get("zero_optimization", {}).get("stage") not in (1, 2, 3):
-        yield "zero_optimization.stage: must be 1, 2 or 3; stage 0 computes wrong steps in 16 bits [FACTS §8]"
+        yield "zero_optimization.stage: must be 1, 2 or 3; stage 0 computes wrong steps in 16 bits [facts: stage 0]"
     if config.get("zero_optimization", {}).get("round_robin_gradients"):
         yield "zero_optimization.round_robin_gradients: must be false, it makes checkpoints wrong"
     if config.get("bf16", {}).get("enabled") and config.get("fp16", {}).get("enabled"):

@@ -1,7 +1,8 @@
 """One update: forward and backward of every micro-batch, then the optimizer. Reads top-down on one screen.
 
 The gradient is that of the sum of token losses divided by the global number of target tokens, on any number of
-ranks, micro-batches and ZeRO stage [FACTS §8]. Plans are pure functions of the step, so ranks need not talk first.
+ranks, micro-batches and ZeRO stage [facts: gradient scale]. Plans are pure functions of the step, so ranks need not
+talk first.
 """
 
 from collections.abc import Callable, Sequence

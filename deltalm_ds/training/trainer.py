@@ -206,7 +206,7 @@ class Trainer:
 
 
 def _set_exact_masters(ds_engine: Any, weights: dict[str, torch.Tensor]) -> None:
-    """16-bit engines round the weights they are given: set the float32 masters to the exact ones [FACTS §8]."""
+    """16-bit engines round the weights they are given: set the float32 masters to the exact ones [facts: masters]."""
     if ds_engine.bfloat16_enabled() or ds_engine.fp16_enabled():
         for name, parameter in ds_engine.module.named_parameters():
             safe_set_full_fp32_param(parameter, weights[name])

@@ -1,8 +1,8 @@
 """The named blocks of a vocabulary's tokens, in the order of their ids.
 
-The layout is that of XLM-R and fairseq [FACTS 1]: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then the pieces
+The layout is that of XLM-R and fairseq [facts: token ids]: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then the pieces
 (SentencePiece id + 1, or the order of a fairseq dict.txt), then the blocks that are ours: sentinels, language tags,
-task tokens, and padding rows up to a multiple of 64 [FACTS 7].
+task tokens, and padding rows up to a multiple of 64 [facts: rows of 64].
 """
 
 import re

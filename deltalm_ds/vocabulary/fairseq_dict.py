@@ -11,7 +11,7 @@ OVERWRITE = " #fairseq:overwrite"
 
 
 def read_fairseq_dict(path: str | Path) -> list[str]:
-    """The tokens of a fairseq dict.txt; line i, from 0, has id 4 + i [FACTS 1].
+    """The tokens of a fairseq dict.txt; line i, from 0, has id 4 + i [facts: token ids].
 
     Counts do not matter here: they may be negative or missing. Empty lines at the end are left out. Of two lines with
     the same token the later one has it, if it says so as fairseq wants it (`#fairseq:overwrite`); the earlier one keeps

@@ -127,7 +127,7 @@ def test_balance_of_one_and_two_micro_batches(fixtures, objective: str, world_si
 @pytest.mark.parametrize("objective", ["seq2seq", "span_corruption", "both"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8, 32])
 def test_balance_on_real_lengths(fixtures, objective: str, world_size: int):
-    """4,096 tokens a GPU, accumulated as if there were 128 GPUs [FACTS §2]: ranks differ by at most 3 %."""
+    """4,096 tokens a GPU, accumulated as if there were 128 GPUs [facts: fine-tuning]: ranks differ by at most 3 %."""
     source, target = real_lengths(fixtures, objective)
     for seed in range(3):
         tokens_per_step = 4096 * max(128, 4 * world_size) // (1 if world_size == 32 else 4)

@@ -144,7 +144,9 @@ def test_draws_of_single_steps_over_many_seeds(sampling: TemperatureSampling):
 
 
 def test_the_published_schedule():
-    """Fine-tuning on WMT-10 pairs as the authors do: T = 1.0, 1.8, 2.6, 3.4, 4.2, 5.0 in virtual epochs [FACTS §2]."""
+    """Fine-tuning on WMT-10 pairs as the authors do: T = 1.0, 1.8, 2.6, 3.4, 4.2, 5.0 in virtual epochs
+    [facts: temperature].
+    """
     pairs = [10_000_000, 10_000_000, 4_600_000, 4_800_000, 1_400_000, 700_000, 500_000, 260_000, 180_000, 80_000]
     epoch = 40
     sampling = rising(5 * epoch, epoch)

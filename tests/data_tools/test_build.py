@@ -92,7 +92,7 @@ def content_of(directory):
 
 
 def test_rows_are_what_sentencepiece_says(workspace, vocabulary, specs, tmp_path):
-    """XLM-R's layout is SentencePiece's id + 1 [FACTS 1], so the processor itself is the reference."""
+    """XLM-R's layout is SentencePiece's id + 1 [facts: token ids], so the processor itself is the reference."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(workspace / "spm.model"))
     manifest = build(specs, vocabulary, tmp_path / "out", Settings(rows_per_shard=64))
     expected = {

@@ -111,7 +111,10 @@ def batches_of(out, name, objective, vocabulary, limits):
 
 
 def test_windows_of_568_tokens_give_512_inputs_and_114_targets(tmp_path, vocabulary, source):
-    """With `</s>` each [FACTS §2]; shorter rows are corrupted too, and each is in its input and target whole."""
+    """With `</s>` each [facts: span corruption]; shorter rows are corrupted too.
+
+    Each is in its input and target whole.
+    """
     build([CorpusSpec.from_name("en", [source])], vocabulary, tmp_path / "out", Settings(window_tokens=568))
     rows = rows_of(tmp_path / "out")
     assert 0 < sum(len(row) == 568 for row in rows) < len(rows)

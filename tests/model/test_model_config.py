@@ -9,7 +9,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 
 XLM_R_VOCABULARY = 250_001
 
-# the published base is "362M" [FACTS §1]; both counted by hand from the sizes: see test_counts_follow_from_the_sizes
+# the published base is "362M" [facts: sizes]; both counted by hand, see test_counts_follow_from_the_sizes
 PARAMETERS = {"base": 362_899_200, "large": 861_668_352}
 
 

@@ -1,4 +1,4 @@
-"""Export to Hugging Face's stock BART, no code of ours: any engine that runs BART then runs DeltaLM [FACTS §5].
+"""Export to Hugging Face's stock BART, no code of ours: any engine that runs BART then runs DeltaLM [facts: BART].
 
 BART's decoder layers are self-attention, cross-attention, FFN: interleaved blocks become two each (see `two_layers`).
 """

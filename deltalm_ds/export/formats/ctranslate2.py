@@ -1,4 +1,4 @@
-"""Export to CTranslate2, exact with its stock wheel [FACTS §5]. Interleaved blocks: see `two_layers`."""
+"""Export to CTranslate2, exact with its stock wheel [facts: CTranslate2]. Interleaved blocks: see `two_layers`."""
 
 from pathlib import Path
 from typing import Any

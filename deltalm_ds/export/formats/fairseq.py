@@ -1,4 +1,4 @@
-"""Back to fairseq: a `finetuned.pt` that Microsoft's code loads strictly, with its dict.txt [FACTS §1].
+"""Back to fairseq: a `finetuned.pt` that Microsoft's code loads strictly, with its dict.txt [facts: checkpoint files].
 
 microsoft/unilm `deltalm/` fixes all sizes by the architecture's name and knows two, `deltalm_base` and
 `deltalm_large`. A model of other sizes names an architecture of its own, which is written beside it as a plug-in of
