@@ -18,7 +18,7 @@ def small_vocabulary(num_sentinels: int = NUM_SENTINELS, languages: tuple[str, .
     blocks |= {
         "special": ("<s>", "<pad>", "</s>", "<unk>"),
         "pieces": tuple(f"p{i}" for i in range(NUM_PIECES)),
-        "sentinels": tuple(f"<sentinel_{i}>" for i in range(num_sentinels)),
+        "sentinels": tuple(f"<extra_id_{i}>" for i in range(num_sentinels)),
         "languages": tuple(f"__{language}__" for language in languages),
     }
     return Vocabulary(blocks)

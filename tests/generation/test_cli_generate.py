@@ -122,7 +122,7 @@ def tagged_ids(model, language, text):
 def test_score_names_both_counts(model, run, tmp_path):
     (tmp_path / "a").write_text("one\ntwo\n")
     (tmp_path / "b").write_text("one\n")
-    with pytest.raises(InputError, match=r"a has 2 lines and .*b has 1"):
+    with pytest.raises(InputError, match=r"a has 2 lines but .*b has 1"):
         run("score", model, "--source", tmp_path / "a", "--target", tmp_path / "b", "--target-lang", "de")
 
 
