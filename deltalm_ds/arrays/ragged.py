@@ -62,7 +62,7 @@ def stack(parts: Sequence[RaggedRows]) -> RaggedRows:
     return RaggedRows(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
 
 
-def join(*parts: RaggedRows) -> RaggedRows:
+def join_rows(*parts: RaggedRows) -> RaggedRows:
     """Row by row concatenation: row i of the result is row i of the first part, then of the second, and so on."""
     num_rows = len(parts[0].lengths)
     interleaved = np.arange(len(parts) * num_rows).reshape(len(parts), num_rows).T

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltalm_ds.arrays.ragged import RaggedRows, gather, groups, join, stack
+from deltalm_ds.arrays.ragged import RaggedRows, gather, groups, join_rows, stack
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 
@@ -118,7 +118,7 @@ def test_ragged_rows_behave_like_lists(rows: list[list[int]], data: st.DataObjec
     reversed_rows = [row[::-1] for row in rows]
     assert as_lists(stack([there, ragged(reversed_rows)])) == rows + reversed_rows
     one = ragged([[7]] * len(rows))
-    assert as_lists(join(one, there, ragged(reversed_rows))) == [[7, *row, *row[::-1]] for row in rows]
+    assert as_lists(join_rows(one, there, ragged(reversed_rows))) == [[7, *row, *row[::-1]] for row in rows]
 
 
 @given(st.lists(st.integers(0, 70_000) | st.integers(0, 3), max_size=30))

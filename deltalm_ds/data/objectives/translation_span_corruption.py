@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from deltalm_ds.arrays.counter_rng import hash_counters
-from deltalm_ds.arrays.ragged import RaggedRows, join, stack
+from deltalm_ds.arrays.ragged import RaggedRows, join_rows, stack
 from deltalm_ds.data.corruption import MIN_RAW_TOKENS, SpanNoise
 from deltalm_ds.data.objectives.base import Lengths, Limits, Objective, Rows
 
@@ -48,13 +48,13 @@ class TranslationSpanCorruption(SpanNoise, Objective):
 
     def build(self, columns: list[RaggedRows], keys: np.ndarray, sentinel_ids: np.ndarray) -> Rows:
         if self.sides == "both":
-            return self.corrupt(join(*columns), keys, sentinel_ids)
+            return self.corrupt(join_rows(*columns), keys, sentinel_ids)
         rows, both = np.arange(len(keys)), stack(columns)
         noisy = self._noisy_side(np.stack([column.lengths for column in columns]), keys)
         source, target = self.corrupt(both.take(noisy * len(keys) + rows), keys, sentinel_ids)
         mixed = stack([source, both.take((1 - noisy) * len(keys) + rows)])
         first, second = mixed.take(noisy * len(keys) + rows), mixed.take((1 - noisy) * len(keys) + rows)
-        return join(first, second), target
+        return join_rows(first, second), target
 
     def _noisy_side(self, raw: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """[N] 0 or 1: the side to corrupt; a one-token sentence is never chosen."""
