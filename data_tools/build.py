@@ -49,8 +49,9 @@ class CorpusSpec:
             _is_name(self.name) and all(map(is_code, self.languages))
         ):
             raise InputError(
-                f"{self.name!r} of {self.languages} does not name a corpus: write a language as in `de`, a pair as in "
-                "`en-de`, or a task and the languages of its sides as in `headlines:fr-fr`."
+                f"{self.name!r} with {', '.join(self.languages) or 'no languages'} does not name a corpus: write a "
+                "language as in de or pt-BR, a pair as in en-de or en-pt-BR, or a task and the languages of its sides "
+                "as in headlines:fr-fr."
             )
 
     @classmethod
