@@ -169,8 +169,9 @@ def _parts(
     num_records = sum(sum(result.records) for result in results)
     if num_records == 0:
         files = "; ".join(map(str, spec.sources))
-        num_empty = sum(sum(result.dropped.values()) for result in results)
-        raise InputError(f"Corpus {spec.name} is empty: no record with text in {files} ({num_empty:,} empty).")
+        dropped = sum((Counter(result.dropped) for result in results), Counter())
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "0 empty"
+        raise InputError(f"Corpus {spec.name} is empty: no record with text in {files} ({counts}).")
     num_ranges = -(-num_records // RECORDS_PER_RANGE) if settings.deduplicate else 0
     directory = vocabulary.directory
     duplicates = tuple(directory / f"{spec.name}.duplicates{index:05d}.npy" for index in range(num_ranges))

@@ -138,3 +138,12 @@ def test_names_that_are_no_unicode_name_files_all_the_same(here, tmp_path):
     must("data", "build", "--vocab", "vocabulary", "--out", odd / "shards", *corpora)
     assert "faults 0" in must("data", "verify", odd / "shards")
     assert must("translate", "model", "--target-lang", "de", "--input", odd / "text.en")
+
+
+def test_test_sets_may_be_compressed(here, tmp_path):
+    text = "one two three\nfour five six seven\n"
+    for name in ("test.en-de.en.gz", "test.en-de.de"):
+        write(tmp_path / name, text.encode())
+    (tmp_path / "test.en-fr.fr").mkdir()  # no file at all
+    summary = json.loads(must("evaluate", "model", "--data", tmp_path, "--json"))
+    assert [score["direction"] for score in summary["directions"]] == ["de-en", "en-de"]
