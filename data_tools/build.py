@@ -49,8 +49,9 @@ class CorpusSpec:
             _is_name(self.name) and all(map(is_code, self.languages))
         ):
             raise InputError(
-                f"{self.name!r} of {self.languages} does not name a corpus: write a language as in `de`, a pair as in "
-                "`en-de`, or a task and the languages of its sides as in `headlines:fr-fr`."
+                f"{self.name!r} with {', '.join(self.languages) or 'no languages'} does not name a corpus: write a "
+                "language as in de or pt-BR, a pair as in en-de or en-pt-BR, or a task and the languages of its sides "
+                "as in headlines:fr-fr."
             )
 
     @classmethod
@@ -168,8 +169,9 @@ def _parts(
     num_records = sum(sum(result.records) for result in results)
     if num_records == 0:
         files = "; ".join(map(str, spec.sources))
-        num_empty = sum(sum(result.dropped.values()) for result in results)
-        raise InputError(f"Corpus {spec.name} is empty: no record with text in {files} ({num_empty:,} empty).")
+        dropped = sum((Counter(result.dropped) for result in results), Counter())
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "0 empty"
+        raise InputError(f"Corpus {spec.name} is empty: no record with text in {files} ({counts}).")
     num_ranges = -(-num_records // RECORDS_PER_RANGE) if settings.deduplicate else 0
     directory = vocabulary.directory
     duplicates = tuple(directory / f"{spec.name}.duplicates{index:05d}.npy" for index in range(num_ranges))

@@ -5,6 +5,7 @@ A part is an uncompressed Arrow file with one column a side; a row is some recor
 Parquet), and it goes when its shard is written. Where parts end depends on the records alone.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def _number_by_part(blocks: Iterator[Texts], max_records: int, max_characters: i
 
 def read_part(path: Path) -> Iterator[tuple[list[bytes], ...]]:
     """The records of a part, some at a time: of each side the texts in UTF-8."""
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(os.fsencode(path)) as file:  # a name need not be UTF-8
         reader = pa.ipc.open_file(file)
         for index in range(reader.num_record_batches):
             row = reader.get_batch(index)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
-from deltalm_ds.data_tools.formats.header import is_header
+from deltalm_ds.data_tools.formats.header import is_header, is_reversed
 from deltalm_ds.data_tools.formats.input_format import Columns, Wanted
 from deltalm_ds.data_tools.formats.table import FORMATS, format_name
 from deltalm_ds.data_tools.formats.text import read_parallel
@@ -159,8 +159,9 @@ def read_columns(
         languages: of the sides; their codes in the first row of a table are a header.
 
     Raises:
-        InputError: a file cannot be read or decoded, a record is malformed, parallel files differ in length, a text is
-            over `MAX_TEXT_BYTES`, or the source cannot give `num_sides` texts a record.
+        InputError: a file cannot be read or decoded, a record is malformed, a header names the pair the other way
+            round, parallel files differ in length, a text is over `MAX_TEXT_BYTES`, or the source cannot give
+            `num_sides` texts a record.
     """
     at_start = source.span is None or source.span[0] == 0
     may_have_header = at_start and FORMATS[source.resolved_format].may_have_header
@@ -168,7 +169,13 @@ def read_columns(
         stripped = tuple(list(map(str.strip, texts)) for texts in columns)
         if may_have_header and stripped[0]:
             may_have_header = False
-            if is_header([texts[0] for texts in stripped], languages):
+            first = [texts[0] for texts in stripped]
+            if is_reversed(first, languages):
+                raise InputError(
+                    f"{source}, line 1: the columns read as {' and '.join(languages)} are {' and '.join(first)} by "
+                    "their names: give the columns in the order of the pair (see deltalm data build --help)."
+                )
+            if is_header(first, languages):
                 dropped["header"] += 1
                 stripped = tuple(texts[1:] for texts in stripped)
         if not all(map(all, stripped)):

@@ -136,9 +136,10 @@ def publish_directory(temporary: Path, path: Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically."""
-    with atomic_file(path) as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    with atomic_file(path, "wb") as file:
+        # What cannot be UTF-8, as in odd file names, stands there as JSON's own escapes.
+        file.write(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def read_json(path: str | Path) -> Any:

@@ -43,7 +43,8 @@ LETTERS_OF_SCRIPT = {
     "Hans": ("CJK", "BOPOMOFO"), "Hant": ("CJK", "BOPOMOFO"), "Hani": ("CJK",),
     "Jpan": ("CJK", "HIRAGANA", "KATAKANA"), "Kore": ("HANGUL", "CJK"),
     "Tfng": ("TIFINAGH",), "Cher": ("CHEROKEE",), "Olck": ("OL",), "Mong": ("MONGOLIAN",),
-    "Mtei": ("MEETEI",), "Nkoo": ("NKO",), "Syrc": ("SYRIAC",), "Java": ("JAVANESE",),
+    "Mtei": ("MEETEI",), "Nkoo": ("NKO",), "Syrc": ("SYRIAC",), "Java": ("JAVANESE",), "Bali": ("BALINESE",),
+    "Lana": ("TAI",), "Talu": ("NEW",), "Yiii": ("YI",),
 }  # fmt: skip
 """The scripts (ISO 15924) that we know the letters of, by the first word of the letters' Unicode names."""
 
@@ -51,6 +52,7 @@ WORD_TOKENIZER = "13a"
 TOKENIZER_OF_SCRIPT = {
     "Hans": "zh", "Hant": "zh", "Hani": "zh", "Jpan": "ja-mecab", "Kore": "ko-mecab",
     "Thai": "char", "Laoo": "char", "Khmr": "char", "Mymr": "char", "Tibt": "char",
+    "Java": "char", "Bali": "char", "Lana": "char", "Talu": "char", "Yiii": "char",
 }  # fmt: skip
 """sacreBLEU's tokenizer for scripts whose words no spaces divide (or, Korean, not only): WORD_TOKENIZER sees a sentence
 as one word. Where sacreBLEU cannot find the words, characters are compared; its flores200 needs a download."""
@@ -176,6 +178,27 @@ def find_language(code: str, known: Sequence[str]) -> list[str]:
 def _is_bare(code: str) -> bool:
     """Whether a code names a language only."""
     return code.isalpha()
+
+
+def names_of(code: str, written_in: Iterable[str]) -> list[str]:
+    """What a language is called: by its code and the language's other codes, in English, and in some languages.
+
+    `de` -> de, deu, ger, German, Deutsch where `written_in` are en and de; the names of the code's script, too.
+
+    Raises:
+        InputError: one of the codes is no language code.
+    """
+    from babel import Locale
+    from babel.core import get_global
+    from babel.localedata import exists
+
+    meaning = read_code(code)
+    names = [code, meaning.language, meaning.script or ""]
+    names += [alias for alias, language in get_global("language_aliases").items() if language == meaning.language]
+    for language in dict.fromkeys(["en", *(read_code(other).language for other in written_in)]):
+        if exists(language):
+            names.append(Locale(language).languages.get(meaning.language, ""))
+    return [name for name in names if name]
 
 
 def scripts_of(code: str) -> tuple[str, ...]:

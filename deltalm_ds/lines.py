@@ -60,8 +60,10 @@ def read_parallel_lines(first: str | Path, second: str | Path) -> tuple[list[str
     """The lines of two files that belong together line by line.
 
     Raises:
-        InputError: they have different numbers of lines; or see `line_blocks`.
+        InputError: they have different numbers of lines, or both are standard input; or see `line_blocks`.
     """
+    if Path(first) == Path(second) == STDIN:
+        raise InputError("Standard input can be read only once: name a file for the other side.")
     sides = read_lines(first), read_lines(second)
     if len(sides[0]) != len(sides[1]):
         raise unequal_lines(first, len(sides[0]), second, len(sides[1]))

@@ -1,7 +1,9 @@
-"""Whether the first record of a table is the names of its columns."""
+"""Whether the first record of a table is the names of its columns, and whether they are the wanted ones."""
 
 import re
 from collections.abc import Sequence
+
+from deltalm_ds.languages import names_of
 
 WORDS = re.compile(r"[^\W\d_]+")
 NAMES_OF_COLUMNS = {
@@ -13,11 +15,23 @@ NAMES_OF_COLUMNS = {
 
 
 def is_header(texts: Sequence[str], languages: Sequence[str]) -> bool:
-    """Whether a record is a header: all words are usual names of columns, or codes of the corpus's languages.
+    """Whether a record is a header: each text is of usual names of columns and those of its side's language alone.
 
-    `source` and `target` are, or `text_en` and `text_de` for `en` and `de`; a sentence that happens to be so is taken
-    for one.
+    `source` and `target` are, or for `en` and `de` also `text_en` and `text_de`, `eng_Latn` and `deu_Latn`, `English`
+    and `German`; a sentence that happens to be so is taken for one.
+
+    Args:
+        texts: of the record.
+        languages: of the sides; none if they are not known.
     """
-    codes = {part for language in languages for part in WORDS.findall(language.casefold())}
-    found = [WORDS.findall(text.casefold()) for text in texts]
-    return all(words and all(word in codes or word in NAMES_OF_COLUMNS for word in words) for words in found)
+    names = [_words(" ".join(names_of(language, languages))) for language in languages] or [set()] * len(texts)
+    return all(words and words <= NAMES_OF_COLUMNS | own for words, own in zip(map(_words, texts), names, strict=True))
+
+
+def is_reversed(texts: Sequence[str], languages: Sequence[str]) -> bool:
+    """Whether a record is the header of the same pair the other way round, such as `de` and `en` for `en` and `de`."""
+    return len(set(languages)) == 2 and not is_header(texts, languages) and is_header(texts, languages[::-1])
+
+
+def _words(text: str) -> set[str]:
+    return set(WORDS.findall(text.casefold()))

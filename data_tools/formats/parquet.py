@@ -44,7 +44,7 @@ def _opened(path: Path) -> "Iterator[pq.ParquetFile]":
     if path == STDIN:
         raise InputError("Parquet cannot be read from standard input: name a file.")
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
             yield file
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged, not a Parquet file, or not UTF-8: {error}.") from None

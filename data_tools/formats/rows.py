@@ -47,11 +47,21 @@ def read_rows(wanted: Wanted, blocks: Iterator[Rows], header: list[str] | None =
                 raise InputError(f"{name_of(path)}, line {rows.lines[index]}: has no column {width}, only {len(row)}.")
             elif len(row) != width and not fields:
                 raise InputError(
-                    f"{name_of(path)}, line {rows.lines[index]}: found {len(row)} columns, expected {width}; if the "
-                    "file has more, name the ones to read by number, or by their names in its first line, as in "
-                    f"{path.name}:{','.join(map(str, range(2, width + 2)))}."
+                    f"{name_of(path)}, line {rows.lines[index]}: found {len(row)} columns, expected {width}"
+                    f"{_hint_for_width(path, len(row), width)}."
                 )
         yield tuple([row[number] for row in cells] for number in numbers)
+
+
+def _hint_for_width(path: Path, found: int, width: int) -> str:
+    """What may be the matter where a row has another number of columns than the corpus has sides."""
+    if found < width:
+        return "; perhaps another character divides them than the file's name says, such as a semicolon"
+    numbers = ",".join(map(str, range(2, width + 2)))
+    return (
+        "; if the file has more, name the ones to read by number, or by their names in its first line, as in "
+        f"{path.name}:{numbers}"
+    )
 
 
 def _split_header(blocks: Iterator[Rows]) -> tuple[list[str], Iterator[Rows]]:

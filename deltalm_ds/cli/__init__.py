@@ -11,6 +11,7 @@ import typer
 
 from deltalm_ds.cli import data, evaluation, export, models, recipe, training, translation, vocab
 from deltalm_ds.errors import InputError, os_error_sentence
+from deltalm_ds.files import naming_full_disk
 
 app = typer.Typer(
     help="Train and ship DeltaLM-style multilingual sequence-to-sequence models.",
@@ -44,7 +45,8 @@ def main() -> None:
     try:
         try:
             _prepare_streams()
-            app(prog_name="deltalm")
+            with naming_full_disk("standard output"):  # files have their names by then
+                app(prog_name="deltalm")
         finally:
             _flush_stdout()
     except InputError as error:

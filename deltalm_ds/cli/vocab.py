@@ -1,5 +1,6 @@
 """`deltalm vocab`: make, import and look at vocabularies."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,7 @@ def import_(
         raise InputError("Nothing to import: give --spm, --dict or both.")
     with atomic_directory(out) as directory:
         vocabulary.save(directory)
+    _note_stray_tags(vocabulary)
     _print_blocks(vocabulary)
 
 
@@ -128,6 +130,18 @@ def _summary(vocabulary: "Vocabulary") -> dict[str, object]:
         "pieces_only_in_vocabulary": only_in_vocabulary,
         "pieces_only_in_spm": only_in_spm,
     }
+
+
+def _note_stray_tags(vocabulary: "Vocabulary") -> None:
+    """Say on stderr which pieces look like language tags but are none, because of where they stand."""
+    from deltalm_ds.vocabulary.blocks import is_tag
+
+    if stray := list(filter(is_tag, vocabulary.blocks["pieces"])):
+        print(
+            f"Note: {', '.join(stray[:10])} {'is a piece' if len(stray) == 1 else 'are pieces'} like any other: "
+            "language tags are those that a dict.txt ends with, behind the sentinels.",
+            file=sys.stderr,
+        )
 
 
 def _print_blocks(vocabulary: "Vocabulary") -> None:

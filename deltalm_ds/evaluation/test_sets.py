@@ -1,12 +1,12 @@
 """Test sets: sources and references of a direction, from files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.languages import split_codes, split_pair
-from deltalm_ds.lines import read_parallel_lines
+from deltalm_ds.languages import find_language, split_codes, split_pair
+from deltalm_ds.lines import COMPRESSIONS, read_parallel_lines
 
 
 @dataclass(frozen=True)
@@ -28,34 +28,57 @@ class TestSet:
 def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] | None = None) -> list[TestSet]:
     """Test sets from files `{split}.{pair}.{lang}` (`test.en-de.en`, `test.en-de.de`), which serve both directions.
 
+    Files may be compressed (`test.en-de.en.gz`).
+
     Args:
-        directions: such as `en-de`; None takes both directions of every pair, in alphabetical order.
+        directions: such as `en-de`, also by other codes than the files'; None takes both directions of every pair, in
+            alphabetical order.
 
     Raises:
         InputError: there are no such files, a direction has none, or two files differ in length.
     """
-    pairs = {pair for path in Path(directory).glob(f"{split}.*") if (pair := _pair_of_file(path.name, split))}
-    if not pairs:
+    files = _find_files(Path(directory), split)
+    if not files:
         raise InputError(f"{directory} has no test sets: expected files such as {split}.en-de.en, {split}.en-de.de.")
+    pairs = {pair for pair, _ in files}
     pair_of = {_reverse(pair): pair for pair in pairs} | {pair: pair for pair in pairs}
     test_sets = []
     for direction in directions or sorted(pair_of):
-        languages = split_pair(direction)
-        if direction not in pair_of:
+        found = [direction] if direction in pair_of else _other_spellings(direction, pair_of)
+        if len(found) != 1:
             raise InputError(f"{directory} has no {split} set for {direction!r}; it has {', '.join(sorted(pair_of))}.")
-        files = [Path(directory) / f"{split}.{pair_of[direction]}.{language}" for language in languages]
-        test_sets.append(TestSet(direction, *read_parallel_lines(*files)))
+        pair = pair_of[found[0]]
+        sides = [
+            files.get((pair, language), Path(directory) / f"{split}.{pair}.{language}")
+            for language in split_pair(found[0])
+        ]
+        test_sets.append(TestSet(direction, *read_parallel_lines(*sides)))
     return test_sets
 
 
-def _pair_of_file(name: str, split: str) -> str | None:
-    """`test.en-de.de` -> `en-de`; None for what is no file of a test set, such as an editor's `test.en-de.de~`."""
-    pair, _, language = name.removeprefix(f"{split}.").partition(".")
-    try:
-        languages = split_pair(pair)
-    except InputError:
-        return None
-    return pair if language in languages else None
+def _find_files(directory: Path, split: str) -> dict[tuple[str, str], Path]:
+    """The files of test sets by pair and language, without strays such as an editor's `test.en-de.de~`."""
+    files: dict[tuple[str, str], Path] = {}
+    for path in sorted(directory.glob(f"{split}.*")):
+        name = path.stem if path.suffix in COMPRESSIONS else path.name
+        pair, _, language = name.removeprefix(f"{split}.").partition(".")
+        try:
+            languages = split_pair(pair)
+        except InputError:
+            continue
+        if language in languages and path.is_file():
+            files.setdefault((pair, language), path)
+    return files
+
+
+def _other_spellings(direction: str, known: Iterable[str]) -> list[str]:
+    """The known directions that mean the same, such as `en-de` for `eng_Latn-deu_Latn`."""
+    wanted = split_pair(direction)
+    return [
+        other
+        for other in known
+        if all(find_language(code, [known_code]) for code, known_code in zip(wanted, split_pair(other), strict=True))
+    ]
 
 
 def _reverse(pair: str) -> str:

@@ -75,7 +75,7 @@ def _divide(tokens: Sequence[str], tasks: Sequence[str]) -> tuple[Sequence[str],
     """The pieces, and the sentinels, language tags and task tokens that stand behind them."""
     end_of_tasks = _start_of_run(tokens, len(tokens), lambda token: _FILLER.fullmatch(token) is not None)
     end_of_tags = _start_of_run(tokens, end_of_tasks, lambda token: _is_task(token) or token in tasks)
-    end_of_sentinels = _start_of_run(tokens, end_of_tags, _is_tag)
+    end_of_sentinels = _start_of_run(tokens, end_of_tags, is_tag)
     end_of_pieces = _start_of_run(tokens, end_of_sentinels, _is_sentinel)
     sentinels = tokens[end_of_pieces:end_of_sentinels]
     complete = set(sentinels) == {sentinel(index) for index in range(len(sentinels))}
@@ -96,7 +96,8 @@ def _start_of_run(tokens: Sequence[str], end: int, belongs: Callable[[str], bool
     return end
 
 
-def _is_tag(token: str) -> bool:
+def is_tag(token: str) -> bool:
+    """Whether a token is written as the tag of a language, wherever it stands."""
     return tag_of(language_of(token)) == token and is_code(language_of(token))
 
 

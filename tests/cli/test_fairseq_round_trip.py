@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command import make_world, must
+from command import deltalm, make_world, must
 from safetensors.torch import load_file
 
 from deltalm_ds.vocabulary import Vocabulary
@@ -22,6 +22,13 @@ def test_the_dictionary_comes_back_with_its_blocks(options, world, tmp_path):
     files = "--dict", world / "fairseq" / "dict.txt", "--spm", world / "vocabulary" / "spm.model"
     must("vocab", "import", *files, *options, "--out", tmp_path / "vocabulary")
     assert Vocabulary.load(tmp_path / "vocabulary").hash == Vocabulary.load(world / "vocabulary").hash
+
+
+def test_tags_before_the_sentinels_are_no_tags_and_it_is_said(tmp_path):
+    (tmp_path / "dict.txt").write_text("a 1\n__de__ 1\n__pt-BR__ 1\n<extra_id_0> 1\n")
+    outcome = deltalm("vocab", "import", "--dict", tmp_path / "dict.txt", "--out", tmp_path / "vocabulary")
+    assert outcome.code == 0 and Vocabulary.load(tmp_path / "vocabulary").languages == ()
+    assert "Note: __de__, __pt-BR__ are pieces like any other" in outcome.stderr
 
 
 def test_the_model_comes_back_with_its_languages(world, tmp_path):

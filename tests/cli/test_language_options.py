@@ -112,6 +112,9 @@ def test_evaluating_takes_codes_with_regions_and_strays_beside_them(tmp_path):
     (tmp_path / "test.en_GB-de-AT.de-AT.bak").write_text("one\n")
     summary = json.loads(must("evaluate", "model", "--data", tmp_path, "--directions", "en_GB-de-AT", "--json"))
     assert [score["direction"] for score in summary["directions"]] == ["en_GB-de-AT"]
+    assert json.loads(must("evaluate", "model", "--data", tmp_path, "--directions", "eng_GB-deu_AT", "--json"))[
+        "average_bleu"
+    ] == pytest.approx(summary["average_bleu"])
     assert "'DE' is not made of language codes" in refused(
         "evaluate", "model", "--data", tmp_path, "--directions", "DE"
     )

@@ -268,7 +268,15 @@ def test_a_pipe_that_nobody_reads_ends_quietly(world):
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this machine has no /dev/full")
-def test_output_to_a_full_disk_is_a_failure(world):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("vocab", "inspect", "vocabulary", "--json"),  # written when the command is done
+        ("translate", "model", "--target-lang", "de", "--input", "text.en", "--json"),  # while it works
+    ],
+)
+def test_output_to_a_full_disk_is_a_failure(world, command):
     with open("/dev/full", "w") as full:
-        done = in_a_process(world, "deltalm", "vocab", "inspect", "vocabulary", "--json", stdout=full)
-    assert (done.returncode, done.stderr) == (2, "deltalm: standard output: No space left on device.\n")
+        done = in_a_process(world, "deltalm", *command, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "deltalm: standard output: No space left on device."

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command import deltalm, make_world, must
 
@@ -112,3 +115,35 @@ def test_a_dictionary_with_a_byte_order_mark_keeps_its_first_entry(here, tmp_pat
         must("vocab", "import", "--dict", write(tmp_path / name, content), "--out", directories[-1])
     plain, marked = (json.loads(must("vocab", "inspect", name, "--json"))["hash"] for name in directories)
     assert plain == marked
+
+
+def test_standard_input_is_not_read_for_both_sides(here):
+    for arguments in (
+        ("evaluate", "--hypotheses", "-", "--reference", "-"),
+        ("score", "model", "--source", "-", "--target", "-"),
+    ):
+        outcome = deltalm(*arguments, stdin=b"a b\n")
+        assert outcome.code == 2
+        assert outcome.messages == ["deltalm: Standard input can be read only once: name a file for the other side."]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.uname().sysname != "Linux", reason="elsewhere names are Unicode")
+def test_names_that_are_no_unicode_name_files_all_the_same(here, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / "text.en").write_text("one two three\n")
+    pq.write_table(pa.table({"text": ["four five"]}), tmp_path / "table.parquet")
+    (tmp_path / "table.parquet").rename(odd / "table.parquet")
+    corpora = "--mono", f"en={odd}/text.en", "--mono", f"en={odd}/table.parquet"
+    must("data", "build", "--vocab", "vocabulary", "--out", odd / "shards", *corpora)
+    assert "faults 0" in must("data", "verify", odd / "shards")
+    assert must("translate", "model", "--target-lang", "de", "--input", odd / "text.en")
+
+
+def test_test_sets_may_be_compressed(here, tmp_path):
+    text = "one two three\nfour five six seven\n"
+    for name in ("test.en-de.en.gz", "test.en-de.de"):
+        write(tmp_path / name, text.encode())
+    (tmp_path / "test.en-fr.fr").mkdir()  # no file at all
+    summary = json.loads(must("evaluate", "model", "--data", tmp_path, "--json"))
+    assert [score["direction"] for score in summary["directions"]] == ["de-en", "en-de"]

@@ -39,7 +39,7 @@ def test_the_examples_of_rfc_4180(tmp_path):
         ('a,b\n"a\nb",c\n"open,c\nd,e\n', "line 4: the quotes of the record that begins here .*unexpected end of data"),
         ('a,b\n"Second" x,c\n', "line 2: the quotes of the record"),
         ('a,b\n"a\nb",c,d\n', "line 2: found 3 columns, expected 2; .*name the ones to read by number, .*f.csv:2,3"),
-        ("a;b\n", "line 1: found 1 columns, expected 2"),
+        ("a;b\n", "line 1: found 1 columns, expected 2; .*such as a semicolon"),
     ],
 )
 def test_malformed_records_are_named(tmp_path, text, message):

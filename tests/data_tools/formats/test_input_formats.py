@@ -236,6 +236,12 @@ def test_a_header_is_left_out_and_counted(tmp_path, name):
         (("en", "de"), ("en", "de"), True),
         (("en_US", "de-DE"), ("en-US", "de-DE"), True),
         (("text_en",), ("en",), True),
+        (("eng_Latn", "deu_Latn"), ("en", "de"), True),
+        (("English", "German"), ("en", "de"), True),
+        (("Englisch", "Deutsch"), ("en", "de"), True),
+        (("en", "zh"), ("en", "zh_Hans"), True),
+        (("English", "Chinese (Simplified)"), ("en", "zh_Hans"), False),
+        (("English", "Englisch"), ("en", "de"), False),  # a pair of a glossary
         (("en", "de"), ("en", "fr"), False),
         (("Hello", "Hallo"), ("en", "de"), False),
         (("source of the text", "target"), (), False),
@@ -248,6 +254,23 @@ def test_what_is_a_header(texts, languages, expected):
 
 
 # --- through the command ---
+
+
+@pytest.mark.parametrize("names", ["de\ten", "German\tEnglish", "deu_Latn\teng_Latn", "text_de\ttext_en"])
+def test_a_header_that_names_the_pair_the_other_way_round_is_refused(tmp_path, names):
+    run = CliRunner().invoke
+    (tmp_path / "text").write_text("a cat sees the dog\nthe dog sees a cat\n" * 3)
+    vocabulary = ["vocab", "train", "--input", f"{tmp_path}/text", "--size", "15", "--out", f"{tmp_path}/v"]
+    assert run(app, vocabulary).exit_code == 0
+    (tmp_path / "f.tsv").write_text(f"{names}\nthe cat\ta dog\n")
+    arguments = ["data", "build", "--vocab", f"{tmp_path}/v", "--out", f"{tmp_path}/out", "--json", "--parallel"]
+    refused = run(app, [*arguments, f"en-de={tmp_path}/f.tsv"]).exception
+    assert isinstance(refused, InputError)
+    assert f"f.tsv, line 1: the columns read as en and de are {' and '.join(names.split(chr(9)))} by" in str(refused)
+    assert not (tmp_path / "out").exists()
+    taken = run(app, [*arguments, f"en-de={tmp_path}/f.tsv:2,1"])
+    (corpus,) = json.loads(taken.stdout)["corpora"]
+    assert (corpus["rows"], corpus["dropped"]) == (1, {"header": 1})
 
 
 def test_the_build_counts_headers_and_null(tmp_path):

@@ -71,7 +71,9 @@ def test_the_tokenizer_is_that_of_the_language(language, tokenizer):
     assert note == ""
 
 
-@pytest.mark.parametrize("language", ["th", "tha_Thai", "lo", "km", "my", "shn", "bo", "dz"])
+@pytest.mark.parametrize(
+    "language", ["th", "tha_Thai", "lo", "km", "my", "shn", "bo", "dz", "jv-Java", "ban-Bali", "ii"]
+)
 def test_scripts_without_spaces_or_tokenizer_are_compared_by_characters_and_the_note_says_so(language):
     score, note = bleu(["a b"], ["a b"], language)
     assert "|tok:char" in score.signature
