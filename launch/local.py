@@ -107,7 +107,7 @@ class _Watch:
 def _command(run: Path, num_ranks: int) -> list[str]:
     world = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(num_ranks)}).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--world_info", world]
-    launcher += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+    launcher += ["--master_addr", "127.0.0.1", "--master_port", os.environ.get("MASTER_PORT") or str(_free_port())]
     launcher += ["--no_local_rank", "--log_level", "critical"]  # a rank says itself why it ends
     return [*launcher, "--module", "deltalm_ds.training.train", str(run.absolute())]
 
@@ -118,7 +118,7 @@ def _devices(num_ranks: int) -> list[str]:
     Raises:
         InputError: there are GPUs, and fewer than ranks.
     """
-    num_devices = torch.cuda.device_count()
+    num_devices = _num_gpus()
     if num_devices == 0:
         return [NO_DEVICE] * num_ranks
     if num_ranks > num_devices:
@@ -151,4 +151,9 @@ def _free_port() -> int:
 
 def default_ranks() -> int:
     """One rank per GPU, or one on a machine without."""
-    return max(1, torch.cuda.device_count())
+    return max(1, _num_gpus())
+
+
+def _num_gpus() -> int:
+    """Those that the user lets us see; none where DeepSpeed is told to take the processor."""
+    return 0 if os.environ.get("DS_ACCELERATOR") == "cpu" else torch.cuda.device_count()

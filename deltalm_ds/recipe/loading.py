@@ -22,7 +22,12 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         InputError: one sentence per fault, all faults of the file at once.
     """
     content = _read(Path(path))
+    names: set[str] = set()
     for override in overrides:
+        name = override.partition("=")[0]
+        if name in names:
+            raise InputError(f"The override {name} is given twice: leave out one of them.")
+        names.add(name)
         _apply_override(content, override)
     try:
         return Recipe.model_validate(content)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ def checkpoint_directories(run: Path) -> list[Path]:
     step_of = {
         path: int(name[1])
         for path in directory.iterdir()
-        if (name := _NAME.fullmatch(path.name)) and not path.is_symlink() and (path / STATE).is_file()
+        if (name := _NAME.fullmatch(path.name))
+        and not path.is_symlink()
+        and (path / STATE).is_file()
+        and path.name == checkpoint_name(int(name[1]))
     }
     return sorted(step_of, key=step_of.__getitem__)
 
@@ -81,15 +84,57 @@ def file_faults(checkpoint: Path, files: dict[str, CheckpointFile], checksums: S
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """The state.json of a checkpoint; DataError if it is damaged."""
+    """The state.json of a checkpoint; DataError if it is damaged, or of another step than the directory's name says."""
     try:
-        return TypeAdapter(TrainingState).validate_python(read_json(checkpoint / STATE))
-    except InputError as error:
+        return _checked_state(checkpoint)
+    except ValueError as error:
         raise damaged(checkpoint, error) from None
+
+
+def _checked_state(checkpoint: Path) -> TrainingState:
+    """The state.json of a checkpoint; ValueError saying what is wrong with it."""
+    try:
+        state = TypeAdapter(TrainingState).validate_python(read_json(checkpoint / STATE))
+    except InputError as error:
+        raise ValueError(str(error)) from None
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "all of it"
-        raise damaged(checkpoint, f"{where} in {STATE}: {fault['msg']}") from None
+        raise ValueError(f"{where} in {STATE}: {fault['msg']}") from None
+    if _NAME.fullmatch(checkpoint.name) and checkpoint.name != checkpoint_name(state.step):
+        raise ValueError(f"it is of step {state.step}: a copy under another name")
+    return state
+
+
+def find_fault(checkpoint: Path, choose: Callable[[list[str]], Sequence[str]]) -> str | None:
+    """What keeps a run from going on from a checkpoint; None if its state can be read and its files are as written.
+
+    Args:
+        checkpoint: a directory that `checkpoint_directories` gives.
+        choose: of the sorted names of its files those whose checksums are compared, which reads them.
+    """
+    try:
+        files = _checked_state(checkpoint).files
+        return next(iter(file_faults(checkpoint, files, choose(sorted(files)))), None)
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def newest_whole_checkpoint(run: Path, fault_of: Callable[[Path], str | None]) -> Path | None:
+    """The newest checkpoint without a fault; None for a run that has no checkpoints.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole; the newest one's fault.
+    """
+    newest: DataError | None = None
+    for checkpoint in reversed(checkpoint_directories(run)):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            return checkpoint
+        newest = newest or damaged(checkpoint, fault)
+    if newest is not None:
+        raise newest
+    return None
 
 
 def damaged(checkpoint: Path, error: Exception | str) -> DataError:

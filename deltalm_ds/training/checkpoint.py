@@ -34,8 +34,8 @@ from deltalm_ds.runs.checkpoints import (
     checkpoint_directories,
     checkpoint_name,
     damaged,
-    file_faults,
-    read_state,
+    find_fault,
+    newest_whole_checkpoint,
 )
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
 from deltalm_ds.training.deepspeed_engine import MOMENTS
@@ -171,10 +171,10 @@ def keep_checkpoints(run: Path, keep_last: int) -> None:
         for leftover in (run / "checkpoints").glob(".step_*.tmp"):
             shutil.rmtree(leftover)
     except (OSError, InputError) as error:
-        print(f"Old checkpoints of {run} stay: {error}.", file=sys.stderr)
+        print(f"Old checkpoints of {run} stay: {str(error).removesuffix('.')}.", file=sys.stderr)
 
 
-def newest_whole_checkpoint(run: Path) -> Path | None:
+def checkpoint_to_go_on_from(run: Path) -> Path | None:
     """The newest checkpoint whose files are as they were written; damaged ones are named and passed over.
 
     A collective: every rank reads its share of the files.
@@ -182,26 +182,15 @@ def newest_whole_checkpoint(run: Path) -> Path | None:
     Raises:
         DataError: there are checkpoints, and none is whole.
     """
-    errors = []
-    for checkpoint in reversed(checkpoint_directories(run)):
-        fault = first_fault(_fault_of_own_share(checkpoint))
-        if fault is None:
-            return checkpoint
-        errors.append(damaged(checkpoint, fault))
-        if distributed.get_rank() == 0:
-            print(f"{errors[-1]} It is passed over.", file=sys.stderr)
-    if errors:
-        raise errors[0]
-    return None
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
 
+    def fault_of(checkpoint: Path) -> str | None:
+        fault = first_fault(find_fault(checkpoint, lambda files: files[rank::world_size]))
+        if fault and rank == 0:
+            print(f"{damaged(checkpoint, fault)} It is passed over.", file=sys.stderr)
+        return fault
 
-def _fault_of_own_share(checkpoint: Path) -> str | None:
-    try:
-        files = read_state(checkpoint).files
-        own = sorted(files)[distributed.get_rank() :: distributed.get_world_size()]
-        return next(iter(file_faults(checkpoint, files, own)), None)
-    except (OSError, InputError) as error:
-        return str(error)
+    return newest_whole_checkpoint(run, fault_of)
 
 
 def loss_scaler_state(ds_engine: deepspeed.DeepSpeedEngine) -> dict[str, float] | None:

@@ -7,9 +7,9 @@ import numpy as np
 
 from deltalm_ds.data.stream import evaluation_batch
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.translation import make_scorer
 from deltalm_ds.processor import check_precision
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.runs.checkpoints import checkpoint_directories
 from deltalm_ds.training.deepspeed_config import deepspeed_config
 from deltalm_ds.training.initial_model import check_finite, starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
@@ -20,23 +20,25 @@ LOOKED_AT_STEPS = 64
 MOST_EMPTY_STEPS = 0.05  # a share of them
 
 
-def check_inputs(recipe: Recipe, run: Path | None = None) -> Inputs:
+def check_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
     """Open what a recipe names and check all that can be known before training.
 
     Args:
         recipe: the experiment.
-        run: the run that it goes on with, if it has checkpoints.
+        checkpoint: what a run goes on from.
 
     Raises:
         InputError, DataError: something is missing, damaged, does not belong together, or could not be learned from.
     """
     check_precision(precision(deepspeed_config(recipe)), recipe.training.matmul_precision)
-    checkpoints = checkpoint_directories(run) if run else []
-    inputs = open_inputs(recipe, checkpoints[-1] if checkpoints else None)
+    inputs = open_inputs(recipe, checkpoint)
     _check_content(inputs)
     _check_steps(recipe, inputs)
     if inputs.validation is not None:
         evaluation_batch(inputs.validation)  # raises where there is nothing to validate with
+    for test in inputs.tests:
+        assert recipe.validation is not None
+        make_scorer(test, recipe.validation.metrics)  # raises where a tokenizer's package is missing, say
     if inputs.start is not None:
         check_finite(starting_model(inputs.start, inputs.model_config), inputs.start)
     return inputs

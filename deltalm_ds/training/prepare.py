@@ -8,7 +8,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_file, locked, read_json, write_json
 from deltalm_ds.recipe.loading import load_recipe, save_recipe
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.runs.checkpoints import checkpoint_directories, read_state
+from deltalm_ds.runs.checkpoints import find_fault, newest_whole_checkpoint, read_state
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.training.checks import check_inputs
 from deltalm_ds.training.inputs import Inputs, changed_inputs
@@ -46,8 +46,10 @@ def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) ->
         return inputs
     with locked(run / LOCK, IN_USE.format(run=run)):
         changes = _changed_keys(recipe, run)
-        inputs = check_inputs(recipe, run)
-        changes |= _changed_data(inputs, run, accept_changed_data)
+        checkpoint = newest_whole_checkpoint(run, _fault_of_what_is_opened)
+        inputs = check_inputs(recipe, checkpoint)
+        if checkpoint is not None:
+            changes |= _changed_data(inputs, run, checkpoint, accept_changed_data)
         _write(recipe, inputs, run, changes)
     return inputs
 
@@ -93,10 +95,14 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return table
 
 
-def _changed_data(inputs: Inputs, run: Path, accept: bool) -> dict[str, tuple[Any, Any]]:
-    """The data sets that are others than those of the newest checkpoint; DataError if that is not accepted."""
-    checkpoints = checkpoint_directories(run)
-    before = read_state(checkpoints[-1]).inputs if checkpoints else {}
+def _fault_of_what_is_opened(checkpoint: Path) -> str | None:
+    """The optimizer's files, most of a checkpoint, are for the ranks to read, each its share."""
+    return find_fault(checkpoint, lambda files: [name for name in files if not name.startswith("optimizer-")])
+
+
+def _changed_data(inputs: Inputs, run: Path, checkpoint: Path, accept: bool) -> dict[str, tuple[Any, Any]]:
+    """The data sets that are others than those of a checkpoint; DataError if that is not accepted."""
+    before = read_state(checkpoint).inputs
     changes = changed_inputs(before, inputs.identity) if before else {}
     if changes and not accept:
         differences = "\n".join(f"  {key}: {_brief(was)}, now {_brief(now)}" for key, (was, now) in changes.items())

@@ -21,9 +21,9 @@ from deltalm_ds.runs.checkpoints import STATE, TrainingState, checkpoint_name, r
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.runs.metrics import MetricsLog
 from deltalm_ds.training.checkpoint import (
+    checkpoint_to_go_on_from,
     keep_checkpoints,
     loss_scaler_state,
-    newest_whole_checkpoint,
     restore,
     save_checkpoint,
 )
@@ -46,7 +46,7 @@ class Trainer:
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
         self.stop = StopSignal()
-        checkpoint = newest_whole_checkpoint(run)
+        checkpoint = checkpoint_to_go_on_from(run)
         self.inputs: Inputs = open_inputs(self.recipe, checkpoint)
         check_prepared(self.inputs, run)
         self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()

@@ -1,6 +1,7 @@
 """What is refused before any training starts, and that nothing is written then."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 
@@ -15,6 +16,7 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.recipe.schema import ModelSection
+from deltalm_ds.runs.checkpoints import checkpoint_name
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import open_inputs
@@ -130,12 +132,16 @@ def test_validation_knows_objectives_apart_by_their_options(training_data, make_
 # --- starts of a run that exists ---
 
 
-def checkpoint_of(run, inputs):
+def checkpoint_of(run, inputs, step=10):
     """As much of a checkpoint as a later start looks at: a model, and the identity of what it was trained on."""
-    directory = run / "checkpoints" / "step_00000010"
+    directory = run / "checkpoints" / checkpoint_name(step)
     torch.manual_seed(0)
     save_model(directory, inputs.model_config, DeltaLM(inputs.model_config).state_dict(), inputs.vocabulary, {})
-    write_json(directory / "state.json", {"step": 10, "updates": 10, "inputs": inputs.identity})
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in directory.iterdir()
+    }
+    write_json(directory / "state.json", {"step": step, "updates": step, "inputs": inputs.identity, "files": files})
     return directory
 
 
@@ -208,6 +214,33 @@ def test_the_initial_model_is_not_needed_any_more(initial_model, make_recipe, tm
     checkpoint = checkpoint_of(run, prepare_run(recipe, run))
     shutil.rmtree(directory)
     assert prepare_run(recipe, run).start == checkpoint
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model.safetensors", b"{"), ("state.json", b"{"), ("state.json", b"[]"), ("config.json", b""), ("config.json", None)],
+)
+def test_a_start_goes_on_from_the_newest_whole_checkpoint(file, content, make_recipe, tmp_path):
+    recipe, run = make_recipe(), tmp_path / "run"
+    inputs = prepare_run(recipe, run)
+    older, newer = checkpoint_of(run, inputs, 10), checkpoint_of(run, inputs, 20)
+    assert prepare_run(recipe, run).start == newer
+    (newer / file).unlink()
+    if content is not None:
+        (newer / file).write_bytes(content)
+    assert prepare_run(recipe, run).start == older
+    (older / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="step_00000020 is damaged"):
+        prepare_run(recipe, run)
+
+
+@pytest.mark.parametrize("name", ["step_00000070", "step_0000000070", "step_00000020_good", "step_00000020.bak"])
+def test_a_copy_of_a_checkpoint_under_another_name_is_none(name, make_recipe, tmp_path):
+    recipe, run = make_recipe(), tmp_path / "run"
+    inputs = prepare_run(recipe, run)
+    newest = checkpoint_of(run, inputs, 20)
+    shutil.copytree(newest, newest.with_name(name))
+    assert prepare_run(recipe, run).start == newest
 
 
 def test_an_initial_model_with_nan_is_refused(initial_model, make_recipe, tmp_path):
