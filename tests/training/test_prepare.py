@@ -218,7 +218,13 @@ def test_the_initial_model_is_not_needed_any_more(initial_model, make_recipe, tm
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("model.safetensors", b"{"), ("state.json", b"{"), ("state.json", b"[]"), ("config.json", b""), ("config.json", None)],
+    [
+        ("model.safetensors", b"{"),
+        ("state.json", b"{"),
+        ("state.json", b"[]"),
+        ("config.json", b""),
+        ("config.json", None),
+    ],
 )
 def test_a_start_goes_on_from_the_newest_whole_checkpoint(file, content, make_recipe, tmp_path):
     recipe, run = make_recipe(), tmp_path / "run"
