@@ -53,6 +53,8 @@ def _kernels() -> dict[str, str]:
 def _version(package: str) -> str | None:
     if package == "apex":  # NVIDIA's, which has no metadata that tells it from another package of this name
         return "installed" if apex_is_installed() else None
+    if package == "torch":  # its metadata does not always tell the build for CPUs from one for CUDA
+        return str(torch.__version__)
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
