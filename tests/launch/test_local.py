@@ -117,6 +117,19 @@ def test_ranks_see_the_devices_that_the_user_chose(chosen, num_devices, num_rank
     assert world == {"localhost": expected}
 
 
+def test_a_user_who_takes_the_processor_gets_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert local.default_ranks() == 1
+    assert local._devices(6) == ["-1"] * 6
+
+
+def test_a_port_that_the_user_chose(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASTER_PORT", "29876")
+    command = local._command(tmp_path, 2)
+    assert command[command.index("--master_port") + 1] == "29876"
+
+
 def test_more_ranks_than_devices_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="3 ranks are asked for, and there are 2 GPUs: give --ranks 2"):

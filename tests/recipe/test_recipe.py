@@ -183,6 +183,11 @@ def test_bad_overrides(override, message, path):
     assert message in str(caught.value)
 
 
+def test_an_override_given_twice(path):
+    with pytest.raises(InputError, match=r"The override training\.max_steps is given twice"):
+        load_recipe(path, ["training.max_steps=7", "seed=2", "training.max_steps=8"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -20,6 +20,7 @@ from deltalm_ds.runs.checkpoints import checkpoint_name
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import open_inputs
+from deltalm_ds.training.plan import make_plan
 from deltalm_ds.training.prepare import check_prepared, prepare_run
 from deltalm_ds.training.train import main
 from deltalm_ds.vocabulary import Vocabulary
@@ -29,6 +30,17 @@ def test_the_run_directory_has_the_resolved_recipe(make_recipe, tmp_path):
     recipe = make_recipe()
     prepare_run(recipe, tmp_path / "run")
     assert load_recipe(tmp_path / "run" / "recipe.yaml") == recipe
+
+
+def test_metrics_of_the_validation_are_opened_before_training(make_recipe, tmp_path):
+    for language in ("de", "en"):
+        (tmp_path / f"dev.en-de.{language}").touch()
+    recipe = make_recipe(validation={"text": str(tmp_path)})
+    with pytest.raises(InputError, match="de-en: there are no sentences to score"):
+        make_plan(recipe, 1)
+    with pytest.raises(InputError, match="de-en: there are no sentences to score"):
+        prepare_run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_continued_with_its_own_recipe_alone(make_recipe, tmp_path):
