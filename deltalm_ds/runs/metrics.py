@@ -54,16 +54,23 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records, damaged = [], []
     for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line) if line else None
-        except ValueError:
-            damaged.append(number)
+        if not line:
             continue
-        if isinstance(record, dict) and "step" in record:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if _is_record(record):
             records.append(record)
+        else:
+            damaged.append(number)
     if damaged and damaged[-1] < len(lines):
         print(f"{path}: {len(damaged)} line(s) cannot be read and are left out: {damaged[0]} …", file=sys.stderr)
     return records
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("step"), int) and isinstance(value.get("kind"), str)
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

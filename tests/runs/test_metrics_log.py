@@ -1,5 +1,9 @@
 """The log of a run: what is written is read, and a resume leaves no trace in it."""
 
+import json
+
+import pytest
+
 from deltalm_ds.runs.metrics import MetricsLog, read_metrics
 
 
@@ -30,6 +34,19 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [1]
     MetricsLog(tmp_path, 5).close()
     assert [record["step"] for record in read_metrics(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": "x", "kind": "train"}', '{"step": null}', '{"step": 3}', "[1]", "null", '{"st']
+)
+def test_a_line_that_is_no_record_is_left_out(line, tmp_path, capsys):
+    """Edited or half overwritten: training does not depend on its log."""
+    good = '{"step": 1, "kind": "train"}'
+    (tmp_path / "metrics.jsonl").write_text(f"{good}\n{line}\n{good}\n")
+    assert read_metrics(tmp_path) == [json.loads(good)] * 2
+    assert "1 line(s) cannot be read and are left out: 2" in capsys.readouterr().err
+    MetricsLog(tmp_path, 1).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == f"{good}\n{good}\n"
 
 
 def test_a_run_without_a_log(tmp_path):
