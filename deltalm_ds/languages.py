@@ -209,8 +209,9 @@ def scripts_of(code: str) -> tuple[str, ...]:
     Raises:
         InputError: it is no language code, or its script is not known.
     """
-    meaning = read_code(code)
-    further = () if _CODE.fullmatch(code)["script"] else _FURTHER_SCRIPTS.get(meaning.language, ())  # type: ignore[index]
+    meaning, match = read_code(code), _CODE.fullmatch(code)
+    assert match is not None
+    further = () if match["script"] else _FURTHER_SCRIPTS.get(meaning.language, ())
     words = [word for script in (meaning.script, *further) for word in LETTERS_OF_SCRIPT.get(script or "", ())]
     if not words:
         raise InputError(f"The script of {code!r} is not known: add it to deltalm_ds/languages.py, or do not check it.")

@@ -66,7 +66,7 @@ def _prepare_streams() -> None:
         InputError: standard output was closed before the start (`>&-`): results would be lost without a word.
     """
     if sys.stderr is None:  # messages would go to standard output
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
     if sys.stdout is None:
         raise InputError("Standard output is closed: send it to a file, or to /dev/null.")
     for stream in (sys.stdout, sys.stderr):

@@ -34,7 +34,7 @@ def _with_an_option_per_format(command: Callable[..., None]) -> Callable[..., No
         annotation = Annotated[list[str] | None, option]
         keyword = name.replace("-", "_")
         parameters.append(Parameter(keyword, Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # where inspect, and so typer, looks
     return command
 
 

@@ -14,7 +14,7 @@ from deltalm_ds.files import read_json, sha256_of
 
 LOSSES = ("loss", "nll")  # what every validation measures; the lowest is the best
 STATE = "state.json"
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"step_(\d{8}|[1-9]\d{8,})")  # as `checkpoint_name` writes it
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ def checkpoint_directories(run: Path) -> list[Path]:
     step_of = {
         path: int(name[1])
         for path in directory.iterdir()
-        if (name := _NAME.fullmatch(path.name))
-        and not path.is_symlink()
-        and (path / STATE).is_file()
-        and path.name == checkpoint_name(int(name[1]))
+        if (name := _NAME.fullmatch(path.name)) and not path.is_symlink() and (path / STATE).is_file()
     }
     return sorted(step_of, key=step_of.__getitem__)
 

@@ -29,6 +29,7 @@ from deltalm_ds.token_ids import EOS_ID
 
 VOCABULARY = small_vocabulary()
 PAIR, OTHER_PAIR, MONO = random_corpus("en-de", 700), random_corpus("en-fr", 90), random_corpus("de", 300, 25)
+EMPTY: Any = FakeCorpus("de", ("de",), {"source": []})
 
 
 def make_stream(
@@ -317,7 +318,7 @@ def test_stopping_early_ends_the_thread():
             [Component(random_corpus("en-tr", 5), Seq2Seq())],
             r"no tag for the language 'tr'.*objective: \{kind: seq2seq, language_tag: false\}",
         ),
-        ([Component(FakeCorpus("de", ("de",), {"source": []}), SpanCorruption())], "is empty"),  # type: ignore[arg-type]
+        ([Component(EMPTY, SpanCorruption())], "is empty"),
     ],
 )
 def test_components_that_do_not_fit_are_refused_before_training(components: list[Component], message: str):
@@ -334,9 +335,10 @@ def test_components_that_do_not_fit_are_refused_before_training(components: list
 
 
 def test_without_tags_a_vocabulary_needs_none():
-    components = [Component(random_corpus("en-tr", 5), Seq2Seq(language_tag=False))]
+    corpus = random_corpus("en-tr", 5)
+    components = [Component(corpus, Seq2Seq(language_tag=False))]
     step = evaluation_batches(BatchBuilder(components, VOCABULARY, Limits(64, 64), 500), 0, 1)
-    rows = components[0].corpus.rows["source"]  # type: ignore[attr-defined]
+    rows = corpus.rows["source"]
     assert Counter(source for _, source, _ in sequences(step.micro_batches)) == Counter((*row, 2) for row in rows)
 
 
