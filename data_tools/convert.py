@@ -45,7 +45,7 @@ def convert(name: str, files: Sequence[Path], out: Sequence[Path]) -> Conversion
     if not published.min_files <= len(files) <= (published.max_files or len(files)):
         raise InputError(f"{name} takes {published.files}, not {len(files)} files.")
     is_jsonl = len(out) == 1 and out[0].suffix == ".jsonl"
-    if len(set(out)) < 2 and not is_jsonl:
+    if len(set(out)) < max(2, len(out)) and not is_jsonl:
         raise InputError("The output is a file named .jsonl, or two text files as in test.en-de.en,test.en-de.de.")
     for path in out:
         if path.exists():

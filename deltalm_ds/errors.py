@@ -4,6 +4,9 @@ Exit codes of every command: 0 done, 1 unexpected error (a traceback is printed)
 3 damaged or mismatched data, 4 a check did not hold, 75 stopped by a signal after saving (run it again to go on).
 """
 
+import difflib
+from collections.abc import Iterable
+
 STOPPED_EXIT_CODE = 75
 
 
@@ -29,3 +32,8 @@ def os_error_sentence(error: OSError) -> str:
     """What the system could not do, and with which file."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}."
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """Of the known names the most similar one, to say in a message; None where nothing is known."""
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)), None)

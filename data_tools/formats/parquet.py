@@ -22,6 +22,9 @@ def read(wanted: Wanted) -> Iterator[Columns]:
     with _opened(wanted.path) as file:
         known = list(_text_fields(file.schema_arrow))
         for field in wanted.fields:
+            column = field if field in file.schema_arrow.names else field.partition(".")[0]
+            if file.schema_arrow.names.count(column) > 1:
+                raise InputError(f"{wanted.path} has several columns {column!r}: rename all but one.")
             if field not in known:
                 raise _unknown(wanted, field, known)
         for batch in file.iter_batches(ROWS_PER_BLOCK, columns=list(wanted.fields)):

@@ -5,7 +5,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.checkpoints.directory import check_fit, empty_model, open_weights, read_config
+from deltalm_ds.checkpoints.directory import check_fit, empty_model, open_weights, parameter_shapes, read_config
 from deltalm_ds.checkpoints.sources import SOURCES, kind_of, recognise
 from deltalm_ds.checkpoints.sources.model_directory import MODEL_DIRECTORY
 from deltalm_ds.checkpoints.tensor_files import TensorFile, open_tensors
@@ -51,7 +51,7 @@ def _describe_model(directory: Path) -> Description:
     """Raises: InputError, DataError: it is not a model directory, or a damaged one."""
     config, vocabulary, weights = read_config(directory), Vocabulary.load(directory), open_weights(directory)
     model = empty_model(config)
-    check_fit({name: tuple(parameter.shape) for name, parameter in model.named_parameters()}, weights, str(directory))
+    check_fit(parameter_shapes(config), weights, str(directory))
     description: Description = {
         "kind": MODEL_DIRECTORY.title,
         "model": config.model_dump(),

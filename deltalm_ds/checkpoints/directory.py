@@ -174,7 +174,7 @@ def open_weights(directory: str | Path) -> TensorFile:
 
 def load_weights(model: DeltaLM, weights: Mapping[str, Tensor], origin: str) -> None:
     """Put named tensors in place of the model's parameters, in float32; DataError as `check_fit`."""
-    check_fit({name: tuple(parameter.shape) for name, parameter in model.named_parameters()}, weights, origin)
+    check_fit(parameter_shapes(model.config), weights, origin)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -284,7 +284,7 @@ class TrainingStream:
         return self._builder.build(self.global_batch(step), rank, world_size)
 
 
-def evaluation_batch(builder: BatchBuilder, seed: int = 0) -> GlobalBatch:
+def evaluation_batch(builder: BatchBuilder) -> GlobalBatch:
     """Every row of the builder's components once; objectives draw the same each time.
 
     Raises:
@@ -293,7 +293,7 @@ def evaluation_batch(builder: BatchBuilder, seed: int = 0) -> GlobalBatch:
     counts = [component.corpus.num_rows for component in builder.components]
     component_index = np.repeat(np.arange(len(counts)), counts)
     rows = np.concatenate([np.arange(count) for count in counts])
-    batch = builder.select(component_index, rows, rows, hash_counters(seed, component_index, rows))
+    batch = builder.select(component_index, rows, rows, hash_counters(0, component_index, rows))
     if not len(batch.rows):
         names = ", ".join(component.name for component in builder.components)
         raise InputError(

@@ -59,7 +59,9 @@ def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] 
 def _find_files(directory: Path, split: str) -> dict[tuple[str, str], Path]:
     """The files of test sets by pair and language, without strays such as an editor's `test.en-de.de~`."""
     files: dict[tuple[str, str], Path] = {}
-    for path in sorted(directory.glob(f"{split}.*")):
+    for path in sorted(directory.glob("*")):
+        if not path.name.startswith(f"{split}."):
+            continue
         name = path.stem if path.suffix in COMPRESSIONS else path.name
         pair, _, language = name.removeprefix(f"{split}.").partition(".")
         try:

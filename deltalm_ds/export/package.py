@@ -15,6 +15,7 @@ from deltalm_ds.export.model_card import model_card
 from deltalm_ds.export.parity import ParityReport, check_parity
 from deltalm_ds.files import atomic_directory, read_json, write_json
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.exports import FILE_NAME
 from deltalm_ds.generation.interface import Engine, Ids
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
@@ -66,7 +67,7 @@ def export(
             exported = _write(export_format, to, model, vocabulary, directory, precision)
         parity = check_parity(ours, exported, check_sources, is_exact=precision == "float32")
         about = _describe(export_format, Path(model_directory), directory, model, vocabulary, parity)
-        write_json(directory / "deltalm.json", about)
+        write_json(directory / FILE_NAME, about)
         example = _example(export_format, Path(out).name, vocabulary, check_sources)
         card = model_card(about, Path(out).name, directory, parity, example, export_format.note)
         (directory / "README.md").write_text(card, encoding="utf-8")
@@ -92,7 +93,7 @@ def _describe(
     parity: ParityReport,
 ) -> dict[str, Any]:
     """The content of deltalm.json: what `_write` put there, and where the export comes from and how exact it is."""
-    written = read_json(directory / "deltalm.json")
+    written = read_json(directory / FILE_NAME)
     return written | {
         "title": export_format.title,
         "library": export_format.library,
@@ -121,7 +122,7 @@ def _write(
     if vocabulary is not None:
         vocabulary.save(directory)
     sizes = {"vocabulary_size": model.config.vocabulary_size, "max_positions": model.config.max_positions}
-    write_json(directory / "deltalm.json", {"format": to, "precision": precision, **sizes})
+    write_json(directory / FILE_NAME, {"format": to, "precision": precision, **sizes})
     return export_format.open(directory)
 
 

@@ -33,18 +33,16 @@ def translate(
     lines: Sequence[str],
     encode: Callable[[str], Ids],
     options: SearchOptions,
-    token_scores: bool = False,
     what: str = "translate",
 ) -> Iterator[list[Hypothesis]]:
     """The hypotheses of each line, in order, with progress on stderr; see `translate_chunks`.
 
     Args:
         encode: line -> ids with the language tag, without `</s>` (see `encoder_for`, `parse_ids`).
-        token_scores: every hypothesis has token scores, whatever the engine.
         what: the progress line's name.
     """
     with progress(what, len(lines)) as advance:
-        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, token_scores, what, advance):
+        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, what=what, advance=advance):
             yield from found
 
 
@@ -69,7 +67,8 @@ def translate_chunks(
 
     Args:
         chunks: lines in order; taken one chunk at a time.
-        encode, token_scores: see `translate`.
+        encode: see `translate`.
+        token_scores: see `generate`.
         what: begins the sentences on stderr.
         advance: told how many more lines are translated.
     """
@@ -190,7 +189,10 @@ def has_visible_text(line: str) -> bool:
 
 def parse_ids(line: str, vocabulary_size: int) -> list[int]:
     """Space-separated ids -> list; InputError if one is not a number below the vocabulary's size."""
-    ids = [int(word) if word.isdecimal() else -1 for word in line.split()]
+    try:
+        ids = [int(word) if word.isdecimal() else -1 for word in line.split()]
+    except ValueError:  # Python reads no number of thousands of digits
+        ids = [-1]
     if any(not 0 <= token_id < vocabulary_size for token_id in ids):
         raise InputError(f"{line.strip()[:80]!r} are not ids: give numbers from 0 to {vocabulary_size - 1}.")
     return ids

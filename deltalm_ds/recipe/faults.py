@@ -5,8 +5,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from deltalm_ds.errors import nearest
 from deltalm_ds.recipe.keys import recipe_keys
-from deltalm_ds.recipe.one_of import OneOf, nearest
+from deltalm_ds.recipe.one_of import OneOf
 from deltalm_ds.recipe.places import one_of, section_class
 from deltalm_ds.recipe.schema import Recipe
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from deltalm_ds.errors import InputError
-from deltalm_ds.recipe.one_of import OneOf, nearest
+from deltalm_ds.errors import InputError, nearest
+from deltalm_ds.recipe.one_of import OneOf
 from deltalm_ds.recipe.places import leaves, one_of, section_class
 from deltalm_ds.recipe.schema import Recipe
 

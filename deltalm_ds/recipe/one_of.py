@@ -1,12 +1,13 @@
 """A place in the recipe for one kind of a table, such as the schedules: `kind: …` and the options of that kind."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from deltalm_ds.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,3 @@ class OneOf:
     def _no_such_kind(self, kind: Any) -> str:
         kinds = ", ".join(self.table)
         return f"there is no kind {kind!r}; the kinds are {kinds}; the nearest is {nearest(kind, self.table)!r}"
-
-
-def nearest(name: object, known: Iterable[str]) -> str | None:
-    """Of the known names the most similar one; None where nothing is known."""
-    return next(iter(difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)), None)

@@ -1,12 +1,11 @@
 """The DeepSpeed configuration that a recipe names, checked against it. Imports no DeepSpeed: checks are quick."""
 
-import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.files import read_json
 from deltalm_ds.recipe.schema import Recipe
 
@@ -58,16 +57,17 @@ def config_path(name: str) -> Path:
     path = CONFIG_DIRECTORY / f"{name}.json"
     if not path.exists():
         names = sorted(file.stem for file in CONFIG_DIRECTORY.glob("*.json"))
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise InputError(f"There is no DeepSpeed configuration {name!r} in ds_configs; the nearest is {nearest!r}.")
+        raise InputError(
+            f"There is no DeepSpeed configuration {name!r} in ds_configs; the nearest is {nearest(name, names)!r}."
+        )
     return path
 
 
 def _faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     for key in sorted(config.keys() - _ALLOWED):
         instead = _DONE_ELSEWHERE.get(key)
-        nearest = difflib.get_close_matches(key, _ALLOWED, n=1, cutoff=0.0)[0]
-        yield f"{key}: belongs to {instead}" if instead else f"{key}: is not known here; the nearest is {nearest!r}"
+        unknown = f"is not known here; the nearest is {nearest(key, _ALLOWED)!r}"
+        yield f"{key}: belongs to {instead}" if instead else f"{key}: {unknown}"
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
             yield f"{key}: must be {json.dumps(value)}, since the step counts tokens itself (is {config[key]!r})"

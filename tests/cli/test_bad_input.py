@@ -332,6 +332,7 @@ def test_unknown_names(world):
     assert "no format 'jax' to export to" in refused(world, "export", "model", "--out", "new", "--to", "jax")
     assert "are not ids" in refused(world, "translate", "model", "--ids", stdin=b"4 five\n")
     assert "are not ids" in refused(world, "translate", "model", "--ids", stdin=b"4 100000\n")
+    assert "are not ids" in refused(world, "translate", "model", "--ids", stdin=b"9" * 5000)
 
 
 @pytest.mark.parametrize("option", [("--beam", 0), ("--n-best", 9), ("--min-length", 9, "--max-length", 8)], ids=str)

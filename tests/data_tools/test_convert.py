@@ -297,6 +297,7 @@ def test_names_of_formats_and_files_are_checked(tmp_path):
         ("sgm", [source], ["a.jsonl"], r"sgm takes SOURCE.sgm REFERENCE.sgm .*, not 1 file"),
         ("sgm", [source, reference], ["a.txt"], "a file named .jsonl, or two text files"),
         ("sgm", [source, reference], ["a", "a"], "a file named .jsonl, or two text files"),
+        ("sgm", [source, reference], ["a", "b", "b"], "a file named .jsonl, or two text files"),
         ("sgm", [source, reference], [reference.name, "b"], "exists already"),
     ]:
         with pytest.raises(InputError, match=message):

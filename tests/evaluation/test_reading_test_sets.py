@@ -50,3 +50,11 @@ def test_what_is_missing_or_uneven_is_named(tmp_path):
         read_test_sets(tmp_path, "test", ["en-de"])
     with pytest.raises(InputError, match="'de' names one language, not two"):
         read_test_sets(tmp_path, "test", ["de"])
+
+
+@pytest.mark.parametrize("split", ["/tmp/test", "**x", "t*t", "[t]est"])
+def test_a_split_is_a_name_and_no_pattern(split, tmp_path):
+    for language in ("de", "en"):
+        (tmp_path / f"test.en-de.{language}").write_text("x\n")
+    with pytest.raises(InputError, match="has no test sets"):
+        read_test_sets(tmp_path, split)

@@ -1,9 +1,8 @@
 """The table of metrics: how good generated text is. A new one is a file here, a row, and its test."""
 
-import difflib
 from collections.abc import Iterable
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.evaluation.metrics import bleu, chrf, chrf_plus_plus, ter
 from deltalm_ds.evaluation.metrics.interface import Metric
 
@@ -22,8 +21,9 @@ DEFAULT_METRICS = ("bleu", "chrf")
 def find_metric(name: str) -> Metric:
     """The metric of a name; InputError with the nearest name if there is none."""
     if name not in METRICS:
-        nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-        raise InputError(f"There is no metric {name!r}, the nearest is {nearest!r}: {', '.join(METRICS)}.")
+        raise InputError(
+            f"There is no metric {name!r}, the nearest is {nearest(name, METRICS)!r}: {', '.join(METRICS)}."
+        )
     return METRICS[name]
 
 

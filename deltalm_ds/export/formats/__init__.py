@@ -3,14 +3,13 @@
 A new format is a file here whose `FORMAT` is an `ExportFormat`, the file's name as a row of `FORMATS`, and its test.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import InputError, nearest
 
 if TYPE_CHECKING:  # help texts name the formats, and are to come without heavy imports
     from deltalm_ds.generation.interface import Engine
@@ -57,8 +56,8 @@ def load_format(name: str) -> ExportFormat:
         InputError: there is no such format. ModuleNotFoundError: a package is not installed.
     """
     if name not in FORMATS:
-        (nearest,) = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.0)
         raise InputError(
-            f"There is no format {name!r} to export to: choose one of {', '.join(FORMATS)}; the nearest is {nearest!r}."
+            f"There is no format {name!r} to export to: choose one of {', '.join(FORMATS)}; "
+            f"the nearest is {nearest(name, FORMATS)!r}."
         )
     return import_module(f"{__name__}.{name}").FORMAT

@@ -25,7 +25,7 @@ class CTranslate2Engine:
 
     - Its search normalises probabilities *after* excluding what may not come next (`<pad>`, `</s>` below the minimum
       length, repeated n-grams), so its scores are higher where the model would have liked that. Scoring the outputs
-      gives the exact ones: `token_scores` of `translate`.
+      gives the exact ones: `token_scores` of `generate`.
     - It does not force `</s>` at the maximum length: outputs cut there get its log p by scoring them.
     - It normalises by another length: its sums are normalised here as ours are, and ranked anew.
 

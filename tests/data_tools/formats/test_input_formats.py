@@ -289,3 +289,10 @@ def test_the_build_counts_headers_and_null(tmp_path):
     assert result.exit_code == 0, result.exception
     (corpus,) = json.loads(result.stdout)["corpora"]
     assert (corpus["rows"], corpus["dropped"]) == (2, {"header": 1, "empty": 1})
+
+
+def test_a_parquet_column_that_is_there_twice_is_named(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "f.parquet")
+    with pytest.raises(InputError, match=r"f\.parquet has several columns 'text'"):
+        records_of(f"{tmp_path}/f.parquet:text", 1)
