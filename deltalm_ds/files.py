@@ -4,11 +4,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -132,6 +133,15 @@ def publish_directory(temporary: Path, path: Path) -> None:
     fsync_path(temporary)
     os.replace(temporary, path)
     fsync_path(path.parent)
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for each float that is not finite: JSON has neither NaN nor infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def write_json(path: str | Path, value: Any) -> None:

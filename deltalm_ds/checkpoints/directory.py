@@ -128,13 +128,18 @@ def check_fit(wanted: Mapping[str, Shape], found: Mapping[str, Tensor], origin: 
         raise DataError(f"{origin} does not fit the model: {'; '.join(faults[:3])}{more}.")
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a weight are finite, in one pass and without memory."""
+    return not tensor.numel() or all(map(torch.isfinite, tensor.aminmax()))  # the least and the greatest of NaN are NaN
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Check that all numbers of a weight are finite, in one pass and without memory.
+    """Check that all numbers of a weight are finite.
 
     Raises:
         DataError: naming the weight; `name` says where it stands, too.
     """
-    if tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):  # the least and the greatest of NaN are NaN
+    if not is_finite(tensor):
         raise DataError(
             f"{name} holds NaN or infinite numbers: the training it comes from diverged, or the file is damaged. Take "
             "an earlier checkpoint."

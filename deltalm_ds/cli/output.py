@@ -1,17 +1,18 @@
 """What the verbs print on standard output: tables and `name: value` lines for people, JSON for scripts."""
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from deltalm_ds.files import finite
 
 NO_LIMIT = 1_000_000  # columns: a pipe has no width to fit into
 
 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON in UTF-8; numbers that JSON does not have (NaN, infinities) are null."""
-    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
     # file names may hold bytes that are not UTF-8, as lone surrogates: they are printed as JSON's escapes
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
@@ -68,12 +69,3 @@ def _cell(value: str | int | None) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else f"{value:,}"
-
-
-def _finite(value: Any) -> Any:
-    """The same value with None for each float that is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -60,7 +60,7 @@ def _read_recipe(run: Path) -> Record:
         return {}
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(recipe, dict):
         raise InputError(f"{path} is not a recipe: it has no keys.")

@@ -20,7 +20,7 @@ def read_events(run: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # a value may hold other line ends
         try:
             events.append(json.loads(line))
         except ValueError:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.files import atomic_file
+from deltalm_ds.files import atomic_file, finite
 
 
 class MetricsLog:
@@ -30,7 +30,7 @@ class MetricsLog:
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Write one record; nested dicts become `group/name` in TensorBoard."""
-        record = {"step": step, "kind": kind, **_finite(values)}
+        record = {"step": step, "kind": kind, **finite(values)}
         try:
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
@@ -71,17 +71,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def _is_record(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("step"), int) and isinstance(value.get("kind"), str)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with null for what is not finite."""
-    finite: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            finite[name] = _finite(value)
-        else:
-            finite[name] = None if isinstance(value, float) and not math.isfinite(value) else value
-    return finite
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> Iterable[tuple[str, float]]:

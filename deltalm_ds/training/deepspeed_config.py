@@ -50,6 +50,12 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     return {**config, **_FIXED, **decided}
 
 
+def offloads_optimizer(zero: dict[str, Any]) -> bool:
+    """Whether the section `zero_optimization` keeps the optimizer off the device; null is as good as nothing."""
+    offload = zero.get("offload_optimizer") or {}
+    return bool(offload.get("device", "none") != "none")
+
+
 def config_path(name: str) -> Path:
     """The file of `ds_configs` with this name, or the path given."""
     if name.endswith(".json"):
@@ -68,6 +74,8 @@ def _faults(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         instead = _DONE_ELSEWHERE.get(key)
         unknown = f"is not known here; the nearest is {nearest(key, _ALLOWED)!r}"
         yield f"{key}: belongs to {instead}" if instead else f"{key}: {unknown}"
+    if not isinstance(config.get("zero_optimization", {}).get("offload_optimizer"), dict | None):
+        yield "zero_optimization.offload_optimizer: must be an object"
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
             yield f"{key}: must be {json.dumps(value)}, since the step counts tokens itself (is {config[key]!r})"

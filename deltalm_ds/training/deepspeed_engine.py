@@ -13,7 +13,7 @@ from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
-from deltalm_ds.training.deepspeed_config import deepspeed_config
+from deltalm_ds.training.deepspeed_config import deepspeed_config, offloads_optimizer
 from deltalm_ds.training.deepspeed_internals import leave_out_shared_memory_op, link_moments, master_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -52,7 +52,7 @@ def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict
     Raises:
         InputError: the implementation cannot run here, or not with this engine.
     """
-    offloads = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    offloads = offloads_optimizer(zero)
     implementation = options.implementation
     if implementation == "auto":
         implementation = "deepspeed" if offloads else "torch"

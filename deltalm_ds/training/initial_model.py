@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
-from deltalm_ds.checkpoints.directory import load_model, read_config
+from deltalm_ds.checkpoints.directory import is_finite, load_model, read_config
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -52,5 +51,5 @@ def starting_model(start: Path | None, config: DeltaLMConfig) -> DeltaLM:
 def check_finite(model: DeltaLM, origin: Path) -> None:
     """DataError naming the first weight that is NaN or infinite: no update could repair it."""
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not is_finite(weight.detach()):
             raise DataError(f"{origin} holds NaN or infinite numbers in {name}: training from it learns nothing.")

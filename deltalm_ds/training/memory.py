@@ -14,6 +14,7 @@ from deltalm_ds.kernels.linear_cross_entropy import CHUNK_TOKENS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.training.deepspeed_config import offloads_optimizer
 
 OPTIMIZER_BYTES = 12  # a parameter: float32 master weight and Adam's two moments, in every precision
 SAMPLE_TOKENS = 64
@@ -41,7 +42,7 @@ def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int)
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
     keeps_narrow = weight_bytes == 2 and not ds_config.get("bf16", {}).get("immediate_grad_update", False)
     full_gradient_bytes = 4 + 2 * keeps_narrow
-    offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    offloaded = offloads_optimizer(zero)
     share = -(-num_parameters // num_ranks)
     gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0
     buckets = 2 if stage < 3 and zero.get("overlap_comm") else 1

@@ -82,25 +82,30 @@ class Trainer:
         training, state = self.recipe.training, self.state
         steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
         log = closing(self.log) if self.log else nullcontext()
-        with log, closing(steps), progress("training", training.max_steps, "steps", start=state.step) as advance:
+        shown = progress("training", training.max_steps, "steps", start=state.step) if self.rank == 0 else nullcontext()
+        with log, closing(steps), shown as advance:
             try:
                 self._validate_if_missed()
                 for batches in steps:
                     self._update(batches)
-                    is_last = state.step == training.max_steps
-                    saving = is_last or state.step % training.save_every == 0
+                    saving = self._is_due()
                     # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
                     if saving or state.step % training.log_every == 0:
                         self._log_training()
-                    if self.rank == 0:
+                    if advance:
                         advance(1, self.note)
                     if saving:
                         self._save_and_validate()
-                    if not is_last:
+                    if state.step < training.max_steps:
                         self.stop.check()
             except StopRequested:
                 return self._end_early()
         return 0
+
+    def _is_due(self) -> bool:
+        """Whether there is a checkpoint and a validation at this step."""
+        training, step = self.recipe.training, self.state.step
+        return step == training.max_steps or step % training.save_every == 0
 
     def _update(self, batches: StepBatches) -> None:
         """Make the update of a step; without sequences there is none to make."""
@@ -149,7 +154,8 @@ class Trainer:
 
     def _save_and_validate(self) -> None:
         """Collectives. What is measured is not a condition of the checkpoint, which comes first."""
-        if self.state.updates == self.updates_when_saved:
+        skipped = self.skipped_in_a_row
+        if skipped >= self.recipe.training.save_every or (skipped and not self.state.updates):
             raise self._does_not_train("no update was applied since the last checkpoint")
         self._save()
         self._validate()
@@ -185,9 +191,7 @@ class Trainer:
 
     def _validate_if_missed(self) -> None:
         """A run that ended between saving and validating: measure now what would be missing in its log."""
-        state, training = self.state, self.recipe.training
-        is_due = state.step == training.max_steps or state.step % training.save_every == 0
-        if state.step and is_due and not state.validation:
+        if self.state.step and self._is_due() and not self.state.validation:
             self._validate()
 
     def _end_early(self) -> int:

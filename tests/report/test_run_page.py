@@ -374,7 +374,13 @@ def test_values_that_were_not_finite_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "is not valid YAML"), ("", "is not a recipe"), ("- a", "is not a recipe")]
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("name: 2024-13-45", "is not valid YAML"),  # like a date, and none
+        ("", "is not a recipe"),
+        ("- a", "is not a recipe"),
+    ],
 )
 def test_recipe_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
     write_metrics(tmp_path, [training_record(20)])

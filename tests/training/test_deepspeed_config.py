@@ -63,6 +63,7 @@ def test_there_is_a_file_for_each_precision_and_stage():
         (lambda c: c.update(train_batch_size=8), "train_batch_size: belongs to the recipe's batch.tokens_per_step"),
         (lambda c: c.update(zero_optimisation={}), "zero_optimisation: is not known here; the nearest is 'zero_opt"),
         (lambda c: c.update(bf16=True), "bf16: must be an object"),
+        (lambda c: c["zero_optimization"].update(offload_optimizer="cpu"), "offload_optimizer: must be an object"),
     ],
 )
 def test_contradictions(change, message, tmp_path):
