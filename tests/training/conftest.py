@@ -5,12 +5,13 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+from jobs import Job
 
 from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
 from deltalm_ds.data.shards import ragged_batch, write_corpus
@@ -85,22 +86,11 @@ def make_run(make_recipe):
     """A prepared run directory."""
 
     def make(run: Path, **changes):
-        with mock.patch.object(
-            checks, "check_precision"
-        ):  # fp16 on a processor is refused; ranks.py runs it all the same
+        with mock.patch.object(checks, "check_precision"):  # ranks.py runs fp16 on a processor, where it is refused
             prepare_run(make_recipe(**changes), run)
         return run
 
     return make
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training: in directory `run`, from the first checkpoint of `resumes`, with a fault that ranks.py knows."""
-
-    run: Path
-    resumes: Path | None = None
-    fault: str | None = None
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """One rank of several: runs a list of trainings one after the other, to pay the start of DeepSpeed once.
 
 Started as `python ranks.py JOBS.json` with RANK and WORLD_SIZE set. Writes beside it, as JOBS.json.RANK, what became
-of each job: an exit code, or the class and message of an error. See `Job` in conftest.py.
+of each job: an exit code, or the class and message of an error. See `Job` in jobs.py.
 """
 
 import errno

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Job
+from jobs import Job
 
 from deltalm_ds.files import read_json
 from deltalm_ds.runs.metrics import read_metrics

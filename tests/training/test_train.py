@@ -16,9 +16,9 @@ from unittest import mock
 import psutil
 import pytest
 import torch
-from conftest import Job
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig
+from jobs import Job
 
 from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.errors import DataError
