@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout import keep_scale
 from deltalm_ds.kernels.torch_internals import softmax_backward
 
@@ -26,8 +27,7 @@ SHORT_LENGTH = 32  # up to it, padding costs less than calls for another group
 
 # PyTorch reads a custom op's schema from its annotations, and calls its shape function with the same parameters: they
 # stand in forward, backward and both shape functions.
-@torch.library.custom_op("deltalm::grouped_attention", mutates_args=())
-def grouped_attention(
+def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -60,12 +60,10 @@ def grouped_attention(
     return out
 
 
-@grouped_attention.register_fake
-def _(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
+def _forward_shapes(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
     return q.new_empty(q.shape)
 
 
-@torch.library.custom_op("deltalm::grouped_attention_backward", mutates_args=())
 def _backward(
     grad: Tensor,
     q: Tensor,
@@ -91,8 +89,7 @@ def _backward(
     return grad_q, grad_k, grad_v
 
 
-@_backward.register_fake
-def _(grad, q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
+def _backward_shapes(grad, q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
     return tuple(x.new_empty(x.shape) for x in (q, k, v))
 
 
@@ -102,11 +99,14 @@ def _setup_context(ctx, inputs, output):
 
 
 def _gradients(ctx, grad):
+    if grad is None:
+        return (None,) * 8
     *tensors, seed = ctx.saved_tensors
-    return *_backward(grad, *tensors, ctx.causal, ctx.p, seed), None, None, None, None, None
+    return *_BACKWARD(grad, *tensors, ctx.causal, ctx.p, seed), None, None, None, None, None
 
 
-grouped_attention.register_autograd(_gradients, setup_context=_setup_context)
+_BACKWARD = CustomOp("grouped_attention_backward", _backward, _backward_shapes)
+grouped_attention = CustomOp("grouped_attention", _forward, _forward_shapes, _setup_context, _gradients)
 
 
 class _Side(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.kernels import reference
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.reference import IGNORED_LABEL
 from deltalm_ds.kernels.torch_internals import graph_is_kept
@@ -70,14 +71,13 @@ def _in_chunks(
     hidden: Tensor, weight: Tensor, labels: Tensor, vocabulary_size: int, label_smoothing: float, is_fused: bool
 ) -> CrossEntropy:
     needs_hidden, needs_weight = (torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight))
-    loss, token_loss, token_nll, _, _ = _forward(
+    loss, token_loss, token_nll, _, _ = _FORWARD(
         hidden, weight, labels, vocabulary_size, label_smoothing, is_fused, needs_hidden, needs_weight
     )
     return CrossEntropy(loss, token_loss.detach(), token_nll.detach())
 
 
 # PyTorch reads a custom op's schema from its annotations; its shape function must have the same parameters.
-@torch.library.custom_op("deltalm::linear_cross_entropy", mutates_args=())
 def _forward(
     hidden: Tensor,
     weight: Tensor,
@@ -117,8 +117,7 @@ def _forward(
     return token_loss.sum(), token_loss, token_nll, grad_hidden, grad_weight
 
 
-@_forward.register_fake
-def _(hidden, weight, labels, vocabulary_size, label_smoothing, is_fused, needs_hidden, needs_weight):
+def _forward_shapes(hidden, weight, labels, vocabulary_size, label_smoothing, is_fused, needs_hidden, needs_weight):
     token_loss, *others = _outputs(hidden, weight, needs_hidden, needs_weight)
     return token_loss.new_empty(()), token_loss, *others
 
@@ -157,7 +156,6 @@ def _setup_context(ctx, inputs, output):
     *_, grad_hidden, grad_weight = output
     _, weight, *_, ctx.needs_hidden, ctx.needs_weight = inputs
     ctx.save_for_backward(grad_hidden, grad_weight)
-    ctx.set_materialize_grads(False)  # zeros for outputs without a gradient: a second tensor of the weight's size
     ctx.weight_dtype = weight.dtype
 
 
@@ -178,7 +176,7 @@ def _scaled(x: Tensor, factor: Tensor, in_place: bool) -> Tensor:
     return x.mul_(factor) if in_place else x * factor
 
 
-_forward.register_autograd(_gradients, setup_context=_setup_context)
+_FORWARD = CustomOp("linear_cross_entropy", _forward, _forward_shapes, _setup_context, _gradients)
 
 
 def _smoothing(label_smoothing: float, vocabulary_size: int) -> tuple[float, float]:

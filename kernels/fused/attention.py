@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from deltalm_ds.kernels import dispatch
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.attention_kernels import forward_kernel, grad_key_value_kernel, grad_query_kernel
 
@@ -80,7 +81,6 @@ def _strides(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, ...]:
     return *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], q.shape[1] * q.shape[2]
 
 
-@torch.library.custom_op("deltalm::attention", mutates_args=())
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -104,12 +104,10 @@ def _forward(
     return out, log_total
 
 
-@_forward.register_fake
-def _(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
+def _forward_shapes(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
     return q.new_empty(q.shape), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op("deltalm::attention_backward", mutates_args=())
 def _backward(
     grad: Tensor,
     q: Tensor,
@@ -142,8 +140,7 @@ def _backward(
     return grad_q, grad_k, grad_v
 
 
-@_backward.register_fake
-def _(grad, q, k, v, out, log_total, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
+def _backward_shapes(grad, q, k, v, out, log_total, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
     return tuple(x.new_empty(x.shape) for x in (q, k, v))
 
 
@@ -153,11 +150,14 @@ def _setup_context(ctx, inputs, output):
 
 
 def _gradients(ctx, grad, _grad_log_total):
+    if grad is None:
+        return (None,) * 8
     *tensors, seed = ctx.saved_tensors
-    return *_backward(grad.contiguous(), *tensors, ctx.causal, ctx.p, seed), None, None, None, None, None
+    return *_BACKWARD(grad.contiguous(), *tensors, ctx.causal, ctx.p, seed), None, None, None, None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_setup_context)
+_BACKWARD = CustomOp("attention_backward", _backward, _backward_shapes)
+_FORWARD = CustomOp("attention", _forward, _forward_shapes, _setup_context, _gradients)
 
 
 def attention(
@@ -188,4 +188,4 @@ def attention(
     if q.shape[2] > MAX_HEAD_DIM:
         raise ValueError(f"The fused attention has heads of at most {MAX_HEAD_DIM} dimensions, not {q.shape[2]}.")
     q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
-    return _forward(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed)[0]
+    return _FORWARD(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed)[0]

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
 
@@ -33,7 +34,6 @@ def _kernel(
     tl.store(y_ptr + at, tl.where(keep, x * drop_scale, 0.0), mask=inside)
 
 
-@torch.library.custom_op("deltalm::dropout", mutates_args=())
 def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
     """x: [T, M], contiguous."""
     num_rows, num_columns = x.shape
@@ -47,8 +47,7 @@ def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
     return y
 
 
-@_dropout.register_fake
-def _(x, p, seed):
+def _dropout_shapes(x, p, seed):
     return torch.empty_like(x)
 
 
@@ -58,15 +57,17 @@ def _setup_context(ctx, inputs, output):
 
 
 def _gradients(ctx, grad):
+    if grad is None:
+        return None, None, None
     (seed,) = ctx.saved_tensors
-    return _dropout(grad.contiguous(), ctx.p, seed), None, None
+    return _DROPOUT(grad.contiguous(), ctx.p, seed), None, None
 
 
-_dropout.register_autograd(_gradients, setup_context=_setup_context)
+_DROPOUT = CustomOp("dropout", _dropout, _dropout_shapes, _setup_context, _gradients)
 
 
 def dropout(x: Tensor, p: float, seed: Tensor | None) -> Tensor:
     """x: [..., M]; without a seed nothing falls out. See `deltalm_ds.kernels.reference`."""
     if seed is None or not x.numel():
         return x
-    return _dropout(x.reshape(-1, x.shape[-1]).contiguous(), p, seed).view(x.shape)
+    return _DROPOUT(x.reshape(-1, x.shape[-1]).contiguous(), p, seed).view(x.shape)

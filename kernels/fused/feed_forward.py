@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
 
@@ -92,7 +93,6 @@ def _backward_kernel(
     tl.store(grad_bias_ptr + strip * num_columns + own_columns, grad_bias, mask=own_columns < num_columns)
 
 
-@torch.library.custom_op("deltalm::feed_forward", mutates_args=())
 def _forward(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor, p: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -107,12 +107,10 @@ def _forward(
     return torch.addmm(bias_out, activation, weight_out.T), hidden
 
 
-@_forward.register_fake
-def _(x, weight_in, bias_in, weight_out, bias_out, p, seed):
+def _forward_shapes(x, weight_in, bias_in, weight_out, bias_out, p, seed):
     return x.new_empty(len(x), len(weight_out)), x.new_empty(len(x), len(weight_in))
 
 
-@torch.library.custom_op("deltalm::feed_forward_backward", mutates_args=())
 def _backward(
     grad: Tensor,
     x: Tensor,
@@ -143,8 +141,7 @@ def _backward(
     )
 
 
-@_backward.register_fake
-def _(grad, x, hidden, weight_in, bias_in, weight_out, p, seed):
+def _backward_shapes(grad, x, hidden, weight_in, bias_in, weight_out, p, seed):
     likes = (x, weight_in, bias_in, weight_out)
     return *(torch.empty_like(like) for like in likes), grad.new_empty(grad.shape[1])
 
@@ -156,11 +153,14 @@ def _setup_context(ctx, inputs, output):
 
 
 def _gradients(ctx, grad, _grad_hidden):
+    if grad is None:
+        return (None,) * 7
     x, hidden, weight_in, bias_in, weight_out, seed = ctx.saved_tensors
-    return *_backward(grad.contiguous(), x, hidden, weight_in, bias_in, weight_out, ctx.p, seed), None, None
+    return *_BACKWARD(grad.contiguous(), x, hidden, weight_in, bias_in, weight_out, ctx.p, seed), None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_setup_context)
+_BACKWARD = CustomOp("feed_forward_backward", _backward, _backward_shapes)
+_FORWARD = CustomOp("feed_forward", _forward, _forward_shapes, _setup_context, _gradients)
 
 
 def feed_forward(
@@ -177,4 +177,4 @@ def feed_forward(
         p: rate of dropout on the activation.
         seed: [1] int64, of the mask; None where nothing is dropped.
     """
-    return _forward(x, weight_in, bias_in, weight_out, bias_out, p, seed)[0]
+    return _FORWARD(x, weight_in, bias_in, weight_out, bias_out, p, seed)[0]

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
 
@@ -119,7 +120,6 @@ def _tile(num_columns: int) -> dict[str, int]:
     return {"ROWS": rows, "COLUMNS": columns, "num_warps": num_warps}
 
 
-@torch.library.custom_op("deltalm::dropout_add_layer_norm", mutates_args=())
 def _forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, p: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,13 +135,11 @@ def _forward(
     return y, mean, rstd
 
 
-@_forward.register_fake
-def _(x, residual, weight, bias, eps, p, seed):
+def _forward_shapes(x, residual, weight, bias, eps, p, seed):
     statistics = x.new_empty(len(x), dtype=torch.float32)
     return torch.empty_like(x), statistics, torch.empty_like(statistics)
 
 
-@torch.library.custom_op("deltalm::dropout_add_layer_norm_backward", mutates_args=())
 def _backward(
     grad: Tensor,
     x: Tensor,
@@ -167,8 +165,7 @@ def _backward(
     return grad_sum, grad_x, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype)
 
 
-@_backward.register_fake
-def _(grad, x, residual, weight, mean, rstd, p, seed):
+def _backward_shapes(grad, x, residual, weight, mean, rstd, p, seed):
     grad_x = torch.empty_like(x) if seed is not None else x.new_empty(0)
     return torch.empty_like(x), grad_x, torch.empty_like(weight), torch.empty_like(weight)
 
@@ -180,15 +177,18 @@ def _setup_context(ctx, inputs, output):
 
 
 def _gradients(ctx, grad, _grad_mean, _grad_rstd):
+    if grad is None:
+        return (None,) * 7
     x, residual, weight, mean, rstd, seed = ctx.saved_tensors
-    grad_sum, grad_x, grad_weight, grad_bias = _backward(
+    grad_sum, grad_x, grad_weight, grad_bias = _BACKWARD(
         grad.contiguous(), x, residual, weight, mean, rstd, ctx.p, seed
     )
     grad_x = grad_sum if seed is None else grad_x
     return grad_x, grad_sum if residual is not None else None, grad_weight, grad_bias, None, None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_setup_context)
+_BACKWARD = CustomOp("dropout_add_layer_norm_backward", _backward, _backward_shapes)
+_FORWARD = CustomOp("dropout_add_layer_norm", _forward, _forward_shapes, _setup_context, _gradients)
 
 
 def dropout_add_layer_norm(
@@ -213,4 +213,4 @@ def dropout_add_layer_norm(
     """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     rows_of_residual = None if residual is None else residual.reshape(rows.shape).contiguous()
-    return _forward(rows, rows_of_residual, weight, bias, eps, p, seed)[0].view(x.shape)
+    return _FORWARD(rows, rows_of_residual, weight, bias, eps, p, seed)[0].view(x.shape)

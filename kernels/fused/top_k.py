@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.custom_op import CustomOp
+
 BLOCK = 128  # logits that stand for each other by their largest: few enough maxima, and little to read again
 TILE = 4096  # logits of a program: 16 a thread of its 8 warps
 LOWEST = tl.constexpr(-1e30)  # below any logit, and yet a difference of two such is no nan
@@ -116,8 +118,7 @@ def _row_kernel(
         keys = tl.where(keys == best, LOWEST_KEY, keys)
 
 
-@torch.library.custom_op("deltalm::row_top_k", mutates_args=())
-def row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) -> tuple[Tensor, Tensor]:
+def _row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) -> tuple[Tensor, Tensor]:
     """log p [N, C] float32 and tokens [N, C] int64 of the best of each row; see `deltalm_ds.kernels.top_k`.
 
     Args:
@@ -148,7 +149,9 @@ def row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) -> 
     return scores, tokens
 
 
-@row_top_k.register_fake
-def _(logits, num, banned, only):
+def _shapes(logits, num, banned, only):
     scores = logits.new_empty(len(logits), num, dtype=torch.float32)
     return scores, banned.new_empty(len(logits), num)
+
+
+row_top_k = CustomOp("row_top_k", _row_top_k, _shapes)
