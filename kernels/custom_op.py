@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deltalm_ds.kernels.torch_internals import is_traced
+
 
 class CustomOp:
     """`torch.ops.deltalm.<name>`, called in the cheapest way.
@@ -40,18 +42,30 @@ class CustomOp:
         if setup_context is not None and gradients is not None:
             context = _without_zeros(setup_context)
             self._traced.register_autograd(gradients, setup_context=context)
-            methods = {"forward": run, "setup_context": context, "backward": gradients}
-            methods = {method: staticmethod(function) for method, function in methods.items()}
-            self._function = type(name, (torch.autograd.Function,), methods)
+            self._function = _autograd_function(name, run, context, gradients)
 
     def __call__(self, *inputs: Any) -> Any:
         """The op's results; no argument has a default."""
-        if torch.compiler.is_compiling() or _is_traced(inputs[0]):
+        if torch.compiler.is_compiling() or is_traced(inputs[0]):
             return self._traced(*inputs)
         with _device_guard(inputs[0]):
             if self._function is not None and torch.is_grad_enabled():
                 return self._function.apply(*inputs)
             return self._run(*inputs)
+
+
+def _autograd_function(
+    name: str, run: Callable[..., Any], setup_context: Callable[..., None], gradients: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """In the form whose `forward` has the context: for the other one PyTorch inspects a signature at every call."""
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = run(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(gradients)}
+    return type(name, (torch.autograd.Function,), methods)
 
 
 def _without_zeros(setup_context: Callable[..., None]) -> Callable[..., None]:
@@ -62,11 +76,6 @@ def _without_zeros(setup_context: Callable[..., None]) -> Callable[..., None]:
         setup_context(ctx, inputs, output)
 
     return setup
-
-
-def _is_traced(x: Tensor) -> bool:
-    """Whether a tracer looks at what is done with x: its tensors are of other classes."""
-    return type(x) is not Tensor and type(x) is not torch.nn.Parameter
 
 
 def _device_guard(x: Tensor) -> AbstractContextManager[Any]:

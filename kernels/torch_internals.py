@@ -9,6 +9,12 @@ def graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
+def is_traced(x: Tensor) -> bool:
+    """Whether somebody looks at what is done with x: its class or an active mode is a tracer's, or one that counts."""
+    is_plain = type(x) is Tensor or type(x) is torch.nn.Parameter
+    return not is_plain or torch._C._len_torch_dispatch_stack() > 0
+
+
 def softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:
     """The gradient of softmax's input over the last axis, of the same dtype. Both: [..., N]."""
     return torch._softmax_backward_data(grad, probabilities, -1, grad.dtype)

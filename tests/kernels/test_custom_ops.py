@@ -1,17 +1,21 @@
-"""The custom ops of the torch backend: `opcheck`, and the same numbers compiled and recomputed.
+"""How ops are called, and the custom ops of the torch backend: `opcheck`, the same numbers compiled and recomputed.
 
 Those of the fused kernels: `check_fused.py`.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
-from deltalm_ds.kernels import grouped_attention
+from deltalm_ds.kernels import custom_op, grouped_attention
 from deltalm_ds.kernels.attention import attention
+from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.feed_forward import feed_forward
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
@@ -97,3 +101,59 @@ def test_gradcheck_of_attention_with_dropout(causal: bool, is_compiled: bool, mo
     q, k, v = (torch.randn(9, 1, 2, dtype=torch.float64).requires_grad_() for _ in range(3))
     attend = grouped_attention.grouped_attention
     assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, cu, cu, causal, 0.5, seed), (q, k, v))
+
+
+def cubed() -> CustomOp:
+    """x³, and what its gradient formula was given."""
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x**3, x.abs()
+
+    def gradients(ctx, grad, grad_of_second):
+        GIVEN.append(grad_of_second)
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad
+
+    return CustomOp(
+        "cubed_in_a_test",
+        run,
+        lambda x: (torch.empty_like(x), torch.empty_like(x)),
+        lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+        gradients,
+    )
+
+
+GIVEN: list[Tensor | None] = []
+CUBED = cubed()
+
+
+def test_a_call_is_no_custom_op_and_makes_no_zeros() -> None:
+    x = leaf(3)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        CUBED(x)[0].sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert not any(name.startswith("deltalm::") for name in names)
+    assert "aten::zeros" not in names
+    assert GIVEN.pop() is None
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, 3 * x.detach() ** 2)
+
+
+def test_a_trace_has_the_custom_op() -> None:
+    traced = make_fx(lambda x: CUBED(x)[0])(torch.ones(3))
+    assert "deltalm.cubed_in_a_test" in traced.code
+
+
+def test_without_gradients_nothing_is_saved() -> None:
+    with torch.no_grad():
+        assert CUBED(leaf(3))[0].grad_fn is None
+
+
+def test_the_device_of_the_tensors_is_made_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with FakeTensorMode():
+        here, there = (torch.empty(1, device=f"cuda:{index}") for index in (0, 1))
+    assert isinstance(custom_op._device_guard(here), nullcontext)
+    guard = custom_op._device_guard(there)
+    assert isinstance(guard, torch.cuda.device)
+    assert guard.idx == 1

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from deltalm_ds.kernels.torch_internals import graph_is_kept, softmax_backward
+from deltalm_ds.kernels.torch_internals import graph_is_kept, is_traced, softmax_backward
 
 
 class Asking(torch.autograd.Function):
@@ -27,6 +29,16 @@ def test_a_backward_knows_whether_its_graph_is_kept() -> None:
     y.backward(retain_graph=True)
     y.backward()
     assert Asking.answers == [True, False]
+
+
+def test_a_tracer_is_seen() -> None:
+    plain, seen = torch.ones(3), []
+    assert not is_traced(plain)
+    assert not is_traced(torch.nn.Parameter(plain))
+    make_fx(lambda x: seen.append(is_traced(x)) or x + 1)(plain)
+    with FakeTensorMode():
+        seen.append(is_traced(torch.ones(3)))
+    assert seen == [True, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
