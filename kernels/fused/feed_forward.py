@@ -12,6 +12,7 @@ from torch import Tensor
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
+from deltalm_ds.kernels.fused.strip_sums import total
 
 ROWS, COLUMNS = 4, 256  # tile of a program: eight elements a thread of four warps
 NUM_STRIPS = 64  # strips of rows in which the bias's gradient is summed, on any device
@@ -60,8 +61,8 @@ def _forward_kernel(
 def _backward_kernel(
     # read: the gradient of y [T, F]; hidden [T, F]; bias [F]; seed [1] int64
     grad_ptr, hidden_ptr, bias_ptr, seed_ptr,
-    # written: activation [T, F], y once more; grad_hidden [T, F]; grad_bias [strips, F] float32
-    activation_ptr, grad_hidden_ptr, grad_bias_ptr,
+    # written: activation [T, F], y once more; grad_hidden [T, F]; strip_sums [strips, F] float32
+    activation_ptr, grad_hidden_ptr, strip_sums_ptr,
     # T, F; the bytes below which elements fall, and the scale of the others
     num_rows, num_columns, drop_threshold, drop_scale,
     HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -69,7 +70,7 @@ def _backward_kernel(
     """The activation again, the gradient of hidden, and sums of it for the bias.
 
     Grid: (strips, column tiles). A program owns COLUMNS columns of every strips-th tile of ROWS rows, and one row of
-    grad_bias, so that no two programs add to the same number.
+    strip_sums, so that no two programs add to the same number.
     """
     strip, num_strips = tl.program_id(0), tl.num_programs(0)
     own_columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -90,7 +91,7 @@ def _backward_kernel(
         tl.store(activation_ptr + at, activation, mask=inside)
         tl.store(grad_hidden_ptr + at, grad_hidden, mask=inside)
         grad_bias += tl.sum(grad_hidden, 0)
-    tl.store(grad_bias_ptr + strip * num_columns + own_columns, grad_bias, mask=own_columns < num_columns)
+    tl.store(strip_sums_ptr + strip * num_columns + own_columns, grad_bias, mask=own_columns < num_columns)
 
 
 def _forward(
@@ -126,16 +127,16 @@ def _backward(
     num_strips = min(NUM_STRIPS, triton.cdiv(num_rows, ROWS))
     grad_activation = grad @ weight_out
     activation, grad_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
-    grad_bias_in = hidden.new_empty(num_strips, num_columns, dtype=torch.float32)
+    strip_sums = hidden.new_empty(1, num_strips, num_columns, dtype=torch.float32)
     _backward_kernel[(num_strips, triton.cdiv(num_columns, COLUMNS))](
-        grad_activation, hidden, bias_in, seed, activation, grad_hidden, grad_bias_in,
+        grad_activation, hidden, bias_in, seed, activation, grad_hidden, strip_sums,
         num_rows, num_columns, threshold(p), scale(p),
         HAS_DROPOUT=seed is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
     )  # fmt: skip
     return (
         grad_hidden @ weight_in,
         grad_hidden.T @ x,
-        grad_bias_in.sum(0).to(bias_in.dtype),
+        total(strip_sums, bias_in.dtype)[0],
         grad.T @ activation,
         grad.sum(0),
     )
