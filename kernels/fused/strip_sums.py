@@ -12,8 +12,8 @@ from torch import Tensor
 STRIPS, COLUMNS = 256, 16  # tile of a program: 64 bytes of a row, and many programs where columns are few
 
 
-@triton.jit
-def _kernel(
+@triton.jit(do_not_specialize=["num_strips"])
+def _add_strips_kernel(
     # read: sums of strips [K, strips, C] float32. written: total [K, C]
     strip_sums_ptr, total_ptr,
     # strips, C
@@ -29,15 +29,14 @@ def _kernel(
         inside = (strips[:, None] < num_strips) & (columns[None, :] < num_columns)
         at = (first + strips[:, None]) * num_columns + columns[None, :]
         sums += tl.load(strip_sums_ptr + at, mask=inside, other=0.0)
-    at_total = tl.program_id(1) * num_columns + columns
-    tl.store(total_ptr + at_total, tl.sum(sums, 0), mask=columns < num_columns)
+    tl.store(total_ptr + tl.program_id(1) * num_columns + columns, tl.sum(sums, 0), mask=columns < num_columns)
 
 
-def total(strip_sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sums over the strips, made in float32. strip_sums: [K, strips, C] float32, contiguous -> [K, C]."""
+def add_strips(strip_sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sums over the strips, rounded to dtype at the end. strip_sums: [K, strips, C] float32, contiguous -> [K, C]."""
     num_sums, num_strips, num_columns = strip_sums.shape
-    sums = strip_sums.new_empty(num_sums, num_columns, dtype=dtype)
-    _kernel[(triton.cdiv(num_columns, COLUMNS), num_sums)](
-        strip_sums, sums, num_strips, num_columns, STRIPS=STRIPS, COLUMNS=COLUMNS, num_warps=4
+    total = strip_sums.new_empty(num_sums, num_columns, dtype=dtype)
+    _add_strips_kernel[(triton.cdiv(num_columns, COLUMNS), num_sums)](
+        strip_sums, total, num_strips, num_columns, STRIPS=STRIPS, COLUMNS=COLUMNS, num_warps=4
     )  # fmt: skip
-    return sums
+    return total
