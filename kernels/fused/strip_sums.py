@@ -33,7 +33,7 @@ def _add_strips_kernel(
 
 
 def add_strips(strip_sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sums over the strips, rounded to dtype at the end. strip_sums: [K, strips, C] float32, contiguous -> [K, C]."""
+    """strip_sums [K, strips, C], float32 and contiguous, added up over the strips and then rounded: [K, C]."""
     num_sums, num_strips, num_columns = strip_sums.shape
     total = strip_sums.new_empty(num_sums, num_columns, dtype=dtype)
     _add_strips_kernel[(triton.cdiv(num_columns, COLUMNS), num_sums)](

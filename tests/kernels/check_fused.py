@@ -8,6 +8,7 @@ import importlib
 import mmap
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -131,11 +132,26 @@ def test_many_rows_in_few_strips(op: str, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("num_strips", [1, 256, 600])
 def test_strips_are_added_in_float32(num_strips: int) -> None:
-    """Sums of numbers near 1,000 times their spread, which float16 could not add."""
+    """Numbers around 1, as many as float16 could not add to their sum."""
     strip_sums = 1 + torch.randn(2, num_strips, 37, generator=torch.Generator().manual_seed(0)) / 1000
     found = add_strips(guarded(strip_sums.to(DEVICE)), torch.float16)
     expected = strip_sums.double().sum(1).to(DEVICE)
     torch.testing.assert_close(found.double(), expected, rtol=2.0**-11, atol=0)  # one rounding
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize(("op", "num_sums"), [("layer_norm", 0), ("feed_forward", 1)])
+def test_gradients_of_parameters_are_summed_and_rounded_in_one_launch(op: str, num_sums: int) -> None:
+    """Only the bias of the FFN's second product, whose gradient no kernel makes, is PyTorch's sum."""
+    case = small_cases()[op]
+    inputs = [x.half().to(DEVICE).requires_grad_() for x in case.inputs]
+    out = case.function(*inputs)
+    grad = torch.ones_like(out)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        out.backward(grad)
+    called = Counter(event.name for event in profile.events())
+    assert called["aten::new_empty"] > 0
+    assert (called["aten::sum"], called["aten::_to_copy"]) == (num_sums, 0)
 
 
 COMPILED = {**small_cases(), "alone": next(case for case in cases_of("layer_norm", True) if case.name == "alone")}

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parent / "count_row_compilations.py"
 
 
 def test_no_number_of_tokens_is_compiled_again() -> None:
-    """One kernel a form and direction (dropout: one for both), and two that add up strips; it was up to three of each."""
+    """One kernel a form and direction (dropout: one for both), and those that add up strips; it was three of each."""
     pytest.importorskip("triton", reason="Triton is not installed")
     process = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
