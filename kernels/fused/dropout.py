@@ -15,7 +15,7 @@ from deltalm_ds.kernels.fused.philox import keep_mask
 TILE = 1024  # elements of a program: eight a thread of four warps
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _kernel(
     # read: x [T, M], contiguous; seed [1] int64. written: y [T, M]
     x_ptr, seed_ptr, y_ptr,

@@ -12,6 +12,7 @@ from torch import Tensor
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
+from deltalm_ds.kernels.fused.strip_sums import add_strips
 
 ROWS, COLUMNS = 4, 256  # tile of a program: eight elements a thread of four warps
 NUM_STRIPS = 64  # strips of rows in which the bias's gradient is summed, on any device
@@ -38,7 +39,7 @@ def _groups(COLUMNS: tl.constexpr):
     return tl.program_id(1) * (COLUMNS // 16) + tl.arange(0, COLUMNS // 16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _forward_kernel(
     # read: hidden [T, F], the first product; bias [F]; seed [1] int64. written: y [T, F]
     hidden_ptr, bias_ptr, seed_ptr, y_ptr,
@@ -56,12 +57,12 @@ def _forward_kernel(
     tl.store(y_ptr + at, y, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _backward_kernel(
     # read: the gradient of y [T, F]; hidden [T, F]; bias [F]; seed [1] int64
     grad_ptr, hidden_ptr, bias_ptr, seed_ptr,
-    # written: activation [T, F], y once more; grad_hidden [T, F]; grad_bias [strips, F] float32
-    activation_ptr, grad_hidden_ptr, grad_bias_ptr,
+    # written: activation [T, F], y once more; grad_hidden [T, F]; strip_sums [strips, F] float32
+    activation_ptr, grad_hidden_ptr, strip_sums_ptr,
     # T, F; the bytes below which elements fall, and the scale of the others
     num_rows, num_columns, drop_threshold, drop_scale,
     HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -69,12 +70,12 @@ def _backward_kernel(
     """The activation again, the gradient of hidden, and sums of it for the bias.
 
     Grid: (strips, column tiles). A program owns COLUMNS columns of every strips-th tile of ROWS rows, and one row of
-    grad_bias, so that no two programs add to the same number.
+    strip_sums, so that no two programs add to the same number.
     """
     strip, num_strips = tl.program_id(0), tl.num_programs(0)
     own_columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     bias = tl.load(bias_ptr + own_columns, mask=own_columns < num_columns, other=0.0).to(tl.float32)
-    grad_bias = tl.zeros([COLUMNS], tl.float32)
+    grad_bias = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first_row in range(strip * ROWS, num_rows, num_strips * ROWS):
         rows, _, inside, at = _tile(first_row, num_rows, num_columns, ROWS, COLUMNS)
         hidden = tl.load(hidden_ptr + at, mask=inside, other=0.0).to(tl.float32) + bias[None, :]  # [ROWS, COLUMNS]
@@ -89,8 +90,8 @@ def _backward_kernel(
         grad_hidden = grad * (cdf + hidden * density)
         tl.store(activation_ptr + at, activation, mask=inside)
         tl.store(grad_hidden_ptr + at, grad_hidden, mask=inside)
-        grad_bias += tl.sum(grad_hidden, 0)
-    tl.store(grad_bias_ptr + strip * num_columns + own_columns, grad_bias, mask=own_columns < num_columns)
+        grad_bias += grad_hidden
+    tl.store(strip_sums_ptr + strip * num_columns + own_columns, tl.sum(grad_bias, 0), mask=own_columns < num_columns)
 
 
 def _forward(
@@ -126,16 +127,16 @@ def _backward(
     num_strips = min(NUM_STRIPS, triton.cdiv(num_rows, ROWS))
     grad_activation = grad @ weight_out
     activation, grad_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
-    grad_bias_in = hidden.new_empty(num_strips, num_columns, dtype=torch.float32)
+    strip_sums = hidden.new_empty(1, num_strips, num_columns, dtype=torch.float32)
     _backward_kernel[(num_strips, triton.cdiv(num_columns, COLUMNS))](
-        grad_activation, hidden, bias_in, seed, activation, grad_hidden, grad_bias_in,
+        grad_activation, hidden, bias_in, seed, activation, grad_hidden, strip_sums,
         num_rows, num_columns, threshold(p), scale(p),
         HAS_DROPOUT=seed is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
     )  # fmt: skip
     return (
         grad_hidden @ weight_in,
         grad_hidden.T @ x,
-        grad_bias_in.sum(0).to(bias_in.dtype),
+        add_strips(strip_sums, bias_in.dtype)[0],
         grad.T @ activation,
         grad.sum(0),
     )

@@ -11,8 +11,11 @@ from torch import Tensor
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
+from deltalm_ds.kernels.fused.strip_sums import add_strips
 
-NUM_STRIPS = 256  # rows are summed in so many strips, on any device: the sums' order is always the same
+# Rows are summed in so many strips at most, on any device: the sums' order is always the same. An A100 holds as many
+# programs of the backward at once (108 SMs, 8 each by registers), an H100 a fifth more: none waits for a second wave.
+NUM_STRIPS = 864
 TILE = 1024  # elements a program holds at once, where rows are not longer
 
 
@@ -35,7 +38,7 @@ def _load_sum(
     return x, keep
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _forward_kernel(
     # read: x, residual [T, M], contiguous; weight, bias [M]; seed [1] int64
     x_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr,
@@ -64,22 +67,22 @@ def _forward_kernel(
     tl.store(rstd_ptr + rows, rstd, mask=rows < num_rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _backward_kernel(
     # read: the gradient of y [T, M]; x, residual [T, M]; weight [M]; seed [1] int64; mean, rstd [T] float32
     grad_ptr, x_ptr, residual_ptr, weight_ptr, seed_ptr, mean_ptr, rstd_ptr,
     # written: the gradient of the sum, which is residual's, [T, M]; that of x [T, M], where elements are dropped
     grad_sum_ptr, grad_x_ptr,
-    # written: sums of each strip, [strips, M] float32
-    grad_weight_ptr, grad_bias_ptr,
+    # written: each strip's gradients of weight and bias, [2, strips, M] float32
+    strip_sums_ptr,
     # T, M; the bytes below which elements fall, and the scale of the others
     num_rows, num_columns, drop_threshold, drop_scale,
     HAS_RESIDUAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of x and residual, and sums for those of weight and bias.
 
-    Grid: (strips,). A program owns every strips-th tile of ROWS whole rows, and one row of grad_weight and grad_bias,
-    so that no two programs add to the same number.
+    Grid: (strips,). A program owns every strips-th tile of ROWS whole rows, and two rows of strip_sums, so that no two
+    programs add to the same number.
     """
     strip, num_strips = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, COLUMNS)
@@ -107,16 +110,18 @@ def _backward_kernel(
         tl.store(grad_sum_ptr + at, grad_sum, mask=inside)
         if HAS_DROPOUT:
             tl.store(grad_x_ptr + at, tl.where(keep, grad_sum * drop_scale, 0.0), mask=inside)
-    at_strip = strip * num_columns + columns
-    tl.store(grad_weight_ptr + at_strip, grad_weight, mask=columns < num_columns)
-    tl.store(grad_bias_ptr + at_strip, grad_bias, mask=columns < num_columns)
+    at_strip = strip_sums_ptr + strip * num_columns + columns
+    tl.store(at_strip, grad_weight, mask=columns < num_columns)
+    tl.store(at_strip + num_strips * num_columns, grad_bias, mask=columns < num_columns)
 
 
 def _tile(num_columns: int) -> dict[str, int]:
     """Tile and warps of both kernels, for rows of any width."""
     columns = max(16, triton.next_power_of_2(num_columns))  # a whole row: its mean is made inside one program
     rows = max(1, TILE // columns)  # short rows share a program, so that it has work for its threads
-    num_warps = min(max(rows * columns // 256, 1), 16)  # eight elements a thread: 16 bytes a load in 16 bits
+    # a row of a model is one warp's: 32 elements a thread, sums without barriers, and one Philox call for 16 elements
+    # (in four warps two threads make each; the backward then takes 1.4 times as many instructions)
+    num_warps = min(max(rows * columns // 1024, 1), 16)
     return {"ROWS": rows, "COLUMNS": columns, "num_warps": num_warps}
 
 
@@ -149,25 +154,25 @@ def _backward(
     rstd: Tensor,
     p: float,
     seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of residual (the sum's), x (empty where nothing is dropped: the same), weight and bias."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of residual (the sum's), x (empty where nothing is dropped: the same), weight and bias ([2, M])."""
     num_rows, num_columns = x.shape
     tile = _tile(num_columns)
     num_strips = min(NUM_STRIPS, triton.cdiv(num_rows, tile["ROWS"]))
     grad_sum = torch.empty_like(x)
     grad_x = torch.empty_like(x) if seed is not None else x.new_empty(0)
-    grad_weight, grad_bias = (x.new_empty(num_strips, num_columns, dtype=torch.float32) for _ in range(2))
+    strip_sums = x.new_empty(2, num_strips, num_columns, dtype=torch.float32)
     _backward_kernel[(num_strips,)](
-        grad, x, residual, weight, seed, mean, rstd, grad_sum, grad_x, grad_weight, grad_bias,
+        grad, x, residual, weight, seed, mean, rstd, grad_sum, grad_x, strip_sums,
         num_rows, num_columns, threshold(p), scale(p),
         HAS_RESIDUAL=residual is not None, HAS_DROPOUT=seed is not None, **tile,
     )  # fmt: skip
-    return grad_sum, grad_x, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype)
+    return grad_sum, grad_x, add_strips(strip_sums, weight.dtype)
 
 
 def _backward_shapes(grad, x, residual, weight, mean, rstd, p, seed):
     grad_x = torch.empty_like(x) if seed is not None else x.new_empty(0)
-    return torch.empty_like(x), grad_x, torch.empty_like(weight), torch.empty_like(weight)
+    return torch.empty_like(x), grad_x, weight.new_empty(2, len(weight))
 
 
 def _setup_context(ctx, inputs, output):
@@ -180,11 +185,9 @@ def _gradients(ctx, grad, _grad_mean, _grad_rstd):
     if grad is None:
         return (None,) * 7
     x, residual, weight, mean, rstd, seed = ctx.saved_tensors
-    grad_sum, grad_x, grad_weight, grad_bias = _BACKWARD(
-        grad.contiguous(), x, residual, weight, mean, rstd, ctx.p, seed
-    )
+    grad_sum, grad_x, of_parameters = _BACKWARD(grad.contiguous(), x, residual, weight, mean, rstd, ctx.p, seed)
     grad_x = grad_sum if seed is None else grad_x
-    return grad_x, grad_sum if residual is not None else None, grad_weight, grad_bias, None, None, None
+    return grad_x, grad_sum if residual is not None else None, *of_parameters.unbind(), None, None, None
 
 
 _BACKWARD = CustomOp("dropout_add_layer_norm_backward", _backward, _backward_shapes)

@@ -8,6 +8,7 @@ import importlib
 import mmap
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from deltalm_ds.kernels import dropout_mask
 from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.fused import attention as fused_attention
+from deltalm_ds.kernels.fused.strip_sums import add_strips
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -116,6 +118,40 @@ def test_what_is_read_outside_crashes(element: int, crashes: bool) -> None:
         ctypes.string_at(page.data_ptr() + 4 * element, 4)
         os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1]) == crashes
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("op", ["layer_norm", "feed_forward"])
+def test_many_rows_in_few_strips(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of the backward that walk over several tiles of rows, one of them over fewer than the others."""
+    monkeypatch.setattr(importlib.import_module(f"deltalm_ds.kernels.fused.{op}"), "NUM_STRIPS", 2)
+    for case in cases_of(op, True):
+        assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("num_strips", [1, 256, 600])
+def test_strips_are_added_in_float32(num_strips: int) -> None:
+    """Numbers around 1, as many as float16 could not add to their sum."""
+    strip_sums = 1 + torch.randn(2, num_strips, 37, generator=torch.Generator().manual_seed(0)) / 1000
+    found = add_strips(guarded(strip_sums.to(DEVICE)), torch.float16)
+    expected = strip_sums.double().sum(1).to(DEVICE)
+    torch.testing.assert_close(found.double(), expected, rtol=2.0**-11, atol=0)  # one rounding
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize(("op", "num_sums"), [("layer_norm", 0), ("feed_forward", 1)])
+def test_gradients_of_parameters_are_summed_and_rounded_in_one_launch(op: str, num_sums: int) -> None:
+    """Only the bias of the FFN's second product, whose gradient no kernel makes, is PyTorch's sum."""
+    case = small_cases()[op]
+    inputs = [x.half().to(DEVICE).requires_grad_() for x in case.inputs]
+    out = case.function(*inputs)
+    grad = torch.ones_like(out)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        out.backward(grad)
+    called = Counter(event.name for event in profile.events())
+    assert called["aten::new_empty"] > 0
+    assert (called["aten::sum"], called["aten::_to_copy"]) == (num_sums, 0)
 
 
 COMPILED = {**small_cases(), "alone": next(case for case in cases_of("layer_norm", True) if case.name == "alone")}
@@ -231,3 +267,18 @@ def test_a_model_trains_as_by_the_definitions(monkeypatch: pytest.MonkeyPatch) -
     assert fused_losses == pytest.approx(expected, rel=1e-5)
     assert fused_losses[-1] != pytest.approx(fused_losses[0], rel=1e-3)
     assert losses_of_training("triton", monkeypatch, activation_checkpointing=True) == fused_losses
+
+
+def test_the_backward_of_the_layers_makes_no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that nothing was made of has no gradient, not one of zeros as large as itself."""
+    monkeypatch.setenv(VARIABLE, "triton")
+    model = small_model(activation_checkpointing=False)
+    source, target = (PackedSequences.from_lengths(torch.arange(9), [7, 2]).to(DEVICE) for _ in range(2))
+    encoder_states = model.encoder.layers[0](leaf(9, 32), source)
+    out = model.decoder.blocks[0](leaf(9, 32, seed=1), target, encoder_states, source)
+    grad = torch.ones_like(out)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        out.backward(grad)
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::mm" in called
+    assert called & {"aten::zeros", "aten::new_zeros", "aten::zeros_like", "aten::zero_"} == set()

@@ -26,7 +26,7 @@ def test_launches_of_training(architecture: int) -> None:
     served = {name for name, op in OPS.items() if architecture >= 80 or not op.needs_tensor_cores}
     assert {row["op"].split("/")[0] for row in rows} == served
     assert kernels_of(rows, "top_k") == {"_tile_kernel", "_row_kernel"}
-    assert kernels_of(rows, "feed_forward") == {"_forward_kernel", "_backward_kernel"}
+    assert kernels_of(rows, "feed_forward") == {"_forward_kernel", "_backward_kernel", "_add_strips_kernel"}
     for row in rows:
         assert row["shared"] <= SHARED_BYTES[architecture], row
         # everything is in registers; attention in float32, twice as large, just about
