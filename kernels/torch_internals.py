@@ -20,8 +20,8 @@ def efficient_attention(
     v: Tensor,
     cu_seqlens_q: Tensor,
     cu_seqlens_k: Tensor,
-    longest_q: int,
-    longest_k: int,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
     causal: bool,
     dropout_p: float,
 ) -> Tensor:
@@ -33,8 +33,8 @@ def efficient_attention(
         v: [Tk, H, D].
         cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
         cu_seqlens_k: [B + 1] int32.
-        longest_q: the largest length in cu_seqlens_q.
-        longest_k: the largest length in cu_seqlens_k.
+        max_seqlen_q: the largest length in cu_seqlens_q.
+        max_seqlen_k: the largest length in cu_seqlens_k.
         causal: query i sees keys 0…i.
         dropout_p: rate of dropout on the probabilities, with torch's own masks.
 
@@ -48,8 +48,8 @@ def efficient_attention(
         None,  # bias
         cu_seqlens_q,
         cu_seqlens_k,
-        longest_q,
-        longest_k,
+        max_seqlen_q,
+        max_seqlen_k,
         dropout_p,
         int(causal),  # the mask's type; 1 is causal, counted from the first key
         compute_log_sumexp=torch.is_grad_enabled(),

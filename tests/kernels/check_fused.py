@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import triton
+import triton.language as tl
 from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
 from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from deltalm_ds.kernels import dropout_mask
 from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.fused import attention as fused_attention
+from deltalm_ds.kernels.fused.attention_kernels import _find_block
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -96,8 +98,43 @@ def test_table_of_top_k(case: TopKCase, dtype: torch.dtype) -> None:
 )
 def test_attention_in_small_blocks(case: Case, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same whatever the blocks: short sequences then have many of them."""
-    monkeypatch.setattr(fused_attention, "_blocks", lambda q: (fused_attention.Blocks(*blocks, 4),) * 3)
+    monkeypatch.setattr(fused_attention, "_blocks", lambda q, is_dropped: (fused_attention.Blocks(*blocks, 4),) * 3)
     assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
+
+
+@triton.jit
+def find_block_kernel(cu_seqlens_ptr, num_sequences, found_ptr, SIZE: tl.constexpr):
+    """found: [grid, 2] int32, sequence and place of each block."""
+    block = tl.program_id(0)
+    sequence, place = _find_block(cu_seqlens_ptr, num_sequences, block, SIZE)
+    tl.store(found_ptr + 2 * block, sequence)
+    tl.store(found_ptr + 2 * block + 1, place)
+
+
+@pytest.mark.parametrize("num_sequences", [1, 1100])
+def test_every_block_of_every_sequence_is_found_once(num_sequences: int) -> None:
+    """Also where there are more sequences than are read at once; blocks behind the end of a sequence may be left over."""
+    size = 4
+    lengths = torch.randint(0, 9, (num_sequences,), generator=torch.Generator().manual_seed(0))
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(DEVICE, torch.int32)
+    num_blocks, _ = fused_attention._grid(int(lengths.sum()), cu_seqlens, size, 1)
+    found = torch.full((num_blocks, 2), -1, dtype=torch.int32, device=DEVICE)
+    find_block_kernel[(num_blocks,)](cu_seqlens, num_sequences, found, SIZE=size)
+    used = [(b, place) for b, place in found.tolist() if place * size < lengths[b]]
+    assert found.min() >= 0
+    assert used == [(b, place) for b in range(num_sequences) for place in range(-(-int(lengths[b]) // size))]
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("case", [case for case in cases_of("attention", True) if case.name.startswith("packed")], ids=str)
+def test_gradients_of_packed_tensors_are_not_stacked(case: Case) -> None:
+    inputs = [x.float().to(DEVICE).requires_grad_() for x in case.inputs]
+    out = case.function(*inputs)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::new_empty" in called
+    assert called & {"aten::stack", "aten::cat"} == set()
 
 
 def test_poison_and_guards_keep_values(poisoned_memory: None) -> None:
@@ -147,21 +184,21 @@ def custom_ops() -> dict[str, tuple[object, ...]]:
     """Arguments of every custom op."""
     cu = torch.tensor([0, 3, 4], dtype=torch.int32, device=DEVICE)
     seed = torch.tensor([7], device=DEVICE)
-    q, k, v = (leaf(4, 2, 32, seed=i) for i in range(3))
+    q, kv = leaf(4, 2, 32), leaf(4, 2, 2, 32, seed=1)
     x, residual, weight, bias = leaf(4, 8), leaf(4, 8, seed=1), leaf(8), leaf(8, seed=1)
     weight_in, bias_in, weight_out = leaf(20, 8), leaf(20), leaf(8, 20)
     labels = torch.tensor([3, 0, -100, 5], device=DEVICE)
     statistics = torch.ones(4, device=DEVICE)
-    plain = [t.detach() for t in (q, k, v, x, residual, weight, weight_in, bias_in, weight_out)]
-    pq, pk, pv, px, pr, pw, pwi, pbi, pwo = plain
+    plain = [t.detach() for t in (q, kv, x, residual, weight, weight_in, bias_in, weight_out)]
+    pq, pkv, px, pr, pw, pwi, pbi, pwo = plain
     return {
         "dropout": (x, 0.5, seed),
         "dropout_add_layer_norm": (x, residual, weight, bias, 1e-5, 0.5, seed),
         "dropout_add_layer_norm_backward": (px, px, pr, pw, statistics, statistics.clone(), 0.5, seed),
         "feed_forward": (x, weight_in, bias_in, weight_out, bias, 0.5, seed),
         "feed_forward_backward": (px, pr, torch.ones(4, 20, device=DEVICE), pwi, pbi, pwo, 0.5, seed),
-        "attention": (q, k, v, cu, cu, True, 0.5, seed),
-        "attention_backward": (pq, pq, pk, pv, pv, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
+        "attention": (leaf(4, 3, 2, 32), None, None, cu, cu, True, 0.5, seed),
+        "attention_backward": (pq, pq, pkv, None, pq, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
         "linear_cross_entropy": (x, leaf(32, 8), labels, 29, 0.1, True, True, True),
         "row_top_k": (px, 3, labels[:, None].clamp(min=0), None),
     }
@@ -188,7 +225,7 @@ def test_dropout_masks_are_the_definition() -> None:
     q, k = torch.zeros(1, 2, head_dim, device=DEVICE), torch.zeros(num_keys, 2, head_dim, device=DEVICE)
     v = torch.eye(num_keys, device=DEVICE)[:, None].expand(-1, 2, -1).contiguous()
     cu_q, cu_k = torch.tensor([0, 0, 1], device=DEVICE).int(), torch.tensor([0, 0, num_keys], device=DEVICE).int()
-    out = fused_attention.attention(q, k, v, cu_q, cu_k, False, 0.1, seed)
+    out = fused_attention.attention((q, k, v), cu_q, cu_k, False, 0.1, seed)
     for head in range(2):
         row = dropout_mask.keep_mask(seed, 0.1, torch.zeros(1, dtype=torch.int64, device=DEVICE), num_keys, head)[0]
         torch.testing.assert_close(out[0, head], row * (256 / 230) / num_keys)

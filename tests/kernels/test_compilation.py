@@ -45,6 +45,15 @@ def test_launches_of_training(architecture: int) -> None:
         assert all(row["matrix_products"] > 0 for row in in_16_bits)  # on tensor cores
 
 
+def test_attention_is_compiled_few_times() -> None:
+    """Three kernels, causal or not, whatever the numbers of sequences and tokens of 400 micro-batches."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    command = [sys.executable, SCRIPT.with_name("count_compilations.py")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [70, 80, 90])
 def test_rarer_launches(architecture: int) -> None:
