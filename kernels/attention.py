@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.dispatch import Op, implementation
+from deltalm_ds.kernels.dispatch import SIXTEEN_BITS, Choice, Op, Preference, implementation
 from deltalm_ds.kernels.dropout_mask import draw_seed
+from deltalm_ds.kernels.flash_attention import flash_attention
 from deltalm_ds.kernels.grouped_attention import grouped_attention, shapes_are_compiled
 from deltalm_ds.kernels.torch_internals import efficient_attention
 
@@ -118,7 +119,9 @@ def unpacked(*packed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _attend(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
-    return implementation(OP, packed[0])(packed, lengths, causal, dropout_p)
+    # a branch, as a compiler may know the rate as a symbol, which cannot choose an implementation
+    serve = implementation(OP, packed[0], True) if dropout_p else implementation(OP, packed[0], False)
+    return serve(packed, lengths, causal, dropout_p)
 
 
 def _torch(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
@@ -145,7 +148,28 @@ def _reference(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropo
     return reference.attention(q, k, v, lengths.cu_seqlens_q, lengths.cu_seqlens_k, causal, dropout_p, seed)
 
 
-OP = Op(torch=_torch, triton=_triton, reference=_reference, needs_tensor_cores=True)
+def _flash(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
+    q, k, v = unpacked(*packed)
+    cu_seqlens_q, cu_seqlens_k, _ = lengths
+    return flash_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, *lengths.longest(), causal, dropout_p)
+
+
+# Of the two that serve GPUs from sm_80 on in 16 bits. No row has been timed against the other backend: all are modelled.
+# FlashAttention-2's masks are not those of the definition, and its gradients differ from run to run and get stacked.
+PREFERENCES = (
+    Preference((9, 0), SIXTEEN_BITS, False, Choice("triton", "modelled: ahead of FlashAttention-2, written for sm_80")),
+    Preference((9, 0), SIXTEEN_BITS, True, Choice("triton", "masks of the definition; modelled: level in speed")),
+    Preference((8, 0), SIXTEEN_BITS, False, Choice("triton", "gradients the same in every run; modelled: slower")),
+    Preference((8, 0), SIXTEEN_BITS, True, Choice("triton", "masks of the definition; modelled: slower")),
+)
+OP = Op(
+    torch=_torch,
+    triton=_triton,
+    reference=_reference,
+    flash=_flash,
+    needs_tensor_cores=True,
+    preferences=PREFERENCES,
+)
 
 
 def _efficient_attention(

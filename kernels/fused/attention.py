@@ -26,36 +26,43 @@ LOG2_E = math.log2(math.e)
 
 
 class Blocks(NamedTuple):
-    """Tile of one kernel: QUERIES x KEYS, the warps that share it, and the stages of its pipeline of loads.
+    """Tile of one kernel: QUERIES x KEYS, the warps that share it, the most registers of a thread, stages of its loads.
 
-    With two stages Triton waits for a tile's loads right after it asked for them; with three they arrive during the
-    tile before.
+    With two stages Triton waits for a tile's keys and values right after it asked for them; with three they are on
+    their way while the tile before is computed.
     """
 
     queries: int
     keys: int
     num_warps: int
+    max_registers: int | None = None  # as many as the compiler likes
     num_stages: int = 3
 
     def options(self) -> dict[str, int]:
         """Arguments of the launch."""
-        return {
-            "QUERIES": self.queries,
-            "KEYS": self.keys,
-            "num_warps": self.num_warps,
-            "num_stages": self.num_stages,
-        }
+        options = {"QUERIES": self.queries, "KEYS": self.keys, "num_warps": self.num_warps}
+        if self.max_registers is not None:
+            options["maxnreg"] = self.max_registers
+        return {**options, "num_stages": self.num_stages}
 
 
 # Of 16 bits, by (sm_90, D ≤ 64, dropout): tiles of the forward, of the gradients of keys and values, and of the gradient
-# of queries.
+# of queries. What tells them apart is how many warps a multiprocessor holds, by the registers and the shared memory that
+# the compiler needs without spilling (`test_compilation.py`; Triton 3.7). A limit on registers is set where the compiler
+# takes more than it needs: 128 lets 16 warps in, 168 lets 12 in, more than that 8.
 _TILES = {
-    (True, True, False): (Blocks(128, 64, 8), Blocks(32, 64, 4), Blocks(128, 64, 8)),
-    (True, True, True): (Blocks(64, 64, 4), Blocks(64, 64, 4), Blocks(64, 32, 4)),
+    # 16, 12, 16 warps; 64, 41, 80 KB a block. Products of sm_90 take keys and values from shared memory
+    (True, True, False): (Blocks(128, 64, 8, 128), Blocks(32, 64, 4, 168), Blocks(128, 64, 8, 128)),
+    # 16, 8, 12 warps; 72, 69, 42 KB. Masks take 40 to 100 registers more: unlimited, the forward would hold 8 warps. Keys
+    # and values need over 200 whatever the tile (at 168 they spill), so the tile is the one with the widest products
+    (True, True, True): (Blocks(128, 64, 8, 128), Blocks(64, 64, 4), Blocks(64, 32, 4, 168)),
+    # 8 warps each: twice the outputs, which twice the warps share; 128 to 136, 81 to 83, 128 to 132 KB
     (True, False, False): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
     (True, False, True): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
-    (False, True, False): (Blocks(64, 64, 4), Blocks(32, 32, 4), Blocks(64, 32, 4)),
-    (False, True, True): (Blocks(64, 32, 4), Blocks(32, 32, 4), Blocks(64, 32, 4)),
+    # 12, 20, 12 warps; 40, 27, 32 KB. Operands are in registers
+    (False, True, False): (Blocks(64, 64, 4, 168), Blocks(32, 32, 4), Blocks(64, 32, 4, 168)),
+    # 12 warps each, keys and values 16 where not causal; 26, 27, 44 KB
+    (False, True, True): (Blocks(64, 32, 4, 168), Blocks(32, 32, 4, 168), Blocks(32, 64, 4, 168)),
     (False, False, False): (Blocks(128, 32, 8), Blocks(32, 32, 8), Blocks(64, 32, 8)),
     (False, False, True): (Blocks(128, 32, 8), Blocks(32, 32, 8), Blocks(64, 32, 8)),
 }
@@ -65,9 +72,10 @@ def _blocks(q: Tensor, is_dropped: bool) -> tuple[Blocks, Blocks, Blocks]:
     """Of the forward, of the gradients of keys and values, and of the gradient of queries."""
     is_narrow = q.shape[2] <= 64
     if q.dtype == torch.float32:
-        # twice the registers an element, and products without tensor cores where they are exact: the smallest tiles
+        # twice the registers an element, and products without tensor cores where they are exact: the smallest tiles. On
+        # sm_80 a third stage would let in 12 warps of the forward instead of 20: the loads of another block fill the gap
         warps = 4 if is_narrow else 8
-        return Blocks(32, 32, warps, 2), Blocks(32, 32, 8, 2), Blocks(32, 32, 4, 2)
+        return Blocks(32, 32, warps, None, 2), Blocks(32, 32, 8, None, 2), Blocks(32, 32, 4, None, 2)
     is_sm_90 = (dispatch.compute_capability(q.device) or (8, 0)) >= (9, 0)
     return _TILES[is_sm_90, is_narrow, is_dropped]
 
