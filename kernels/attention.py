@@ -34,10 +34,11 @@ class Lengths(NamedTuple):
 
     def longest(self) -> tuple[int, int]:
         """The longest lengths; waits for the device if the host does not know them."""
-        if self.max_seqlens is None:
-            longest_q, longest_k = torch.stack([self.cu_seqlens_q.diff().max(), self.cu_seqlens_k.diff().max()]).tolist()
-            return longest_q, longest_k
-        return self.max_seqlens
+        if self.max_seqlens is not None:
+            return self.max_seqlens
+        lengths = (self.cu_seqlens_q.diff(), self.cu_seqlens_k.diff())
+        longest_q, longest_k = torch.stack([x.max() for x in lengths]).tolist()
+        return longest_q, longest_k
 
 
 def self_attention(
@@ -154,8 +155,8 @@ def _flash(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p
     return flash_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, *lengths.longest(), causal, dropout_p)
 
 
-# Of the two that serve GPUs from sm_80 on in 16 bits. No row has been timed against the other backend: all are modelled.
-# FlashAttention-2's masks are not those of the definition, and its gradients differ from run to run and get stacked.
+# Of the two that serve GPUs from sm_80 on in 16 bits. No row has been timed against the other backend: all are
+# modelled. FlashAttention-2's masks are not those of the definition, its gradients differ from run to run.
 PREFERENCES = (
     Preference((9, 0), SIXTEEN_BITS, False, Choice("triton", "modelled: ahead of FlashAttention-2, written for sm_80")),
     Preference((9, 0), SIXTEEN_BITS, True, Choice("triton", "masks of the definition; modelled: level in speed")),
@@ -172,9 +173,7 @@ OP = Op(
 )
 
 
-def _efficient_attention(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, causal: bool, dropout_p: float
-) -> Tensor:
+def _efficient_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
     """PyTorch's memory-efficient kernel, for GPUs below sm_80."""
     cu_seqlens_q, cu_seqlens_k, _ = lengths
     out = efficient_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, *lengths.longest(), causal, dropout_p)

@@ -3,8 +3,8 @@
 An op's file ends with its `OP`, one function per backend, and its public function calls the one that `implementation`
 chooses. `table.py` has a row for each op.
 
-The environment variable DELTALM_KERNELS forces a backend for every op, or `apex` or `flash` for the ops that have it. It
-is read whenever a backend is chosen; code that torch.compile made keeps what was chosen when it was traced.
+The environment variable DELTALM_KERNELS forces a backend for every op, or `apex` or `flash` for the ops that have it.
+It is read whenever a backend is chosen; code that torch.compile made keeps what was chosen when it was traced.
 """
 
 import functools

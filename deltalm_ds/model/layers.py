@@ -110,7 +110,8 @@ class CrossAttention(nn.Module):
 
     def cache(self, encoder_states: Tensor, source: PackedSequences) -> CrossAttentionCache:
         """Keys and values of every source sentence, computed once. encoder_states: [S, M]."""
-        return CrossAttentionCache.from_packed(*self._keys_and_values(encoder_states).unbind(1), source)
+        k, v = self._keys_and_values(encoder_states).unbind(1)
+        return CrossAttentionCache.from_packed(k, v, source)
 
     def step(self, x: Tensor, cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] with N = B · beam, the beams of a sentence side by side -> [N, M]."""

@@ -4,8 +4,8 @@ Nothing quadratic is stored: the backward makes the probabilities again from eac
 one block of queries (or, for the gradients of keys and values, of keys) of one sequence and head, and no two programs
 write the same element: results are deterministic.
 
-The kernels: `attention_kernels.py`. Legend: T tokens, B sequences, H heads, D head dim. x, y, z are query, key and value
-in one of the forms of `deltalm_ds.kernels.attention`: (q, k, v), (q, kv, None) or (qkv, None, None).
+The kernels: `attention_kernels.py`. Legend: T tokens, B sequences, H heads, D head dim. x, y, z are query, key and
+value in one of the forms of `deltalm_ds.kernels.attention`: (q, k, v), (q, kv, None) or (qkv, None, None).
 """
 
 import math
@@ -46,15 +46,15 @@ class Blocks(NamedTuple):
         return {**options, "num_stages": self.num_stages}
 
 
-# Of 16 bits, by (sm_90, D ≤ 64, dropout): tiles of the forward, of the gradients of keys and values, and of the gradient
-# of queries. What tells them apart is how many warps a multiprocessor holds, by the registers and the shared memory that
-# the compiler needs without spilling (`test_compilation.py`; Triton 3.7). A limit on registers is set where the compiler
-# takes more than it needs: 128 lets 16 warps in, 168 lets 12 in, more than that 8.
+# Of 16 bits, by (sm_90, D ≤ 64, dropout): tiles of the forward, of the gradients of keys and values, and of the
+# gradient of queries. Chosen by how many warps a multiprocessor holds, which registers and shared memory limit, without
+# values outside the registers (`test_compilation.py`; numbers of Triton 3.7). A limit on registers is set where the
+# compiler takes more than it needs: 128 lets 16 warps in, 168 lets 12 in, more than that 8. Nothing of it was timed.
 _TILES = {
     # 16, 12, 16 warps; 64, 41, 80 KB a block. Products of sm_90 take keys and values from shared memory
     (True, True, False): (Blocks(128, 64, 8, 128), Blocks(32, 64, 4, 168), Blocks(128, 64, 8, 128)),
-    # 16, 8, 12 warps; 72, 69, 42 KB. Masks take 40 to 100 registers more: unlimited, the forward would hold 8 warps. Keys
-    # and values need over 200 whatever the tile (at 168 they spill), so the tile is the one with the widest products
+    # 16, 8, 12 warps; 72, 69, 42 KB. Masks take 40 to 100 registers more: without the limit 8 warps of the forward.
+    # Keys and values spill at 168 registers with 64 keys, so 8 warps it is, and then the widest products
     (True, True, True): (Blocks(128, 64, 8, 128), Blocks(64, 64, 4), Blocks(64, 32, 4, 168)),
     # 8 warps each: twice the outputs, which twice the warps share; 128 to 136, 81 to 83, 128 to 132 KB
     (True, False, False): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
@@ -72,10 +72,11 @@ def _blocks(q: Tensor, is_dropped: bool) -> tuple[Blocks, Blocks, Blocks]:
     """Of the forward, of the gradients of keys and values, and of the gradient of queries."""
     is_narrow = q.shape[2] <= 64
     if q.dtype == torch.float32:
-        # twice the registers an element, and products without tensor cores where they are exact: the smallest tiles. On
-        # sm_80 a third stage would let in 12 warps of the forward instead of 20: the loads of another block fill the gap
+        # twice the registers an element, and products without tensor cores where they are exact: the smallest tiles.
+        # With a third stage sm_80 would hold 12 warps of the forward instead of 20
         warps = 4 if is_narrow else 8
-        return Blocks(32, 32, warps, None, 2), Blocks(32, 32, 8, None, 2), Blocks(32, 32, 4, None, 2)
+        smallest = Blocks(32, 32, 4, num_stages=2)
+        return smallest._replace(num_warps=warps), smallest._replace(num_warps=8), smallest
     is_sm_90 = (dispatch.compute_capability(q.device) or (8, 0)) >= (9, 0)
     return _TILES[is_sm_90, is_narrow, is_dropped]
 

@@ -281,7 +281,9 @@ def test_flash_attention_refuses_heads_that_it_has_no_kernels_for(flash_kernels)
             attention(q, k, v, cu([2]), cu([2]))
 
 
-@pytest.mark.parametrize("kernel", [module._flash, lambda packed, *others: module._efficient_attention(*packed, *others)])
+@pytest.mark.parametrize(
+    "kernel", [module._flash, lambda packed, *others: module._efficient_attention(*packed, *others)]
+)
 def test_with_lengths_that_are_known_the_host_reads_nothing(kernel):
     """On tensors without values, of which nothing can be read."""
     packed = [x.half().to("meta").requires_grad_() for x in random_inputs([2, 3], [4, 1], head_dim=8)]

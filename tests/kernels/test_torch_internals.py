@@ -68,7 +68,7 @@ def test_the_efficient_kernel_takes_what_it_is_given() -> None:
     assert required == set()
 
 
-LENGTHS = ["cum_seq_q", "cum_seq_k", "max_q", "max_k"]
+LENGTHS, MASKS = ["cum_seq_q", "cum_seq_k", "max_q", "max_k"], ["rng_state", "unused"]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,7 @@ LENGTHS = ["cum_seq_q", "cum_seq_k", "max_q", "max_k"]
         ),
         (
             torch.ops.aten._flash_attention_backward,
-            ["grad_out", "query", "key", "value", "out", "logsumexp", *LENGTHS, "dropout_p", "is_causal", "rng_state"]
-            + ["unused"],
+            ["grad_out", "query", "key", "value", "out", "logsumexp", *LENGTHS, "dropout_p", "is_causal", *MASKS],
             3,
         ),
     ],

@@ -22,7 +22,6 @@ import torch
 from deltalm_ds.checkpoints.initialise import unchanged_initialisation
 from deltalm_ds.checkpoints.names import POSITION_OFFSET, fairseq_names
 from deltalm_ds.checkpoints.sources import recognise
-from deltalm_ds.kernels.attention import attention
 from deltalm_ds.kernels.optimizer import adam
 from deltalm_ds.model import layers
 from deltalm_ds.model.packing import PackedSequences
