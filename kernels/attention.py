@@ -1,9 +1,12 @@
 """Multi-head attention over packed sequences.
 
-Legend: T tokens, B sequences, H heads, D head dim, L keys, Q queries.
+Legend: T tokens, B sequences, H heads, D head dim, L keys, Q queries. Query, key and value come in one of three forms,
+as matrix products make them: (q, k, v), each [T, H, D]; (q, kv) with kv [Tk, 2, H, D]; (qkv,), [T, 3, H, D]. A gradient
+has the form of its tensor.
 """
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +14,76 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deltalm_ds.kernels import reference
-from deltalm_ds.kernels.dispatch import Op, implementation
+from deltalm_ds.kernels.dispatch import SIXTEEN_BITS, Choice, Op, Preference, implementation
 from deltalm_ds.kernels.dropout_mask import draw_seed
+from deltalm_ds.kernels.flash_attention import flash_attention
 from deltalm_ds.kernels.grouped_attention import grouped_attention, shapes_are_compiled
 from deltalm_ds.kernels.torch_internals import efficient_attention
+
+
+class Lengths(NamedTuple):
+    """Where the sequences of a batch lie.
+
+    cu_seqlens_q, cu_seqlens_k: [B + 1] int32, cumulative lengths from 0, of queries and of keys. max_seqlens: the
+    longest length of each, None where the host does not know them.
+    """
+
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlens: tuple[int, int] | None = None
+
+    def longest(self) -> tuple[int, int]:
+        """The longest lengths; waits for the device if the host does not know them."""
+        if self.max_seqlens is not None:
+            return self.max_seqlens
+        lengths = (self.cu_seqlens_q.diff(), self.cu_seqlens_k.diff())
+        longest_q, longest_k = torch.stack([x.max() for x in lengths]).tolist()
+        return longest_q, longest_k
+
+
+def self_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, causal: bool = False, dropout_p: float = 0.0
+) -> Tensor:
+    """softmax(q kᵀ / √D) v within each sequence.
+
+    Args:
+        qkv: [T, 3, H, D], any floating dtype.
+        cu_seqlens: [B + 1] int32, cumulative lengths from 0.
+        max_seqlen: the longest length.
+        causal: query i sees keys 0…i.
+        dropout_p: dropout on the probabilities, drawn from torch's generator.
+
+    Returns:
+        [T, H, D], the dtype of qkv.
+    """
+    return _attend((qkv,), Lengths(cu_seqlens, cu_seqlens, (max_seqlen, max_seqlen)), causal, dropout_p)
+
+
+def cross_attention(
+    q: Tensor,
+    kv: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """softmax(q kᵀ / √D) v of each sequence of queries with its keys; without keys it is zero.
+
+    Args:
+        q: [Tq, H, D], any floating dtype.
+        kv: [Tk, 2, H, D].
+        cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
+        cu_seqlens_k: [B + 1] int32, those of keys and values.
+        max_seqlen_q: the longest length of queries.
+        max_seqlen_k: the longest length of keys.
+        dropout_p: dropout on the probabilities, drawn from torch's generator.
+
+    Returns:
+        [Tq, H, D], the dtype of q.
+    """
+    lengths = Lengths(cu_seqlens_q, cu_seqlens_k, (max_seqlen_q, max_seqlen_k))
+    return _attend((q, kv), lengths, False, dropout_p)
 
 
 def attention(
@@ -26,7 +95,7 @@ def attention(
     causal: bool = False,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """softmax(q kᵀ / √D) v within each sequence; a sequence without keys gives zeros.
+    """The same of three tensors, and with lengths that the host need not know.
 
     Args:
         q: [Tq, H, D], any floating dtype.
@@ -40,46 +109,77 @@ def attention(
     Returns:
         [Tq, H, D], the dtype of q.
     """
-    return implementation(OP, q)(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p)
+    return _attend((q, k, v), Lengths(cu_seqlens_q, cu_seqlens_k), causal, dropout_p)
 
 
-def _torch(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
-) -> Tensor:
+def unpacked(*packed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, views [T, H, D] of what is given, in any of their forms."""
+    given = [tensor for tensor in packed if tensor is not None]
+    q, k, v = [view for tensor in given for view in ((tensor,) if tensor.dim() == 3 else tensor.unbind(1))]
+    return q, k, v
+
+
+def _attend(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
+    # a branch, as a compiler may know the rate as a symbol, which cannot choose an implementation
+    serve = implementation(OP, packed[0], True) if dropout_p else implementation(OP, packed[0], False)
+    return serve(packed, lengths, causal, dropout_p)
+
+
+def _torch(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
+    q, k, v = unpacked(*packed)
     if q.device.type == "cuda" and q.dtype != torch.float64:
-        return _efficient_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p)
+        return _efficient_attention(q, k, v, lengths, causal, dropout_p)
+    cu_seqlens_q, cu_seqlens_k, _ = lengths
     if not dropout_p and _is_dense(q, k, cu_seqlens_q, cu_seqlens_k):
         return _dense_attention(q, k, v, len(cu_seqlens_q) - 1, causal)
     seed = draw_seed(dropout_p, q.device)
     return grouped_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
 
 
-def _triton(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
-) -> Tensor:
+def _triton(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
     from deltalm_ds.kernels.fused.attention import attention as fused
 
-    return fused(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, draw_seed(dropout_p, q.device))
+    seed = draw_seed(dropout_p, packed[0].device)
+    return fused(packed, lengths.cu_seqlens_q, lengths.cu_seqlens_k, causal, dropout_p, seed)
 
 
-def _reference(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
-) -> Tensor:
+def _reference(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
+    q, k, v = unpacked(*packed)
     seed = draw_seed(dropout_p, q.device)
-    return reference.attention(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, dropout_p, seed)
+    return reference.attention(q, k, v, lengths.cu_seqlens_q, lengths.cu_seqlens_k, causal, dropout_p, seed)
 
 
-OP = Op(torch=_torch, triton=_triton, reference=_reference, needs_tensor_cores=True)
+def _flash(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
+    q, k, v = unpacked(*packed)
+    cu_seqlens_q, cu_seqlens_k, _ = lengths
+    return flash_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, *lengths.longest(), causal, dropout_p)
 
 
-def _efficient_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool, dropout_p: float
-) -> Tensor:
-    """PyTorch's memory-efficient kernel, for GPUs below sm_80; it needs the longest lengths on the host."""
-    lengths_q, lengths_k = cu_seqlens_q.diff(), cu_seqlens_k.diff()
-    longest_q, longest_k = torch.stack([lengths_q.max(), lengths_k.max()]).tolist()
-    out = efficient_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, longest_q, longest_k, causal, dropout_p)
-    has_keys = torch.repeat_interleave(lengths_k > 0, lengths_q, output_size=len(q))
+# Of the two that serve GPUs from sm_80 on in 16 bits. No row has been timed against the other backend: all are
+# modelled. FlashAttention-2's masks are not those of the definition, its gradients differ from run to run.
+PREFERENCES = (
+    Preference((9, 0), SIXTEEN_BITS, False, Choice("triton", "modelled: ahead of FlashAttention-2, written for sm_80")),
+    Preference((9, 0), SIXTEEN_BITS, True, Choice("triton", "masks of the definition; modelled: level in speed")),
+    Preference((8, 0), SIXTEEN_BITS, False, Choice("triton", "gradients the same in every run; modelled: slower")),
+    Preference((8, 0), SIXTEEN_BITS, True, Choice("triton", "masks of the definition; modelled: slower")),
+)
+OP = Op(
+    torch=_torch,
+    triton=_triton,
+    reference=_reference,
+    flash=_flash,
+    needs_tensor_cores=True,
+    preferences=PREFERENCES,
+)
+
+
+def _efficient_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:
+    """PyTorch's memory-efficient kernel, for GPUs below sm_80."""
+    cu_seqlens_q, cu_seqlens_k, _ = lengths
+    out = efficient_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, *lengths.longest(), causal, dropout_p)
+    if cu_seqlens_q is cu_seqlens_k:  # every query has a key
+        return out
+    has_keys = torch.repeat_interleave(cu_seqlens_k.diff() > 0, cu_seqlens_q.diff(), output_size=len(q))
     return torch.where(has_keys[:, None, None], out, 0.0)
 
 

@@ -3,8 +3,8 @@
 An op's file ends with its `OP`, one function per backend, and its public function calls the one that `implementation`
 chooses. `table.py` has a row for each op.
 
-The environment variable DELTALM_KERNELS forces a backend for every op, or `apex` for the ops that have it. It is read
-whenever a backend is chosen; code that torch.compile made keeps what was chosen when it was traced.
+The environment variable DELTALM_KERNELS forces a backend for every op, or `apex` or `flash` for the ops that have it.
+It is read whenever a backend is chosen; code that torch.compile made keeps what was chosen when it was traced.
 """
 
 import functools
@@ -18,25 +18,10 @@ from torch import Tensor
 
 from deltalm_ds.errors import InputError
 
-BACKENDS = ("torch", "triton", "reference", "apex")
+BACKENDS = ("torch", "triton", "reference", "apex", "flash")
+OF_SOME_OPS = ("apex", "flash")  # forcing one of them leaves the ops without it as they are
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 VARIABLE = "DELTALM_KERNELS"
-
-
-class Op(NamedTuple):
-    """What serves an op: a function per backend, all of the same arguments and results.
-
-    torch: PyTorch's own functions, on every device.
-    triton: a fused kernel, of which the file is imported when it is first called.
-    reference: the plain definition, which the others must equal.
-    apex: NVIDIA's apex, for GPUs, on demand.
-    needs_tensor_cores: whether the fused kernel multiplies matrices; without tensor cores torch's functions are faster.
-    """
-
-    torch: Callable[..., Any]
-    triton: Callable[..., Any]
-    reference: Callable[..., Any]
-    apex: Callable[..., Any] | None = None
-    needs_tensor_cores: bool = False
 
 
 class Choice(NamedTuple):
@@ -46,30 +31,58 @@ class Choice(NamedTuple):
     why: str
 
 
-def implementation(op: Op, x: Tensor) -> Callable[..., Any]:
-    """The function of `op` that serves tensors of x's device and dtype.
+class Preference(NamedTuple):
+    """What serves an op best on GPUs of at least this compute capability, with dropout or without, and why."""
+
+    capability: tuple[int, int]
+    dtypes: tuple[torch.dtype, ...]
+    has_dropout: bool
+    choice: Choice
+
+
+class Op(NamedTuple):
+    """What serves an op: a function per backend, all of the same arguments and results.
+
+    torch: PyTorch's own functions, on every device.
+    triton: a fused kernel, of which the file is imported when it is first called.
+    reference: the plain definition, which the others must equal.
+    apex: NVIDIA's apex, for GPUs, on demand.
+    flash: PyTorch's FlashAttention-2, for GPUs from sm_80 on, in 16 bits.
+    needs_tensor_cores: whether the fused kernel multiplies matrices; without tensor cores torch's functions are faster.
+    preferences: which of them serves GPUs that could have several; the first row that fits, else the fused kernel.
+    """
+
+    torch: Callable[..., Any]
+    triton: Callable[..., Any]
+    reference: Callable[..., Any]
+    apex: Callable[..., Any] | None = None
+    flash: Callable[..., Any] | None = None
+    needs_tensor_cores: bool = False
+    preferences: tuple[Preference, ...] = ()
+
+
+def implementation(op: Op, x: Tensor, has_dropout: bool = False) -> Callable[..., Any]:
+    """The function of `op` that serves tensors of x's device and dtype, where elements are dropped or not.
 
     Raises:
         InputError: DELTALM_KERNELS names what there is not, or what is not installed.
     """
-    return getattr(op, _backend(op, x.device, x.dtype))
+    return getattr(op, _backend(op, x.device, x.dtype, has_dropout))
 
 
 @torch.compiler.assume_constant_result  # what it asks for, tracing could not follow
-def _backend(op: Op, device: torch.device, dtype: torch.dtype) -> str:
-    return choose(op, compute_capability(device), dtype).backend
+def _backend(op: Op, device: torch.device, dtype: torch.dtype, has_dropout: bool) -> str:
+    return choose(op, compute_capability(device), dtype, has_dropout).backend
 
 
-def choose(op: Op, capability: tuple[int, int] | None, dtype: torch.dtype) -> Choice:
+def choose(op: Op, capability: tuple[int, int] | None, dtype: torch.dtype, has_dropout: bool = False) -> Choice:
     """The backend of an op for tensors of `dtype` on a device of this compute capability (None: not a GPU).
 
     Raises:
         InputError: as `implementation`.
     """
     forced = forced_backend()
-    if forced == "apex" and op.apex is not None and capability is not None:
-        return Choice("apex", f"{VARIABLE} is set")
-    if forced not in (None, "apex"):
+    if forced is not None and (forced not in OF_SOME_OPS or _serves(forced, op, capability, dtype)):
         return Choice(forced, f"{VARIABLE} is set")
     if capability is None:
         return Choice("torch", "not a CUDA device")
@@ -81,7 +94,18 @@ def choose(op: Op, capability: tuple[int, int] | None, dtype: torch.dtype) -> Ch
         return Choice("torch", "no bfloat16 below sm_80")
     if op.needs_tensor_cores and capability < (8, 0):
         return Choice("torch", "Triton has no tensor-core products below sm_80")
+    for preference in op.preferences:
+        fits = capability >= preference.capability and dtype in preference.dtypes
+        if fits and has_dropout == preference.has_dropout:
+            return preference.choice
     return Choice("triton", "fused kernel")
+
+
+def _serves(backend: str, op: Op, capability: tuple[int, int] | None, dtype: torch.dtype) -> bool:
+    """Whether an op has this backend of some ops, there and in this dtype."""
+    if getattr(op, backend) is None or capability is None:
+        return False
+    return backend != "flash" or (capability >= (8, 0) and dtype in SIXTEEN_BITS)
 
 
 def forced_backend() -> str | None:

@@ -26,8 +26,8 @@ def efficient_attention(
     v: Tensor,
     cu_seqlens_q: Tensor,
     cu_seqlens_k: Tensor,
-    longest_q: int,
-    longest_k: int,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
     causal: bool,
     dropout_p: float,
 ) -> Tensor:
@@ -39,8 +39,8 @@ def efficient_attention(
         v: [Tk, H, D].
         cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
         cu_seqlens_k: [B + 1] int32.
-        longest_q: the largest length in cu_seqlens_q.
-        longest_k: the largest length in cu_seqlens_k.
+        max_seqlen_q: the largest length in cu_seqlens_q.
+        max_seqlen_k: the largest length in cu_seqlens_k.
         causal: query i sees keys 0…i.
         dropout_p: rate of dropout on the probabilities, with torch's own masks.
 
@@ -54,9 +54,81 @@ def efficient_attention(
         None,  # bias
         cu_seqlens_q,
         cu_seqlens_k,
-        longest_q,
-        longest_k,
+        max_seqlen_q,
+        max_seqlen_k,
         dropout_p,
         int(causal),  # the mask's type; 1 is causal, counted from the first key
         compute_log_sumexp=torch.is_grad_enabled(),
     )[0][0]
+
+
+def flash_attention_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """PyTorch's FlashAttention-2 over packed sequences; its public function drops nothing. CUDA from sm_80 on alone.
+
+    Args:
+        q: [Tq, H, D], 16 bits, D a multiple of 8, Tq > 0.
+        k: [Tk, H, D], Tk > 0.
+        v: [Tk, H, D].
+        cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
+        cu_seqlens_k: [B + 1] int32.
+        max_seqlen_q: the largest length in cu_seqlens_q.
+        max_seqlen_k: the largest length in cu_seqlens_k.
+        causal: query i sees keys 0…i, where both lengths are equal.
+        dropout_p: rate of dropout on the probabilities, with masks of its own.
+
+    Returns:
+        [Tq, H, D], zeros for queries without keys; and for its backward [H, Tq] float32 and [2] uint64.
+    """
+    out, log_total, masks, _unused, _probabilities = torch.ops.aten._flash_attention_forward(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, causal, return_debug_mask=False
+    )
+    return out, log_total, masks
+
+
+def flash_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_total: Tensor,
+    masks: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    causal: bool,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v.
+
+    Args:
+        grad: [Tq, H, D], the gradient of `out`.
+        q: [Tq, H, D], as in the forward, like all that is not named here.
+        k: [Tk, H, D].
+        v: [Tk, H, D].
+        out: [Tq, H, D], the forward's first result.
+        log_total: [H, Tq] float32, its second.
+        masks: [2] uint64, its third.
+        cu_seqlens_q: [B + 1] int32.
+        cu_seqlens_k: [B + 1] int32.
+        max_seqlen_q: the largest length in cu_seqlens_q.
+        max_seqlen_k: the largest length in cu_seqlens_k.
+        causal: as in the forward.
+        dropout_p: as in the forward.
+    """
+    unused = torch.empty(0, dtype=torch.uint64, device=q.device)
+    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    return torch.ops.aten._flash_attention_backward(
+        grad, q, k, v, out, log_total, *lengths, dropout_p, causal, masks, unused
+    )

@@ -6,7 +6,7 @@ Legend: T target or query tokens, S source tokens, B sequences, H heads, D head 
 import torch
 from torch import Tensor, nn
 
-from deltalm_ds.kernels.attention import attention, decode_attention
+from deltalm_ds.kernels.attention import cross_attention, decode_attention, self_attention
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.feed_forward import feed_forward
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
@@ -60,9 +60,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         """x: [T, M] -> [T, M]."""
-        q, k, v = self.query_key_value(x).unflatten(1, (3, self.num_heads, self.head_dim)).unbind(1)  # each [T, H, D]
+        qkv = self.query_key_value(x).unflatten(1, (3, self.num_heads, self.head_dim))  # [T, 3, H, D]
         dropout_p = self.dropout if self.training else 0.0
-        out = attention(q, k, v, sequences.cu_seqlens, sequences.cu_seqlens, self.causal, dropout_p)
+        out = self_attention(qkv, sequences.cu_seqlens, sequences.max_seqlen, self.causal, dropout_p)
         return self.norm(self.output(out.flatten(1)), x)
 
     def step(self, x: Tensor, cache: SelfAttentionCache) -> Tensor:
@@ -85,9 +85,8 @@ class CrossAttention(nn.Module):
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.dropout = config.attention_dropout
 
-    def _keys_and_values(self, encoder_states: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = self.key_value(encoder_states).unflatten(1, (2, self.num_heads, self.head_dim)).unbind(1)
-        return k, v  # each [S, H, D]
+    def _keys_and_values(self, encoder_states: Tensor) -> Tensor:
+        return self.key_value(encoder_states).unflatten(1, (2, self.num_heads, self.head_dim))  # [S, 2, H, D]
 
     def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
         """One sub-layer.
@@ -102,14 +101,17 @@ class CrossAttention(nn.Module):
             [T, M].
         """
         q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
-        k, v = self._keys_and_values(encoder_states)
+        kv = self._keys_and_values(encoder_states)
         dropout_p = self.dropout if self.training else 0.0
-        out = attention(q, k, v, target.cu_seqlens, source.cu_seqlens, dropout_p=dropout_p)
+        out = cross_attention(
+            q, kv, target.cu_seqlens, source.cu_seqlens, target.max_seqlen, source.max_seqlen, dropout_p
+        )
         return self.norm(self.output(out.flatten(1)), x)
 
     def cache(self, encoder_states: Tensor, source: PackedSequences) -> CrossAttentionCache:
         """Keys and values of every source sentence, computed once. encoder_states: [S, M]."""
-        return CrossAttentionCache.from_packed(*self._keys_and_values(encoder_states), source)
+        k, v = self._keys_and_values(encoder_states).unbind(1)
+        return CrossAttentionCache.from_packed(k, v, source)
 
     def step(self, x: Tensor, cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] with N = B · beam, the beams of a sentence side by side -> [N, M]."""

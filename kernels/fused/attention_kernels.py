@@ -9,19 +9,39 @@ import triton.language as tl
 
 from deltalm_ds.kernels.fused.philox import keep_mask
 
+SEQUENCES = tl.constexpr(512)  # whose lengths a program reads at once; a batch may have more
+
+
+def _kernel(function):
+    """A kernel that is compiled once for batches of every size, of a given form.
+
+    Triton would compile again for numbers that are 1 or a multiple of 16, and for tensors that begin at a multiple of
+    16 bytes. Of rows and their strides that allows loads of 16 bytes, and they are the same in every batch.
+    """
+    return triton.jit(
+        function,
+        do_not_specialize=["num_sequences", "total_queries"],
+        do_not_specialize_on_alignment=["cu_q_ptr", "cu_k_ptr", "seed_ptr"],
+    )
+
 
 @triton.jit
-def _find_block(cu_seqlens_ptr, num_sequences, block, SIZE: tl.constexpr, SEQUENCES: tl.constexpr):
-    """Sequence and place in it of block number `block`, counting the blocks of all sequences; >= B if there is none.
+def _find_block(cu_seqlens_ptr, num_sequences, block, SIZE: tl.constexpr):
+    """Sequence that block number `block` belongs to, and the block's place in it, which may be behind its end.
+
+    The blocks of sequence s begin at number cu_seqlens[s] // SIZE + s: room for all of them, as for lengths a and b
+    (a + b) // SIZE + 1 ≥ a // SIZE + ⌈b / SIZE⌉.
 
     cu_seqlens_ptr: [B + 1] int32. SIZE: tokens of a block, the last of a sequence may have fewer.
     """
-    sequence = tl.arange(0, SEQUENCES)  # [SEQUENCES], all at once
-    inside = sequence < num_sequences
-    start = tl.load(cu_seqlens_ptr + sequence, mask=inside, other=0)
-    end = tl.load(cu_seqlens_ptr + sequence + 1, mask=inside, other=0)
-    last = tl.cumsum((end - start + SIZE - 1) // SIZE, 0)  # number of blocks up to and including each sequence
-    return tl.sum((last <= block).to(tl.int32), 0), block - tl.max(tl.where(last <= block, last, 0), 0)
+    begun = 0  # sequences whose blocks begin at this one or before
+    for first in tl.range(0, num_sequences, SEQUENCES, num_stages=1):
+        sequence = first + tl.arange(0, SEQUENCES)
+        inside = sequence < num_sequences
+        start = tl.load(cu_seqlens_ptr + sequence, mask=inside, other=0)
+        begun += tl.sum((inside & (start // SIZE + sequence <= block)).to(tl.int32), 0)
+    sequence = begun - 1
+    return sequence, block - (tl.load(cu_seqlens_ptr + sequence) // SIZE + sequence)
 
 
 @triton.jit
@@ -57,18 +77,18 @@ def _visible(queries, keys, num_queries, num_keys, CAUSAL: tl.constexpr):
     return visible
 
 
-@triton.jit
+@_kernel
 def forward_kernel(
     # read: q [Tq, H, D]; k, v [Tk, H, D]; cumulative lengths of queries and keys, [B + 1] int32 each; seed [1] int64
     q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, seed_ptr,
     # written: out [Tq, H, D]; log_total [H, Tq] float32
     out_ptr, log_total_ptr,
-    # elements from token to token (row) and from head to head; out and all gradients are contiguous [T, H, D]
+    # elements from token to token (row) and from head to head; out is contiguous
     stride_q_row, stride_q_head, stride_k_row, stride_k_head, stride_v_row, stride_v_head, stride_out_row,
     # B, Tq; log2(e) / √D; and of dropout the bytes below which elements fall, and the scale of the others
     num_sequences, total_queries, scale_log2, drop_threshold, drop_scale,
-    # SEQUENCES ≥ B and DIMS ≥ HEAD_DIM are powers of two; the tile is QUERIES x KEYS; PRECISION of float32 products
-    CAUSAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr, SEQUENCES: tl.constexpr,
+    # DIMS ≥ HEAD_DIM is a power of two; the tile is QUERIES x KEYS; PRECISION of float32 products
+    CAUSAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """out = dropout(softmax(q kᵀ / √D)) v, and log_total, the log-sum-exp of each query's scores.
@@ -77,11 +97,11 @@ def forward_kernel(
     walks over the keys of its sequence KEYS at a time with a running maximum and sum, so that scores are never stored.
     """
     head = tl.program_id(1)
-    sequence, block = _find_block(cu_q_ptr, num_sequences, tl.program_id(0), QUERIES, SEQUENCES)
-    if sequence >= num_sequences:
-        return
+    sequence, block = _find_block(cu_q_ptr, num_sequences, tl.program_id(0), QUERIES)
     start_q, num_queries = _span(cu_q_ptr, sequence)
     start_k, num_keys = _span(cu_k_ptr, sequence)
+    if block * QUERIES >= num_queries:
+        return
     rows, dims = block * QUERIES + tl.arange(0, QUERIES), tl.arange(0, DIMS)
     q = _load_rows(q_ptr + head * stride_q_head, stride_q_row, start_q, rows, num_queries, dims, HEAD_DIM)
     # of the keys so far, in units of exp2: the largest score of each query, Σ exp2(score - highest), and Σ of it · v
@@ -112,7 +132,7 @@ def forward_kernel(
     tl.store(log_total_ptr + head * total_queries + start_q + rows, log_total, mask=rows < num_queries)
 
 
-@triton.jit
+@_kernel
 def grad_query_kernel(
     # read: q [Tq, H, D]; k, v [Tk, H, D]; out and its gradient [Tq, H, D]
     q_ptr, k_ptr, v_ptr, out_ptr, grad_ptr,
@@ -120,12 +140,14 @@ def grad_query_kernel(
     cu_q_ptr, cu_k_ptr, seed_ptr, log_total_ptr,
     # written: along_out [H, Tq] float32, Σ_d grad · out of each query; grad_q [Tq, H, D]
     along_out_ptr, grad_q_ptr,
-    # elements from token to token (row) and from head to head; out and all gradients are contiguous [T, H, D]
+    # elements from token to token (row) and from head to head; out and its gradient are contiguous, and the gradients
+    # written have heads of HEAD_DIM elements
     stride_q_row, stride_q_head, stride_k_row, stride_k_head, stride_v_row, stride_v_head, stride_out_row,
+    stride_grad_q_row,
     # B, Tq; log2(e) / √D and 1 / √D; and of dropout as in the forward
     num_sequences, total_queries, scale_log2, softmax_scale, drop_threshold, drop_scale,
-    # SEQUENCES ≥ B and DIMS ≥ HEAD_DIM are powers of two; the tile is QUERIES x KEYS; PRECISION of float32 products
-    CAUSAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr, SEQUENCES: tl.constexpr,
+    # DIMS ≥ HEAD_DIM is a power of two; the tile is QUERIES x KEYS; PRECISION of float32 products
+    CAUSAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """grad_q, and along_out, which the gradients of keys and values need.
@@ -134,11 +156,11 @@ def grad_query_kernel(
     makes the probabilities of KEYS keys at a time again from log_total.
     """
     head = tl.program_id(1)
-    sequence, block = _find_block(cu_q_ptr, num_sequences, tl.program_id(0), QUERIES, SEQUENCES)
-    if sequence >= num_sequences:
-        return
+    sequence, block = _find_block(cu_q_ptr, num_sequences, tl.program_id(0), QUERIES)
     start_q, num_queries = _span(cu_q_ptr, sequence)
     start_k, num_keys = _span(cu_k_ptr, sequence)
+    if block * QUERIES >= num_queries:
+        return
     rows, dims = block * QUERIES + tl.arange(0, QUERIES), tl.arange(0, DIMS)
     q = _load_rows(q_ptr + head * stride_q_head, stride_q_row, start_q, rows, num_queries, dims, HEAD_DIM)
     out = _load_rows(out_ptr + head * HEAD_DIM, stride_out_row, start_q, rows, num_queries, dims, HEAD_DIM)
@@ -164,10 +186,10 @@ def grad_query_kernel(
         grad_scores = p * (grad_p - along_out[:, None])
         grad_q = tl.dot(grad_scores.to(k.dtype), k, grad_q, input_precision=PRECISION)
     grad_q *= softmax_scale
-    _store_rows(grad_q_ptr + head * HEAD_DIM, stride_out_row, start_q, rows, num_queries, dims, grad_q, HEAD_DIM)
+    _store_rows(grad_q_ptr + head * HEAD_DIM, stride_grad_q_row, start_q, rows, num_queries, dims, grad_q, HEAD_DIM)
 
 
-@triton.jit
+@_kernel
 def grad_key_value_kernel(
     # read: q [Tq, H, D]; k, v [Tk, H, D]; the gradient of out [Tq, H, D]
     q_ptr, k_ptr, v_ptr, grad_ptr,
@@ -175,12 +197,14 @@ def grad_key_value_kernel(
     cu_q_ptr, cu_k_ptr, seed_ptr,
     # read: log_total and along_out [H, Tq] float32. written: grad_k, grad_v [Tk, H, D]
     log_total_ptr, along_out_ptr, grad_k_ptr, grad_v_ptr,
-    # elements from token to token (row) and from head to head; out and all gradients are contiguous [T, H, D]
+    # elements from token to token (row) and from head to head; out and its gradient are contiguous, and the gradients
+    # written have heads of HEAD_DIM elements
     stride_q_row, stride_q_head, stride_k_row, stride_k_head, stride_v_row, stride_v_head, stride_out_row,
+    stride_grad_k_row,
     # B, Tq; log2(e) / √D and 1 / √D; and of dropout as in the forward
     num_sequences, total_queries, scale_log2, softmax_scale, drop_threshold, drop_scale,
-    # SEQUENCES ≥ B and DIMS ≥ HEAD_DIM are powers of two; the tile is QUERIES x KEYS; PRECISION of float32 products
-    CAUSAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr, SEQUENCES: tl.constexpr,
+    # DIMS ≥ HEAD_DIM is a power of two; the tile is QUERIES x KEYS; PRECISION of float32 products
+    CAUSAL: tl.constexpr, HAS_DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """grad_k and grad_v, after `grad_query_kernel`.
@@ -189,11 +213,11 @@ def grad_key_value_kernel(
     the queries that see them; matrices are transposed, [keys, queries], as both products need them so.
     """
     head = tl.program_id(1)
-    sequence, block = _find_block(cu_k_ptr, num_sequences, tl.program_id(0), KEYS, SEQUENCES)
-    if sequence >= num_sequences:
-        return
+    sequence, block = _find_block(cu_k_ptr, num_sequences, tl.program_id(0), KEYS)
     start_q, num_queries = _span(cu_q_ptr, sequence)
     start_k, num_keys = _span(cu_k_ptr, sequence)
+    if block * KEYS >= num_keys:
+        return
     keys, dims = block * KEYS + tl.arange(0, KEYS), tl.arange(0, DIMS)
     k = _load_rows(k_ptr + head * stride_k_head, stride_k_row, start_k, keys, num_keys, dims, HEAD_DIM)
     v = _load_rows(v_ptr + head * stride_v_head, stride_v_row, start_k, keys, num_keys, dims, HEAD_DIM)
@@ -222,5 +246,5 @@ def grad_key_value_kernel(
         grad_k = tl.dot(grad_scores.to(q.dtype), q, grad_k, input_precision=PRECISION)
     grad_k *= softmax_scale
     grad_v *= drop_scale
-    _store_rows(grad_k_ptr + head * HEAD_DIM, stride_out_row, start_k, keys, num_keys, dims, grad_k, HEAD_DIM)
-    _store_rows(grad_v_ptr + head * HEAD_DIM, stride_out_row, start_k, keys, num_keys, dims, grad_v, HEAD_DIM)
+    _store_rows(grad_k_ptr + head * HEAD_DIM, stride_grad_k_row, start_k, keys, num_keys, dims, grad_k, HEAD_DIM)
+    _store_rows(grad_v_ptr + head * HEAD_DIM, stride_grad_k_row, start_k, keys, num_keys, dims, grad_v, HEAD_DIM)

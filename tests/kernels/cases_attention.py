@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from kernel_cases import DROPOUT, Case, Launch, normal, parameter
 
-from deltalm_ds.kernels.attention import attention
+from deltalm_ds.kernels.attention import attention, cross_attention, self_attention
 
 
 def _case(lengths: list[tuple[int, int]], head_dim: int, causal: bool, p: float, sharpness: float = 1.0) -> Case:
@@ -23,6 +23,23 @@ def _case(lengths: list[tuple[int, int]], head_dim: int, causal: bool, p: float,
     )
 
 
+def _packed_cases(p: float) -> list[Case]:
+    """Self-attention and cross-attention of tensors as the model's projections make them."""
+    cu_q, cu_k = torch.tensor([0, 9, 9, 12], dtype=torch.int32), torch.tensor([0, 4, 10, 41], dtype=torch.int32)
+    return [
+        Case(
+            f"packed-self-{p}",
+            lambda qkv: self_attention(qkv, cu_q.to(qkv.device), 9, True, p),
+            (normal(12, 3, 2, 32),),
+        ),
+        Case(
+            f"packed-cross-{p}",
+            lambda q, kv: cross_attention(q, kv, cu_q.to(q.device), cu_k.to(q.device), 9, 31, p),
+            (normal(12, 2, 32), normal(41, 2, 2, 32, seed=1)),
+        ),
+    ]
+
+
 def cases(dropped: bool) -> list[Case]:
     """Self, causal and cross; sequences without queries or keys; head dims that are padded; sharp scores."""
     p = DROPOUT if dropped else 0.0
@@ -36,17 +53,18 @@ def cases(dropped: bool) -> list[Case]:
         _case([(3, 5), (2, 2)], 128, False, p),
         _case([(6, 9)], 32, False, p, sharpness=50.0),
         _case([(3, 0)], 32, False, p),
+        *_packed_cases(p),
     ]
 
 
 def launches(dtype: torch.dtype, is_wide: bool) -> Iterator[Launch]:
-    """Causal with dropout and full without, of every head dimension."""
+    """Causal and full, with dropout and without, of every head dimension."""
     cu = torch.tensor([0, 1] + [4] * 300, dtype=torch.int32)  # as many sequences as a large batch has
     for head_dim in (32, 40, 96, 128) if is_wide else (64,):
-        q, k, v = parameter(4, 3, 2, head_dim, dtype=dtype).unbind(1)
-        for causal, p in [(True, 0.1), (False, 0.0)]:
+        qkv = parameter(4, 3, 2, head_dim, dtype=dtype)
+        for causal, p in [(True, 0.1), (False, 0.1), (True, 0.0), (False, 0.0)]:
             yield Launch(
                 f"{head_dim} {'causal' if causal else 'full'} {p}",
-                lambda q=q, k=k, v=v, causal=causal, p=p: attention(q, k, v, cu, cu, causal, p),
-                (q, k, v),
+                lambda qkv=qkv, causal=causal, p=p: self_attention(qkv, cu, 3, causal, p),
+                (qkv,),
             )

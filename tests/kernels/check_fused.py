@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import triton
+import triton.language as tl
 from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
 from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
@@ -21,7 +22,9 @@ from torch.utils.checkpoint import checkpoint
 
 from deltalm_ds.kernels import dropout_mask
 from deltalm_ds.kernels.dispatch import VARIABLE
+from deltalm_ds.kernels.flash_attention import flash_attention
 from deltalm_ds.kernels.fused import attention as fused_attention
+from deltalm_ds.kernels.fused.attention_kernels import _find_block
 from deltalm_ds.kernels.fused.strip_sums import add_strips
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
@@ -98,8 +101,70 @@ def test_table_of_top_k(case: TopKCase, dtype: torch.dtype) -> None:
 )
 def test_attention_in_small_blocks(case: Case, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same whatever the blocks: short sequences then have many of them."""
-    monkeypatch.setattr(fused_attention, "_blocks", lambda q: (fused_attention.Blocks(*blocks, 4),) * 3)
+    monkeypatch.setattr(fused_attention, "_blocks", lambda q, is_dropped: (fused_attention.Blocks(*blocks, 4),) * 3)
     assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
+
+
+needs_flash = pytest.mark.skipif(
+    DEVICE == "cpu" or torch.cuda.get_device_capability() < (8, 0), reason="FlashAttention-2 is for GPUs from sm_80 on"
+)
+
+
+@needs_flash
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", cases_of("attention", False), ids=str)
+def test_table_of_flash_attention(case: Case, dtype: torch.dtype) -> None:
+    """PyTorch's own kernel, empty sequences and zero-length keys included."""
+    assert_equals_definition(case, dtype, "flash", DEVICE)
+
+
+@needs_flash
+def test_flash_attention_drops_the_same_forward_and_backward() -> None:
+    """With scores of 0 and values that are unit vectors, output and gradients of values are rows of the mask."""
+    num_keys, p = 64, 0.25
+    cu = torch.tensor([0, num_keys], dtype=torch.int32, device=DEVICE)
+    q, k = torch.zeros(2, num_keys, 2, num_keys, dtype=torch.float16, device=DEVICE)
+    v = torch.eye(num_keys, dtype=torch.float16, device=DEVICE)[:, None].repeat(1, 2, 1).requires_grad_()
+    out = flash_attention(q, k, v, cu, cu, num_keys, num_keys, False, p)  # [query, head, key]
+    (grad_v,) = torch.autograd.grad(out, v, v.detach())  # [key, head, query]
+    assert torch.equal(out.permute(2, 1, 0), grad_v)
+    assert out.count_nonzero() / out.numel() == pytest.approx(1 - p, abs=0.03)
+    assert out.float().sum() / (2 * num_keys) == pytest.approx(1, abs=0.03)
+
+
+@triton.jit
+def find_block_kernel(cu_seqlens_ptr, num_sequences, found_ptr, SIZE: tl.constexpr):
+    """found: [grid, 2] int32, sequence and place of each block."""
+    block = tl.program_id(0)
+    sequence, place = _find_block(cu_seqlens_ptr, num_sequences, block, SIZE)
+    tl.store(found_ptr + 2 * block, sequence)
+    tl.store(found_ptr + 2 * block + 1, place)
+
+
+@pytest.mark.parametrize("num_sequences", [1, 1100])
+def test_every_block_of_every_sequence_is_found_once(num_sequences: int) -> None:
+    """Also where there are more sequences than are read at once; some blocks may be behind the end of a sequence."""
+    size = 4
+    lengths = torch.randint(0, 9, (num_sequences,), generator=torch.Generator().manual_seed(0))
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).to(DEVICE, torch.int32)
+    num_blocks, _ = fused_attention._grid(int(lengths.sum()), cu_seqlens, size, 1)
+    found = torch.full((num_blocks, 2), -1, dtype=torch.int32, device=DEVICE)
+    find_block_kernel[(num_blocks,)](cu_seqlens, num_sequences, found, SIZE=size)
+    used = [(b, place) for b, place in found.tolist() if place * size < lengths[b]]
+    assert found.min() >= 0
+    assert used == [(b, place) for b in range(num_sequences) for place in range(-(-int(lengths[b]) // size))]
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("case", [case for case in cases_of("attention", True) if "packed" in case.name], ids=str)
+def test_gradients_of_packed_tensors_are_not_stacked(case: Case) -> None:
+    inputs = [x.float().to(DEVICE).requires_grad_() for x in case.inputs]
+    out = case.function(*inputs)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::new_empty" in called
+    assert called & {"aten::stack", "aten::cat"} == set()
 
 
 def test_poison_and_guards_keep_values(poisoned_memory: None) -> None:
@@ -183,21 +248,21 @@ def custom_ops() -> dict[str, tuple[object, ...]]:
     """Arguments of every custom op."""
     cu = torch.tensor([0, 3, 4], dtype=torch.int32, device=DEVICE)
     seed = torch.tensor([7], device=DEVICE)
-    q, k, v = (leaf(4, 2, 32, seed=i) for i in range(3))
+    q, kv = leaf(4, 2, 32), leaf(4, 2, 2, 32, seed=1)
     x, residual, weight, bias = leaf(4, 8), leaf(4, 8, seed=1), leaf(8), leaf(8, seed=1)
     weight_in, bias_in, weight_out = leaf(20, 8), leaf(20), leaf(8, 20)
     labels = torch.tensor([3, 0, -100, 5], device=DEVICE)
     statistics = torch.ones(4, device=DEVICE)
-    plain = [t.detach() for t in (q, k, v, x, residual, weight, weight_in, bias_in, weight_out)]
-    pq, pk, pv, px, pr, pw, pwi, pbi, pwo = plain
+    plain = [t.detach() for t in (q, kv, x, residual, weight, weight_in, bias_in, weight_out)]
+    pq, pkv, px, pr, pw, pwi, pbi, pwo = plain
     return {
         "dropout": (x, 0.5, seed),
         "dropout_add_layer_norm": (x, residual, weight, bias, 1e-5, 0.5, seed),
         "dropout_add_layer_norm_backward": (px, px, pr, pw, statistics, statistics.clone(), 0.5, seed),
         "feed_forward": (x, weight_in, bias_in, weight_out, bias, 0.5, seed),
         "feed_forward_backward": (px, pr, torch.ones(4, 20, device=DEVICE), pwi, pbi, pwo, 0.5, seed),
-        "attention": (q, k, v, cu, cu, True, 0.5, seed),
-        "attention_backward": (pq, pq, pk, pv, pv, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
+        "attention": (leaf(4, 3, 2, 32), None, None, cu, cu, True, 0.5, seed),
+        "attention_backward": (pq, pq, pkv, None, pq, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
         "linear_cross_entropy": (x, leaf(32, 8), labels, 29, 0.1, True, True, True),
         "row_top_k": (px, 3, labels[:, None].clamp(min=0), None),
     }
@@ -224,7 +289,7 @@ def test_dropout_masks_are_the_definition() -> None:
     q, k = torch.zeros(1, 2, head_dim, device=DEVICE), torch.zeros(num_keys, 2, head_dim, device=DEVICE)
     v = torch.eye(num_keys, device=DEVICE)[:, None].expand(-1, 2, -1).contiguous()
     cu_q, cu_k = torch.tensor([0, 0, 1], device=DEVICE).int(), torch.tensor([0, 0, num_keys], device=DEVICE).int()
-    out = fused_attention.attention(q, k, v, cu_q, cu_k, False, 0.1, seed)
+    out = fused_attention.attention((q, k, v), cu_q, cu_k, False, 0.1, seed)
     for head in range(2):
         row = dropout_mask.keep_mask(seed, 0.1, torch.zeros(1, dtype=torch.int64, device=DEVICE), num_keys, head)[0]
         torch.testing.assert_close(out[0, head], row * (256 / 230) / num_keys)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds.kernels import attention as module
-from deltalm_ds.kernels import grouped_attention
-from deltalm_ds.kernels.attention import attention, decode_attention
+from deltalm_ds.kernels import dispatch, grouped_attention
+from deltalm_ds.kernels.attention import attention, cross_attention, decode_attention
 
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
@@ -169,22 +169,126 @@ def test_a_lower_float32_precision_takes_another_way_to_the_same_result():
         torch.set_float32_matmul_precision(precision)
 
 
-def test_memory_efficient_attention_is_called_as_pytorch_declares_it(monkeypatch):
-    """The way of GPUs below sm_80, with a stand-in for the kernel that leaves nan where there are no keys."""
-    real = torch.ops.aten._efficient_attention_forward
+@pytest.fixture
+def efficient_kernel(monkeypatch):
+    """A stand-in for PyTorch's kernel that leaves nan where there are no keys."""
+    real, calls = torch.ops.aten._efficient_attention_forward, []
 
     def stand_in(q, k, v, bias, cu_q, cu_k, longest_q, longest_k, dropout_p, mask_type, **options):
         on_meta = [x.to("meta") for x in (q, k, v)]
         shape = real(*on_meta, bias, cu_q, cu_k, longest_q, longest_k, dropout_p, mask_type, **options)[0].shape
-        assert (longest_q, longest_k) == (int(cu_q.diff().max()), int(cu_k.diff().max()))
-        out = attention_by_loops(q[0], k[0], v[0], cu_q.diff().tolist(), cu_k.diff().tolist(), mask_type == 1)
+        calls.append((longest_q, longest_k))
+        out = attention_by_loops(q[0], k[0], v[0], lengths_of(cu_q), lengths_of(cu_k), mask_type == 1)
         assert out[None].shape == shape
         has_keys = cu_k.diff().repeat_interleave(cu_q.diff()) > 0
         return (torch.where(has_keys[:, None, None], out, math.nan)[None],)
 
     monkeypatch.setattr(torch.ops.aten, "_efficient_attention_forward", stand_in)
-    for lengths_q, lengths_k, causal in [([3, 1], [3, 1], True), ([2, 3, 1], [4, 0, 2], False)]:
-        q, k, v = (x.float() for x in random_inputs(lengths_q, lengths_k, head_dim=8))
-        found = module._efficient_attention(q, k, v, cu(lengths_q), cu(lengths_k), causal, 0.0)
-        expected = attention_by_loops(q, k, v, lengths_q, lengths_k, causal)
-        torch.testing.assert_close(found, expected)
+    return calls
+
+
+def lengths_of(cu_seqlens):
+    return cu_seqlens.diff().numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("lengths_q", "lengths_k", "causal"), [([3, 1], [3, 1], True), ([2, 3, 1], [4, 0, 2], False), ([4], [4], False)]
+)
+def test_memory_efficient_attention_is_called_as_pytorch_declares_it(efficient_kernel, lengths_q, lengths_k, causal):
+    """The way of GPUs below sm_80."""
+    q, k, v = (x.float() for x in random_inputs(lengths_q, lengths_k, head_dim=8))
+    lengths = module.Lengths(cu(lengths_q), cu(lengths_k))
+    found = module._efficient_attention(q, k, v, lengths, causal, 0.0)
+    torch.testing.assert_close(found, attention_by_loops(q, k, v, lengths_q, lengths_k, causal))
+    assert efficient_kernel == [(max(lengths_q), max(lengths_k))]
+
+
+def gradients_by_formula(grad, q, k, v, starts_q, starts_k, causal):
+    """Of q, k and v, without autograd."""
+    grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (q, k, v))
+    for b in range(len(starts_q) - 1):
+        rows, keys = slice(*starts_q[b : b + 2]), slice(*starts_k[b : b + 2])
+        scores = torch.einsum("qhd,khd->hqk", q[rows], k[keys]) / math.sqrt(q.shape[2])
+        if causal:
+            scores += torch.full(scores.shape[1:], -math.inf, dtype=q.dtype).triu(1)
+        p = scores.softmax(2)
+        grad_v[keys] = torch.einsum("hqk,qhd->khd", p, grad[rows])
+        grad_p = torch.einsum("qhd,khd->hqk", grad[rows], v[keys])
+        grad_scores = p * (grad_p - (grad_p * p).sum(2, keepdim=True)) / math.sqrt(q.shape[2])
+        grad_q[rows] = torch.einsum("hqk,khd->qhd", grad_scores, k[keys])
+        grad_k[keys] = torch.einsum("hqk,qhd->khd", grad_scores, q[rows])
+    return grad_q, grad_k, grad_v
+
+
+@pytest.fixture
+def flash_kernels(monkeypatch):
+    """FlashAttention-2 is said to serve this machine, with a plain implementation of its two operators for CPUs."""
+    calls = []
+
+    def forward(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p, causal, return_debug_mask):
+        calls.append((max_q, max_k, dropout_p, causal))
+        log_total, masks = q.new_zeros(q.shape[1], len(q), dtype=torch.float32), q.new_zeros(2, dtype=torch.uint64)
+        out = attention_by_loops(q, k, v, cu_q.diff().tolist(), cu_k.diff().tolist(), causal)
+        return out, log_total, masks, masks.clone(), q.new_empty(0)
+
+    def backward(grad, q, k, v, out, log_total, cu_q, cu_k, max_q, max_k, dropout_p, causal, masks, unused):
+        assert log_total.shape == (q.shape[1], len(q))
+        assert (masks.dtype, masks.shape) == (torch.uint64, (2,))
+        assert (max_q, max_k, dropout_p, causal) == calls[-1]
+        return gradients_by_formula(grad, q, k, v, cu_q.tolist(), cu_k.tolist(), causal)
+
+    monkeypatch.setattr(dispatch, "compute_capability", lambda device: (8, 0))
+    monkeypatch.setattr(dispatch, "SIXTEEN_BITS", (torch.float64,))
+    monkeypatch.setenv(dispatch.VARIABLE, "flash")
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("_flash_attention_forward", forward, "CPU")
+        library.impl("_flash_attention_backward", backward, "CPU")
+        yield calls
+
+
+FLASH_CASES = [([3, 1], [3, 1], True), ([2, 3, 1], [4, 0, 2], False), ([2, 0], [1, 3], False), ([0], [3], False)]
+FLASH_CASES += [([2], [0], False)]
+
+
+@pytest.mark.parametrize(("lengths_q", "lengths_k", "causal"), FLASH_CASES)
+def test_flash_attention_is_called_as_pytorch_declares_it(flash_kernels, lengths_q, lengths_k, causal):
+    q, k, v = random_inputs(lengths_q, lengths_k, head_dim=8)
+    assert_equal_with_gradients(q, k, v, lengths_q, lengths_k, causal)
+    expected = [(max(lengths_q), max(lengths_k), 0.0, causal)] if len(q) and len(k) else []
+    assert flash_kernels == expected
+
+
+def test_flash_attention_is_compiled_with_lengths_that_vary(flash_kernels):
+    compiled = torch.compile(
+        lambda q, kv, cu_q, cu_k, max_q, max_k: cross_attention(q, kv, cu_q, cu_k, max_q, max_k),
+        fullgraph=True,
+        backend="aot_eager",
+        dynamic=True,
+    )
+    for lengths_q, lengths_k in [([3, 2], [4, 1]), ([5, 1], [2, 9])]:
+        q, k, v = random_inputs(lengths_q, lengths_k, head_dim=8)
+        q, kv = q.requires_grad_(), torch.stack([k, v], 1).requires_grad_()
+        found = compiled(q, kv, cu(lengths_q), cu(lengths_k), max(lengths_q), max(lengths_k))
+        torch.testing.assert_close(found, attention_by_loops(q, *kv.unbind(1), lengths_q, lengths_k, False))
+        gradients = torch.autograd.grad(found.square().sum(), (q, kv))
+        assert [gradient.shape for gradient in gradients] == [q.shape, kv.shape]
+
+
+def test_flash_attention_refuses_heads_that_it_has_no_kernels_for(flash_kernels):
+    for head_dim in (12, 264):
+        q, k, v = random_inputs([2], [2], head_dim=head_dim)
+        with pytest.raises(ValueError, match=f"not of {head_dim}"):
+            attention(q, k, v, cu([2]), cu([2]))
+
+
+@pytest.mark.parametrize(
+    "kernel", [module._flash, lambda packed, *others: module._efficient_attention(*packed, *others)]
+)
+def test_with_lengths_that_are_known_the_host_reads_nothing(kernel):
+    """On tensors without values, of which nothing can be read."""
+    packed = [x.half().to("meta").requires_grad_() for x in random_inputs([2, 3], [4, 1], head_dim=8)]
+    cu_q, cu_k = cu([2, 3]).to("meta"), cu([4, 1]).to("meta")
+    out = kernel(packed, module.Lengths(cu_q, cu_k, (3, 4)), False, 0.1)
+    assert [x.shape for x in torch.autograd.grad(out, packed, out)] == [x.shape for x in packed]
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        kernel(packed, module.Lengths(cu_q, cu_k), False, 0.1)

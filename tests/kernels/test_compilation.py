@@ -1,6 +1,10 @@
 """Every launch of the fused ops compiled for real GPUs, without one: what the compiler made of it."""
 
 import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import compile_launches
 
 SHARED_BYTES = {70: 96 * 1024, 80: 163 * 1024, 90: 227 * 1024}  # that one block may have
-
+COUNT = Path(__file__).parent / "count_compilations.py"
 
 of_training = functools.cache(compile_launches.compiled)
 
@@ -46,6 +50,15 @@ def test_the_recorded_table_is_of_this_code() -> None:
         pytest.skip("recorded with another Triton")
     now = compile_launches.table({architecture: of_training(architecture) for architecture in (80, 90)})
     assert now == recorded, "write it anew: python tests/kernels/compile_launches.py --record"
+
+
+def test_no_number_of_tokens_or_sequences_is_compiled_again() -> None:
+    """One kernel a form and direction in 400 micro-batches: attention three (causal or not), the norm and the FFN two
+    and one that adds up strips, dropout one for both directions."""
+    process = subprocess.run([sys.executable, COUNT], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    expected = {"attention": 2 * 3, "layer_norm": 3 * 2 + 1, "feed_forward": 2 * 2 + 1, "dropout": 1}
+    assert json.loads(process.stdout) == expected
 
 
 @pytest.mark.slow

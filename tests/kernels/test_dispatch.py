@@ -45,7 +45,12 @@ def rows_of_docs(heading: str) -> list[list[str]]:
 def test_the_docs_name_every_op_and_backend() -> None:
     assert {row[0] for row in rows_of_docs("backend")} == {f"`{backend}`" for backend in BACKENDS}
     described = [
-        [f"[`{name}`](../kernels/{name}.py)", "sm_80" if op.needs_tensor_cores else "sm_70", "yes" if op.apex else ""]
+        [
+            f"[`{name}`](../kernels/{name}.py)",
+            "sm_80" if op.needs_tensor_cores else "sm_70",
+            "yes" if op.apex else "",
+            "yes" if op.flash else "",
+        ]
         for name, op in OPS.items()
     ]
     assert rows_of_docs("op") == described
@@ -129,7 +134,7 @@ def test_a_wrong_name_is_one_sentence_of_the_command_line() -> None:
     environment = {**os.environ, VARIABLE: "cuda"}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 2
-    sentence = f"{VARIABLE}=cuda names no backend: choose one of torch, triton, reference, apex, or unset it."
+    sentence = f"{VARIABLE}=cuda names no backend: choose one of torch, triton, reference, apex, flash, or unset it."
     assert process.stderr == f"deltalm: {sentence}\n"
 
 
@@ -148,6 +153,48 @@ def test_apex_serves_what_has_it_on_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     for op in OPS.values():
         assert choose(op, H200, torch.bfloat16).backend == ("triton" if op.apex is None else "apex")
         assert choose(op, None, torch.float32).backend == "torch"
+
+
+def test_flash_serves_attention_in_16_bits_from_sm_80_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else is as without it."""
+    unforced = {
+        (name, capability, dtype): choose(op, capability, dtype)
+        for name, op in OPS.items()
+        for capability in (None, V100, A100, H200)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    }
+    monkeypatch.setenv(VARIABLE, "flash")
+    for (name, capability, dtype), choice in unforced.items():
+        served = name == "attention" and capability in (A100, H200) and dtype in (torch.float16, torch.bfloat16)
+        expected = ("flash", f"{VARIABLE} is set") if served else choice
+        assert choose(OPS[name], capability, dtype) == expected, (name, capability, dtype)
+
+
+def test_the_first_preference_that_fits_is_taken() -> None:
+    def row(capability: tuple[int, int], dtype: torch.dtype, has_dropout: bool, backend: str) -> dispatch.Preference:
+        return dispatch.Preference(capability, (dtype,), has_dropout, dispatch.Choice(backend, "a reason"))
+
+    op = OPS["attention"]._replace(
+        preferences=(
+            row(H200, torch.float16, False, "triton"),
+            row(A100, torch.float16, False, "flash"),
+            row(A100, torch.float16, True, "torch"),
+        )
+    )
+    assert choose(op, H200, torch.float16).backend == "triton"
+    assert choose(op, A100, torch.float16) == ("flash", "a reason")
+    assert choose(op, H200, torch.float16, has_dropout=True).backend == "torch"
+    assert choose(op, A100, torch.bfloat16) == ("triton", "fused kernel")
+    assert choose(op, V100, torch.float16).backend == "torch"
+
+
+@pytest.mark.parametrize("has_dropout", [False, True])
+@pytest.mark.parametrize("capability", [A100, H200])
+def test_what_is_preferred_is_there(capability: tuple[int, int], has_dropout: bool) -> None:
+    for op in OPS.values():
+        choice = choose(op, capability, torch.bfloat16, has_dropout)
+        assert getattr(op, choice.backend) is not None
+        assert choice.why
 
 
 @pytest.mark.parametrize("case", small_cases().values(), ids=small_cases().keys())

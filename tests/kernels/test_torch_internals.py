@@ -1,11 +1,19 @@
 """What kernels use of PyTorch that is not public does what they rely on: a change in PyTorch fails here first."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from deltalm_ds.kernels.torch_internals import graph_is_kept, is_traced, softmax_backward
+from deltalm_ds.kernels.torch_internals import (
+    flash_attention_backward,
+    flash_attention_forward,
+    graph_is_kept,
+    is_traced,
+    softmax_backward,
+)
 
 
 class Asking(torch.autograd.Function):
@@ -73,6 +81,44 @@ def test_the_efficient_kernel_takes_what_it_is_given() -> None:
     assert required == set()
 
 
+LENGTHS, MASKS = ["cum_seq_q", "cum_seq_k", "max_q", "max_k"], ["rng_state", "unused"]
+
+
+@pytest.mark.parametrize(
+    ("op", "positional", "num_returns"),
+    [
+        (
+            torch.ops.aten._flash_attention_forward,
+            ["query", "key", "value", *LENGTHS, "dropout_p", "is_causal", "return_debug_mask"],
+            5,
+        ),
+        (
+            torch.ops.aten._flash_attention_backward,
+            ["grad_out", "query", "key", "value", "out", "logsumexp", *LENGTHS, "dropout_p", "is_causal", *MASKS],
+            3,
+        ),
+    ],
+    ids=["forward", "backward"],
+)
+def test_flash_attention_takes_what_it_is_given(op: Any, positional: list[str], num_returns: int) -> None:
+    schema = op.default._schema
+    assert [argument.name for argument in schema.arguments if not argument.kwarg_only] == positional
+    assert len(schema.returns) == num_returns
+    assert all(argument.has_default_value() for argument in schema.arguments if argument.kwarg_only)
+
+
+def test_flash_attention_returns_what_its_backward_takes() -> None:
+    """By its shapes, as no GPU is needed for them."""
+    q, k = (torch.empty(n, 2, 32, dtype=torch.float16, device="meta") for n in (9, 7))
+    cu = torch.empty(4, dtype=torch.int32, device="meta")
+    out, log_total, masks = flash_attention_forward(q, k, k, cu, cu, 5, 4, False, 0.1)
+    assert (out.shape, out.dtype) == (q.shape, q.dtype)
+    assert (log_total.shape, log_total.dtype) == ((2, 9), torch.float32)
+    assert (masks.shape, masks.dtype) == ((2,), torch.uint64)
+    gradients = flash_attention_backward(out, q, k, k, out, log_total, masks, cu, cu, 5, 4, False, 0.1)
+    assert [gradient.shape for gradient in gradients] == [q.shape, k.shape, k.shape]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel is for GPUs")
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_efficient_kernel_is_attention(causal: bool) -> None:
@@ -80,6 +126,6 @@ def test_the_efficient_kernel_is_attention(causal: bool) -> None:
 
     q, k, v = torch.randn(3, 9, 2, 32, device="cuda", dtype=torch.float16)
     cu = torch.tensor([0, 3, 4, 9], dtype=torch.int32, device="cuda")
-    found = attention.OP.torch(q, k, v, cu, cu, causal, 0.0)
+    found = attention.OP.torch((q, k, v), attention.Lengths(cu, cu), causal, 0.0)
     expected = reference.attention(q.double(), k.double(), v.double(), cu, cu, causal, 0.0, None)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=4e-3)
