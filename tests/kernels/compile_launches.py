@@ -81,6 +81,7 @@ def describe(kernel: Any) -> dict[str, Any]:
         "kernel": kernel.metadata.name,
         "registers": resources["REG"],
         "stack": resources["STACK"],
+        "warps": kernel.metadata.num_warps,
         "shared": kernel.metadata.shared,
         "matrix_products": len(MATRIX_PRODUCT.findall(ptx)),
         "wide_loads": len(WIDE_LOAD.findall(ptx)),

@@ -11,7 +11,24 @@ import pytest
 from deltalm_ds.kernels.table import OPS
 
 SCRIPT = Path(__file__).parent / "compile_launches.py"
+# Of attention in 16 bits, by (architecture, kernel, dropout), where it is not 12
+LEAST_WARPS = {
+    (90, "forward_kernel", False): 16,
+    (90, "forward_kernel", True): 16,
+    (90, "grad_query_kernel", False): 16,
+    (90, "grad_key_value_kernel", True): 8,
+}
 SHARED_BYTES = {70: 96 * 1024, 80: 163 * 1024, 90: 227 * 1024}  # that one block may have
+
+
+REGISTERS, WARPS = 65536, 64  # of a multiprocessor
+
+
+def resident_warps(row: dict[str, Any], architecture: int) -> int:
+    """How many warps of a kernel a multiprocessor holds, which gives registers to warps 256 at a time."""
+    of_a_warp = -(-row["registers"] * 32 // 256) * 256
+    blocks = min(REGISTERS // 4 // of_a_warp * 4, WARPS) // row["warps"]
+    return row["warps"] * min(blocks, (SHARED_BYTES[architecture] + 1024) // (row["shared"] + 1024))
 
 
 def compiled(architecture: int, *options: str) -> list[dict[str, Any]]:
@@ -43,6 +60,9 @@ def test_launches_of_training(architecture: int) -> None:
         in_16_bits = [row for row in rows if row["op"].startswith("attention/torch.bfloat16")]
         assert in_16_bits
         assert all(row["matrix_products"] > 0 for row in in_16_bits)  # on tensor cores
+        for row in in_16_bits:  # as the tiles were chosen for
+            least = LEAST_WARPS.get((architecture, row["kernel"], " 0.1" in row["op"]), 12)
+            assert resident_warps(row, architecture) >= least, row
 
 
 def test_attention_is_compiled_few_times() -> None:
