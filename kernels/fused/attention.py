@@ -5,7 +5,7 @@ one block of queries (or, for the gradients of keys and values, of keys) of one 
 write the same element: results are deterministic.
 
 The kernels: `attention_kernels.py`. Legend: T tokens, B sequences, H heads, D head dim. x, y, z are query, key and
-value in one of the forms of `deltalm_ds.kernels.attention`: (q, k, v), (q, kv, None) or (qkv, None, None).
+value in one of the forms of `attention_inputs`: (q, k, v), (q, kv, None) or (qkv, None, None).
 """
 
 import math
@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from deltalm_ds.kernels import dispatch
-from deltalm_ds.kernels.attention import unpacked
+from deltalm_ds.kernels.attention_inputs import unpacked
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.attention_kernels import forward_kernel, grad_key_value_kernel, grad_query_kernel
