@@ -1,12 +1,10 @@
 """Multi-head attention over packed sequences.
 
-Legend: T tokens, B sequences, H heads, D head dim, L keys, Q queries. Query, key and value come in one of three forms,
-as matrix products make them: (q, k, v), each [T, H, D]; (q, kv) with kv [Tk, 2, H, D]; (qkv,), [T, 3, H, D]. A gradient
-has the form of its tensor.
+Legend: T tokens, B sequences, H heads, D head dim, L keys, Q queries. `packed` is query, key and value in one of the
+forms of `attention_inputs`.
 """
 
 import contextlib
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,31 +12,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deltalm_ds.kernels import reference
+from deltalm_ds.kernels.attention_inputs import Lengths, unpacked
 from deltalm_ds.kernels.dispatch import SIXTEEN_BITS, Choice, Op, Preference, implementation
 from deltalm_ds.kernels.dropout_mask import draw_seed
 from deltalm_ds.kernels.flash_attention import flash_attention
 from deltalm_ds.kernels.grouped_attention import grouped_attention, shapes_are_compiled
 from deltalm_ds.kernels.torch_internals import efficient_attention
-
-
-class Lengths(NamedTuple):
-    """Where the sequences of a batch lie.
-
-    cu_seqlens_q, cu_seqlens_k: [B + 1] int32, cumulative lengths from 0, of queries and of keys. max_seqlens: the
-    longest length of each, None where the host does not know them.
-    """
-
-    cu_seqlens_q: Tensor
-    cu_seqlens_k: Tensor
-    max_seqlens: tuple[int, int] | None = None
-
-    def longest(self) -> tuple[int, int]:
-        """The longest lengths; waits for the device if the host does not know them."""
-        if self.max_seqlens is not None:
-            return self.max_seqlens
-        lengths = (self.cu_seqlens_q.diff(), self.cu_seqlens_k.diff())
-        longest_q, longest_k = torch.stack([x.max() for x in lengths]).tolist()
-        return longest_q, longest_k
 
 
 def self_attention(
@@ -110,13 +89,6 @@ def attention(
         [Tq, H, D], the dtype of q.
     """
     return _attend((q, k, v), Lengths(cu_seqlens_q, cu_seqlens_k), causal, dropout_p)
-
-
-def unpacked(*packed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, views [T, H, D] of what is given, in any of their forms."""
-    given = [tensor for tensor in packed if tensor is not None]
-    q, k, v = [view for tensor in given for view in ((tensor,) if tensor.dim() == 3 else tensor.unbind(1))]
-    return q, k, v
 
 
 def _attend(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p: float) -> Tensor:

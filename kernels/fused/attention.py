@@ -5,7 +5,7 @@ one block of queries (or, for the gradients of keys and values, of keys) of one 
 write the same element: results are deterministic.
 
 The kernels: `attention_kernels.py`. Legend: T tokens, B sequences, H heads, D head dim. x, y, z are query, key and
-value in one of the forms of `deltalm_ds.kernels.attention`: (q, k, v), (q, kv, None) or (qkv, None, None).
+value in one of the forms of `attention_inputs`: (q, k, v), (q, kv, None) or (qkv, None, None).
 """
 
 import math
@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from deltalm_ds.kernels import dispatch
-from deltalm_ds.kernels.attention import unpacked
+from deltalm_ds.kernels.attention_inputs import unpacked
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.attention_kernels import forward_kernel, grad_key_value_kernel, grad_query_kernel
@@ -46,25 +46,24 @@ class Blocks(NamedTuple):
         return {**options, "num_stages": self.num_stages}
 
 
-# Of 16 bits, by (sm_90, D ≤ 64, dropout): tiles of the forward, of the gradients of keys and values, and of the
+# Of 16 bits, by (sm_90, form of the heads): tiles of the forward, of the gradients of keys and values, and of the
 # gradient of queries. Chosen by how many warps a multiprocessor holds, which registers and shared memory limit, without
 # values outside the registers (`test_compilation.py`; numbers of Triton 3.7). A limit on registers is set where the
 # compiler takes more than it needs: 128 lets 16 warps in, 168 lets 12 in, more than that 8. Nothing of it was timed.
 _TILES = {
     # 16, 12, 16 warps; 64, 41, 80 KB a block. Products of sm_90 take keys and values from shared memory
-    (True, True, False): (Blocks(128, 64, 8, 128), Blocks(32, 64, 4, 168), Blocks(128, 64, 8, 128)),
+    (True, "plain"): (Blocks(128, 64, 8, 128), Blocks(32, 64, 4), Blocks(128, 64, 8, 128)),
     # 16, 8, 12 warps; 72, 69, 42 KB. Masks take 40 to 100 registers more: without the limit 8 warps of the forward.
     # Keys and values spill at 168 registers with 64 keys, so 8 warps it is, and then the widest products
-    (True, True, True): (Blocks(128, 64, 8, 128), Blocks(64, 64, 4), Blocks(64, 32, 4, 168)),
-    # 8 warps each: twice the outputs, which twice the warps share; 128 to 136, 81 to 83, 128 to 132 KB
-    (True, False, False): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
-    (True, False, True): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
-    # 12, 20, 12 warps; 40, 27, 32 KB. Operands are in registers
-    (False, True, False): (Blocks(64, 64, 4, 168), Blocks(32, 32, 4), Blocks(64, 32, 4, 168)),
-    # 12 warps each, keys and values 16 where not causal; 26, 27, 44 KB
-    (False, True, True): (Blocks(64, 32, 4, 168), Blocks(32, 32, 4, 168), Blocks(32, 64, 4, 168)),
-    (False, False, False): (Blocks(128, 32, 8), Blocks(32, 32, 8), Blocks(64, 32, 8)),
-    (False, False, True): (Blocks(128, 32, 8), Blocks(32, 32, 8), Blocks(64, 32, 8)),
+    (True, "dropout"): (Blocks(128, 64, 8, 128), Blocks(64, 64, 4), Blocks(64, 32, 4, 168)),
+    # 8 warps each: twice the outputs, which twice the warps share; at most 136, 83, 132 KB
+    (True, "wide"): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
+    # 12, 16 (full: 20), 12 warps; 40, 27, 32 KB. Operands of products are in registers
+    (False, "plain"): (Blocks(64, 64, 4, 168), Blocks(32, 32, 4), Blocks(64, 32, 4, 168)),
+    # 12, 12 (full: 16), 12 warps; 26, 27, 44 KB. Gradients of 64 queries would spill
+    (False, "dropout"): (Blocks(64, 32, 4, 168), Blocks(32, 32, 4), Blocks(32, 64, 4, 168)),
+    # 8 warps each, 16 of keys and values without dropout; at most 68, 53, 72 KB
+    (False, "wide"): (Blocks(128, 32, 8), Blocks(32, 32, 8), Blocks(64, 32, 8)),
 }
 
 
@@ -78,7 +77,7 @@ def _blocks(q: Tensor, is_dropped: bool) -> tuple[Blocks, Blocks, Blocks]:
         smallest = Blocks(32, 32, 4, num_stages=2)
         return smallest._replace(num_warps=warps), smallest._replace(num_warps=8), smallest
     is_sm_90 = (dispatch.compute_capability(q.device) or (8, 0)) >= (9, 0)
-    return _TILES[is_sm_90, is_narrow, is_dropped]
+    return _TILES[is_sm_90, "wide" if not is_narrow else "dropout" if is_dropped else "plain"]
 
 
 def _constants(q: Tensor, causal: bool, seed: Tensor | None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def describe(kernel: CompiledKernel) -> dict[str, Any]:
         "kernel": kernel.metadata.name,
         "registers": resources["REG"],
         "stack": resources["STACK"],
+        "warps": kernel.metadata.num_warps,
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
@@ -61,11 +62,14 @@ def describe(kernel: CompiledKernel) -> dict[str, Any]:
 
 
 def blocks_of_an_sm(row: dict[str, Any], architecture: int) -> int:
-    """How many blocks of a kernel a multiprocessor holds at once: what registers, shared memory and warps allow."""
-    registers_of_warp = 32 * (-(-row["registers"] // 8) * 8)
-    by_registers = 65536 // registers_of_warp // row["warps"]
+    """How many blocks of a kernel a multiprocessor holds at once: what registers, shared memory and warps allow.
+
+    Each of its four parts has 16,384 registers and gives them to warps 256 at a time.
+    """
+    registers_of_warp = -(-32 * row["registers"] // 256) * 256
+    num_warps = min(16384 // registers_of_warp * 4, 64)
     by_memory = SHARED_OF_SM[architecture] // (row["shared"] + 1024)
-    return min(by_registers, by_memory, 64 // row["warps"], 32)
+    return min(num_warps // row["warps"], by_memory, 32)
 
 
 def table(rows_of: dict[int, list[dict[str, Any]]]) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deltalm_ds.kernels import attention as module
 from deltalm_ds.kernels import dispatch, grouped_attention
 from deltalm_ds.kernels.attention import attention, cross_attention, decode_attention
+from deltalm_ds.kernels.attention_inputs import Lengths
 
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
@@ -197,7 +198,7 @@ def lengths_of(cu_seqlens):
 def test_memory_efficient_attention_is_called_as_pytorch_declares_it(efficient_kernel, lengths_q, lengths_k, causal):
     """The way of GPUs below sm_80."""
     q, k, v = (x.float() for x in random_inputs(lengths_q, lengths_k, head_dim=8))
-    lengths = module.Lengths(cu(lengths_q), cu(lengths_k))
+    lengths = Lengths(cu(lengths_q), cu(lengths_k))
     found = module._efficient_attention(q, k, v, lengths, causal, 0.0)
     torch.testing.assert_close(found, attention_by_loops(q, k, v, lengths_q, lengths_k, causal))
     assert efficient_kernel == [(max(lengths_q), max(lengths_k))]
@@ -288,7 +289,7 @@ def test_with_lengths_that_are_known_the_host_reads_nothing(kernel):
     """On tensors without values, of which nothing can be read."""
     packed = [x.half().to("meta").requires_grad_() for x in random_inputs([2, 3], [4, 1], head_dim=8)]
     cu_q, cu_k = cu([2, 3]).to("meta"), cu([4, 1]).to("meta")
-    out = kernel(packed, module.Lengths(cu_q, cu_k, (3, 4)), False, 0.1)
+    out = kernel(packed, Lengths(cu_q, cu_k, (3, 4)), False, 0.1)
     assert [x.shape for x in torch.autograd.grad(out, packed, out)] == [x.shape for x in packed]
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        kernel(packed, module.Lengths(cu_q, cu_k), False, 0.1)
+        kernel(packed, Lengths(cu_q, cu_k), False, 0.1)

@@ -14,6 +14,13 @@ from deltalm_ds.kernels.table import OPS
 pytest.importorskip("triton", reason="Triton is not installed")
 import compile_launches
 
+# Of attention in 16 bits, by (architecture, kernel, dropout), where it is not 12
+LEAST_WARPS = {
+    (90, "forward_kernel", False): 16,
+    (90, "forward_kernel", True): 16,
+    (90, "grad_query_kernel", False): 16,
+    (90, "grad_key_value_kernel", True): 8,
+}
 SHARED_BYTES = {70: 96 * 1024, 80: 163 * 1024, 90: 227 * 1024}  # that one block may have
 COUNT = Path(__file__).parent / "count_compilations.py"
 
@@ -41,6 +48,9 @@ def test_launches_of_training(architecture: int) -> None:
         in_16_bits = [row for row in rows if row["op"].startswith("attention/torch.bfloat16")]
         assert in_16_bits
         assert all(row["matrix_products"] > 0 for row in in_16_bits)  # on tensor cores
+        for row in in_16_bits:  # as the tiles were chosen for
+            least = LEAST_WARPS.get((architecture, row["kernel"], " 0.1" in row["op"]), 12)
+            assert compile_launches.blocks_of_an_sm(row, architecture) * row["warps"] >= least, row
 
 
 def test_the_recorded_table_is_of_this_code() -> None:

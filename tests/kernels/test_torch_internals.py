@@ -123,9 +123,10 @@ def test_flash_attention_returns_what_its_backward_takes() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_efficient_kernel_is_attention(causal: bool) -> None:
     from deltalm_ds.kernels import attention, reference
+    from deltalm_ds.kernels.attention_inputs import Lengths
 
     q, k, v = torch.randn(3, 9, 2, 32, device="cuda", dtype=torch.float16)
     cu = torch.tensor([0, 3, 4, 9], dtype=torch.int32, device="cuda")
-    found = attention.OP.torch((q, k, v), attention.Lengths(cu, cu), causal, 0.0)
+    found = attention.OP.torch((q, k, v), Lengths(cu, cu), causal, 0.0)
     expected = reference.attention(q.double(), k.double(), v.double(), cu, cu, causal, 0.0, None)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=4e-3)
