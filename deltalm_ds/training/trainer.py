@@ -11,6 +11,7 @@ from deepspeed.utils import safe_set_full_fp32_param
 from torch import distributed
 
 from deltalm_ds.checkpoints.provenance import provenance
+from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.stream import StepBatches, prefetch
 from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
 from deltalm_ds.files import write_json
@@ -80,7 +81,7 @@ class Trainer:
             CheckError: updates are skipped without end. InputError: a checkpoint could not be written.
         """
         training, state = self.recipe.training, self.state
-        steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
+        steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size, self._prepare)
         log = closing(self.log) if self.log else nullcontext()
         shown = progress("training", training.max_steps, "steps", start=state.step) if self.rank == 0 else nullcontext()
         with log, closing(steps), shown as advance:
@@ -101,6 +102,10 @@ class Trainer:
             except StopRequested:
                 return self._end_early()
         return 0
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """A micro-batch as the step takes it; called by the thread that makes them."""
+        return batch.padded(pinned=self.ds_engine.device.type == "cuda")
 
     def _is_due(self) -> bool:
         """Whether there is a checkpoint and a validation at this step."""
