@@ -30,8 +30,8 @@ from deltalm_ds.training.deepspeed_config import deepspeed_config
 from deltalm_ds.training.memory import precision
 
 MAX_GRAPHS = 64  # pairs that are kept; each is some megabytes of kernels' arguments
-_WAITING_BACKENDS = ("torch", "reference")  # of the ops below: they look at lengths or labels from the host
-_WAITING_OPS = ("attention", "linear_cross_entropy")
+# that look at lengths or labels from the host, which a recording cannot
+_WAITING_BACKENDS = {"attention": ("reference",), "linear_cross_entropy": ("torch", "reference")}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -53,9 +53,9 @@ def reason_against_graphs(recipe: Recipe, config: DeltaLMConfig, device: torch.d
     if config.activation_checkpointing:
         return "activation checkpointing keeps states of the random generator on the host"
     capability = compute_capability(device)
-    for name in _WAITING_OPS:
+    for name, waiting in _WAITING_BACKENDS.items():
         backend = choose(OPS[name], capability, _DTYPES[precision(ds_config)]).backend
-        if backend in _WAITING_BACKENDS:
+        if backend in waiting:
             return f"the {backend} backend of {name} waits for the GPU"
     return None
 
