@@ -15,8 +15,9 @@ import torch
 class GraphRecorder:
     """Records functions on one device.
 
-    All recordings share one pool of memory. They may be replayed in any order, one after the other on one stream; what
-    a recorded function leaves in a tensor that nobody holds any more is overwritten by the next recording's replay.
+    All recordings share one pool of memory, and may be replayed in any order, one after the other on one stream. What a
+    replay makes anew, its results too, holds until another recording is replayed: copy it before, or let the function
+    write it into tensors that were there before it was recorded.
 
     A device without CUDA graphs replays by calling the function: what surrounds graphs can be tested on any machine.
     """
