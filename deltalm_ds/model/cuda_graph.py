@@ -19,7 +19,8 @@ class GraphRecorder:
     replay makes anew, its results too, holds until another recording is replayed: copy it before, or let the function
     write it into tensors that were there before it was recorded.
 
-    A device without CUDA graphs replays by calling the function: what surrounds graphs can be tested on any machine.
+    A device without CUDA graphs replays by calling the function. Tensors change there exactly when they change on a GPU:
+    by a warm-up and by a replay, not by the recording, so that what surrounds graphs can be tested on any machine.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,6 +36,8 @@ class GraphRecorder:
         What it draws does not move torch's generator.
         """
         if not self._has_graphs:
+            with torch.random.fork_rng(devices=[]):
+                run()
             return
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -45,12 +48,10 @@ class GraphRecorder:
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         """Record `run`, warmed up before, and return what replays it on the current stream.
 
-        `run` is called once, and its tensors exist afterwards, but what is in them is undefined until the first replay.
-        The recording lives as long as what is returned.
+        Nothing is computed: what `run` makes is undefined until the first replay. The recording lives as long as what is
+        returned.
         """
         if not self._has_graphs:
-            with torch.random.fork_rng(devices=[]):
-                run()
             return run
         graph = torch.cuda.CUDAGraph()
         # of other threads, one makes pinned memory and one watches collectives meanwhile: both may

@@ -88,3 +88,15 @@ def test_recording_leaves_the_generator_where_it_was(device):
     recorder.warm_up(lambda: out.copy_(torch.rand(5, device=device)))
     recorder.record(lambda: out.copy_(torch.rand(5, device=device)))
     assert torch.equal(torch.rand(5, device=device), expected)
+
+
+def test_tensors_change_by_a_warm_up_and_by_replays_alone(device):
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    recorder = GraphRecorder(device)
+    recorder.warm_up(lambda: count.add_(1))
+    assert count == 1
+    replay = recorder.record(lambda: count.add_(1))
+    assert count == 1
+    replay()
+    replay()
+    assert count == 3
