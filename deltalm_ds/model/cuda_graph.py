@@ -19,7 +19,7 @@ class GraphRecorder:
     replay makes anew, its results too, holds until another recording is replayed: copy it before, or let the function
     write it into tensors that were there before it was recorded.
 
-    A device without CUDA graphs replays by calling the function. Tensors change there exactly when they change on a GPU:
+    A device without CUDA graphs replays by calling the function. Tensors change there just when they change on a GPU:
     by a warm-up and by a replay, not by the recording, so that what surrounds graphs can be tested on any machine.
     """
 
@@ -48,8 +48,8 @@ class GraphRecorder:
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         """Record `run`, warmed up before, and return what replays it on the current stream.
 
-        Nothing is computed: what `run` makes is undefined until the first replay. The recording lives as long as what is
-        returned.
+        Nothing is computed: what `run` makes is undefined until the first replay. The recording lives as long as what
+        is returned.
         """
         if not self._has_graphs:
             return run
