@@ -141,7 +141,9 @@ class _HandOver(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        return None, *ctx.one_pass.backward(grad_loss)
+        one_pass: _Pass = ctx.one_pass
+        del ctx.one_pass  # DeepSpeed's hooks keep a loss, and with it this node, until garbage is collected
+        return None, *one_pass.backward(grad_loss)
 
 
 class _Eager:
