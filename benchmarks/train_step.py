@@ -124,7 +124,7 @@ def _batch(scale: int) -> Batch:
         PackedSequences.from_sequences([[2, *target[:-1]] for target in targets]),
         labels,
         torch.zeros(len(sources), dtype=torch.long),
-    ).rounded_up(32)
+    ).padded()
 
 
 @contextmanager

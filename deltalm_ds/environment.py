@@ -24,10 +24,13 @@ PACKAGES = (
     "onnxruntime",
     "transformers",
 )
+# of PyTorch's allocator on GPUs: the name of today, and that of before, which has precedence (CUDAAllocatorConfig.h)
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def environment() -> dict[str, Any]:
-    """Versions of what matters (null where not installed), processor or GPUs, threads, and what serves each op."""
+    """Versions of what matters (null where not installed), processor or GPUs and their allocator's settings, threads,
+    and what serves each op."""
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return {
         "deltalm_ds": deltalm_ds.__version__,
@@ -38,6 +41,7 @@ def environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory, "sm": [gpu.major, gpu.minor]} for gpu in gpus],
+        "gpu_allocator": {name: os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ},
         "kernels": _kernels(),
     }
 

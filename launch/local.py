@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from deltalm_ds.environment import ALLOCATOR_VARIABLES
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 from deltalm_ds.training.collectives import STARTED_BY
 
@@ -131,11 +132,16 @@ def _devices(num_ranks: int) -> list[str]:
 
 
 def _environment(num_ranks: int) -> dict[str, str]:
-    """The ranks share the cores, find this Python first, and no module of the working directory in front of others."""
+    """The ranks share the cores, find this Python first, and no module of the working directory in front of others.
+
+    On GPUs their memory is in segments that grow: micro-batches of ever new sizes leave no holes too small to use.
+    """
     environment = os.environ.copy()
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONSAFEPATH", "1")  # Python 3.11 and later: a user's queue.py is not the library's
+    if not environment.keys() & set(ALLOCATOR_VARIABLES):
+        environment[ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
     environment[STARTED_BY] = str(os.getpid())
     if not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed says three times that it guessed so

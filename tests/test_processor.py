@@ -16,7 +16,8 @@ GRAVITON_3 = {"neon": True, "bf16": True}
 
 @pytest.fixture
 def machine(monkeypatch):
-    def pretend(capabilities, has_gpu=False):
+    def pretend(capabilities, has_gpu=False, sm=(7, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: sm)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
 
@@ -53,6 +54,15 @@ def test_a_processor_without_bfloat16_is_warned_about(precision, matmul_precisio
         machine(capabilities, has_gpu)
         check_precision(precision, matmul_precision)
         assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("sm", [(7, 0), (8, 0), (9, 0)])
+def test_exact_products_are_slow_where_there_is_tf32(sm, machine, capsys):
+    machine(HASWELL, has_gpu=True, sm=sm)
+    for precision, matmul_precision in (("fp32", "highest"), ("fp32", "high"), ("fp32", "medium"), ("bf16", "highest")):
+        check_precision(precision, matmul_precision)
+        is_warned = "times slower than in TF32" in capsys.readouterr().err
+        assert is_warned == (sm >= (8, 0) and (precision, matmul_precision) == ("fp32", "highest"))
 
 
 def test_fp16_needs_a_gpu(machine):

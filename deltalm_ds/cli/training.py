@@ -99,6 +99,7 @@ width {model["hidden_size"]}, FFN {model["ffn_size"]}, {model["num_heads"]} head
 vocabulary {model["vocabulary_size"]:,}
 parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows)
 checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints
+CUDA graphs: {result["cuda_graphs"]}
 """)
     memory = result["memory_bytes_per_rank"].items()
     rows = [(name.replace("_", " "), size_text(num_bytes)) for name, num_bytes in memory if num_bytes]

@@ -1,8 +1,11 @@
 """From rows of ids to the packed tensors that a model is given.
 
-T tokens, B sequences. With target rows `y1 … yn </s>` the decoder reads `</s> y1 … yn` and predicts the row itself.
+Legend: T tokens, B sequences.
+
+With target rows `y1 … yn </s>` the decoder reads `</s> y1 … yn` and predicts the row itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -11,9 +14,12 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.arrays.ragged import RaggedRows, gather
+from deltalm_ds.data.padding import TAIL_LENGTH, Shape, rounded_up
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
-from deltalm_ds.model.packing import PackedSequences
+from deltalm_ds.model.packing import PackedSequences, Places
 from deltalm_ds.token_ids import EOS_ID
+
+ALIGNMENT = 16  # bytes; kernels are compiled for tensors that begin at such an address
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Batch:
         labels: [T] int64, the target followed by `</s>`.
         component_index: [B] int64, the component of each sequence (0 in a padding micro-batch).
         weight: factor of the loss: 1.0, or 0.0 for a micro-batch that only keeps ranks in step.
+        words: [any] int64, the memory that all tensors of a padded micro-batch are views of.
     """
 
     source: PackedSequences
@@ -33,36 +40,90 @@ class Batch:
     labels: Tensor
     component_index: Tensor
     weight: float = 1.0
+    words: Tensor | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """What it measures."""
+        source, target = self.source, self.target_input
+        sizes = len(source.tokens), len(target.tokens), source.num_sequences
+        return Shape(*sizes, source.max_seqlen, target.max_seqlen)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same on another device."""
-        return Batch(
-            self.source.to(device),
-            self.target_input.to(device),
-            self.labels.to(device, non_blocking=True),
-            self.component_index.to(device, non_blocking=True),
-            self.weight,
-        )
+        """A padded micro-batch on another device, by one copy; from pinned memory the host does not wait for it."""
+        assert self.words is not None, "only a padded micro-batch is in one piece"
+        return _from_words(self.words.to(device, non_blocking=True), self.shape, self.weight)
 
-    def rounded_up(self, multiple: int) -> "Batch":
-        """The same with one more sequence of `</s>` that makes source and target tokens multiples of a number.
+    def padded(self, to_shape: Callable[[Shape], Shape] = rounded_up, pinned: bool = False) -> "Batch":
+        """The same with `</s>` behind it, in one piece of memory, the places of tokens among it.
 
-        Libraries that compile a matrix product for its shape then meet the same few shapes again and again. The
-        labels of the added tokens are IGNORED_LABEL.
+        The added tokens are in sequences of their own, of TAIL_LENGTH at most, and those of the target have the label
+        IGNORED_LABEL; sequences that are left over are empty.
+
+        Args:
+            to_shape: says the new shape; one of `data.padding`.
+            pinned: whether a GPU is to copy the memory by itself.
         """
-        return Batch(
-            _with_tail(self.source, -len(self.source.tokens) % multiple),
-            _with_tail(self.target_input, -len(self.labels) % multiple),
-            torch.cat([self.labels, self.labels.new_full((-len(self.labels) % multiple,), IGNORED_LABEL)]),
-            torch.cat([self.component_index, self.component_index.new_zeros(1)]),
-            self.weight,
-        )
+        shape = to_shape(self.shape)
+        words = torch.empty(_num_words(shape), dtype=torch.int64, pin_memory=pinned)
+        padded = _from_words(words, shape, self.weight)
+        _fill(padded.source, self.source)
+        _fill(padded.target_input, self.target_input)
+        _fill_up(padded.labels, self.labels, IGNORED_LABEL)
+        _fill_up(padded.component_index, self.component_index, 0)
+        return padded
 
 
-def _with_tail(sequences: PackedSequences, length: int) -> PackedSequences:
-    tokens = torch.cat([sequences.tokens, sequences.tokens[-1:].expand(length)])
-    cu_seqlens = torch.cat([sequences.cu_seqlens, sequences.cu_seqlens[-1:] + length])
-    return PackedSequences(tokens, cu_seqlens, max(sequences.max_seqlen, length))
+def _layout(shape: Shape) -> list[tuple[torch.dtype, int]]:
+    """Type and length of each tensor of a padded micro-batch, in the order of `_from_words`."""
+    source, target, sequences = shape[:3]
+    wide = [source] * 3 + [target] * 4 + [sequences]
+    return [(torch.int64, length) for length in wide] + [(torch.int32, sequences + 1)] * 2
+
+
+def _sizes(shape: Shape) -> list[int]:
+    """Words of 8 bytes of each tensor, with what keeps the next one aligned."""
+    return [-(-length * dtype.itemsize // ALIGNMENT) * ALIGNMENT // 8 for dtype, length in _layout(shape)]
+
+
+def _num_words(shape: Shape) -> int:
+    return sum(_sizes(shape))
+
+
+def _from_words(words: Tensor, shape: Shape, weight: float) -> Batch:
+    """The micro-batch whose tensors are in `words`."""
+    parts = words.split(_sizes(shape))
+    views = [part.view(dtype)[:length] for part, (dtype, length) in zip(parts, _layout(shape), strict=True)]
+    source, *source_places, target, sequence, position, labels, components, source_ends, target_ends = views
+    return Batch(
+        PackedSequences(source, source_ends, shape.longest_source, Places(*source_places)),
+        PackedSequences(target, target_ends, shape.longest_target, Places(sequence, position)),
+        labels,
+        components,
+        weight,
+        words,
+    )
+
+
+def _fill(padded: PackedSequences, given: PackedSequences) -> None:
+    """Write `given`, a tail, and the places of all of them into `padded`."""
+    assert padded.known_places is not None
+    num_tokens, num_given = len(padded.tokens), len(given.tokens)
+    ends = np.full(padded.num_sequences + 1, num_tokens, dtype=np.int32)
+    ends[: len(given.cu_seqlens)] = given.cu_seqlens
+    tails = np.arange(num_given + TAIL_LENGTH, num_tokens, TAIL_LENGTH)
+    ends[len(given.cu_seqlens) :][: len(tails)] = tails
+    numbers = np.repeat(np.arange(padded.num_sequences), np.diff(ends))
+    _fill_up(padded.tokens, given.tokens, EOS_ID)
+    padded.cu_seqlens.numpy()[:] = ends
+    padded.known_places.sequence_of_token.numpy()[:] = numbers
+    padded.known_places.positions.numpy()[:] = np.arange(num_tokens) - ends[numbers]
+
+
+def _fill_up(padded: Tensor, given: Tensor, value: int) -> None:
+    """Write `given` and behind it a value."""
+    padded[: len(given)] = given
+    padded[len(given) :] = value
 
 
 def frame(rows: RaggedRows, order: np.ndarray, tags: np.ndarray) -> RaggedRows:

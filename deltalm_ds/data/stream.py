@@ -7,8 +7,8 @@ state: any step can be made at any time, on any number of ranks, and is the same
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -309,7 +309,12 @@ def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int) -> Ste
 
 
 def prefetch(
-    stream: TrainingStream, first_step: int, last_step: int, rank: int, world_size: int
+    stream: TrainingStream,
+    first_step: int,
+    last_step: int,
+    rank: int,
+    world_size: int,
+    prepare: Callable[[Batch], Batch] | None = None,
 ) -> Generator[StepBatches, None, None]:
     """Steps, made up to two ahead by a thread that ends with the generator.
 
@@ -321,6 +326,7 @@ def prefetch(
         last_step: the one behind the last.
         rank: whose share of each step is given, from 0.
         world_size: the number of ranks.
+        prepare: what the thread makes of each micro-batch.
     """
     ready: queue.Queue[StepBatches | BaseException] = queue.Queue(maxsize=PREFETCH_STEPS)
     stopped = threading.Event()
@@ -337,7 +343,10 @@ def prefetch(
             for step in range(first_step, last_step):
                 if stopped.is_set():
                     return
-                hand_over(stream.micro_batches(step, rank, world_size))
+                batches = stream.micro_batches(step, rank, world_size)
+                if prepare is not None:
+                    batches = replace(batches, micro_batches=[prepare(batch) for batch in batches.micro_batches])
+                hand_over(batches)
         except BaseException as error:
             hand_over(error)
 

@@ -140,6 +140,9 @@ class TrainingSection(Section):
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="Of float32 products: high allows TF32, medium bfloat16 inside, where there is hardware."
     )
+    cuda_graphs: bool = Field(
+        True, description="On a GPU, record micro-batches as CUDA graphs where that can be done; `deltalm plan` says."
+    )
 
 
 class Recipe(Section):

@@ -56,6 +56,24 @@ def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int)
     }
 
 
+def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num_ranks: int) -> int:
+    """The most that the gradient's norm holds, after the last micro-batch: the float64 copy of a parameter's gradient.
+
+    As DeepSpeed 0.19.8 is written (`get_norm_dtype`); its optimizer for bf16 at stage 1 takes the norm in float32.
+
+    Args:
+        ds_config: the DeepSpeed configuration.
+        num_parameters: of the model.
+        largest: elements of its largest parameter.
+        num_ranks: that share the gradients.
+    """
+    zero = ds_config["zero_optimization"]
+    if precision(ds_config) == "bf16" and zero["stage"] == 1 and not offloads_optimizer(zero):
+        return 0
+    of_rank = -(-largest // num_ranks) if zero["stage"] == 3 else min(largest, -(-num_parameters // num_ranks))
+    return 8 * of_rank
+
+
 @dataclass(frozen=True)
 class ActivationCost:
     """What the forward saves for the backward, in bytes a token.

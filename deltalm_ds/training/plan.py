@@ -5,13 +5,15 @@ from typing import Any
 import torch
 
 from deltalm_ds.data.micro_batches import deal_micro_batches
+from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.checks import check_inputs
 from deltalm_ds.training.deepspeed_config import deepspeed_config
-from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, precision
+from deltalm_ds.training.graphs import reason_against_graphs
+from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, norm_bytes, precision
 
 CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
 
@@ -29,10 +31,11 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     inputs = check_inputs(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
-    steps, largest = _planned_steps(recipe, inputs.stream, num_ranks)
+    steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
     num_parameters = model.num_parameters(padding_rows=True)
-    memory = model_states(ds_config, num_parameters, num_ranks)
-    memory |= _micro_batch_memory(inputs.model_config, 4 if precision(ds_config) == "fp32" else 2, largest)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    no_graphs = reason_against_graphs(recipe, inputs.model_config, device)
+    memory = _memory(ds_config, model, micro_batches, num_ranks, has_graphs=no_graphs is None)
     checkpoint_bytes = CHECKPOINT_BYTES * num_parameters
     return {
         "recipe": recipe.name,
@@ -45,7 +48,8 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
         "num_parameters_with_padding_rows": num_parameters,
-        "memory_bytes_per_rank": memory | {"total": sum(memory.values())},
+        "cuda_graphs": "on" if no_graphs is None else f"off: {no_graphs}",
+        "memory_bytes_per_rank": memory,
         "checkpoint_bytes": checkpoint_bytes,
         # those kept, the best one, and the one that is being written
         "checkpoints_bytes": checkpoint_bytes * (recipe.training.keep_last + 2),
@@ -84,17 +88,34 @@ def _planned_steps(
     return records, micro_batches
 
 
-def _micro_batch_memory(
-    config: DeltaLMConfig, weight_bytes: int, micro_batches: list[tuple[int, int]]
+def _memory(
+    ds_config: dict[str, Any], model: DeltaLM, micro_batches: list[tuple[int, int]], num_ranks: int, has_graphs: bool
 ) -> dict[str, int]:
-    """Activations and loss of the micro-batch that needs most."""
+    """Bytes on a rank by what they are for, and the most there are at a time."""
+    num_parameters = model.num_parameters(padding_rows=True)
+    largest = max(parameter.numel() for parameter in model.parameters())
+    weight_bytes = 4 if precision(ds_config) == "fp32" else 2
+    memory = model_states(ds_config, num_parameters, num_ranks)
+    to_shape = on_ladder if has_graphs else rounded_up
+    padded = [to_shape(Shape(*sizes, sequences=1, longest_source=1, longest_target=1)) for sizes in micro_batches]
+    activations, loss = _largest_micro_batch(model.config, weight_bytes, [shape[:2] for shape in padded])
+    if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
+        memory["cuda_graphs"] = weight_bytes * num_parameters + activations + loss
+    norm = norm_bytes(ds_config, num_parameters, largest, num_ranks)
+    total = sum(memory.values()) + max(activations + loss, norm)  # one is over when the other begins
+    return memory | {"activations": activations, "loss": loss, "gradient_norm": norm, "total": total}
+
+
+def _largest_micro_batch(
+    config: DeltaLMConfig, weight_bytes: int, micro_batches: list[tuple[int, int]]
+) -> tuple[int, int]:
+    """Bytes of activations and loss of the micro-batch that needs most."""
     cost = ActivationCost.measure(config, weight_bytes)
     needs = [
         (cost.micro_batch(source, target), loss_bytes(config, cost.weight_bytes, target))
         for source, target in micro_batches
     ]
-    activations, loss = max(needs, key=sum)
-    return {"activations": activations, "loss": loss}
+    return max(needs, key=sum)
 
 
 def _components(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:

@@ -16,8 +16,6 @@ from deltalm_ds.data.collation import Batch
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.deltalm import DeltaLM
 
-SHAPE_MULTIPLE = 32  # tokens of a micro-batch, source and target each
-
 
 class LossSums:
     """Sums over target tokens since the last reading, by component, on the device: a step does not wait for them."""
@@ -55,7 +53,7 @@ def train_step(
 
     Args:
         ds_engine: wraps the model.
-        batches: as many on every rank.
+        batches: padded; as many on every rank.
         num_target_tokens: of the whole global batch.
         learning_rate: of this update.
         label_smoothing: of the loss.
@@ -71,7 +69,7 @@ def train_step(
     for index, batch in enumerate(batches):
         if index:
             before_next()
-        batch = batch.rounded_up(SHAPE_MULTIPLE).to(ds_engine.device)
+        batch = batch.to(ds_engine.device)
         torch.manual_seed(int(hash_counters(*dropout_key, rank, index)) >> 1)
         loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
         losses.append((batch, token_loss, token_nll))
@@ -103,7 +101,7 @@ def evaluate_loss(
     device = next(model.parameters()).device
     for batch in batches:
         before_next()
-        batch = batch.rounded_up(SHAPE_MULTIPLE).to(device)
+        batch = batch.padded().to(device)
         _, token_loss, token_nll = model(batch.source, batch.target_input, batch.labels, label_smoothing)
         sums.add(batch, token_loss, token_nll)
     model.train()

@@ -1,6 +1,7 @@
 """One rank of a run: from the newest whole checkpoint, or from the start, to the last step or a stop."""
 
 import sys
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,8 @@ from deepspeed.utils import safe_set_full_fp32_param
 from torch import distributed
 
 from deltalm_ds.checkpoints.provenance import provenance
+from deltalm_ds.data.collation import Batch
+from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import StepBatches, prefetch
 from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
 from deltalm_ds.files import write_json
@@ -29,6 +32,7 @@ from deltalm_ds.training.checkpoint import (
 )
 from deltalm_ds.training.collectives import StopRequested, StopSignal
 from deltalm_ds.training.deepspeed_engine import initialize
+from deltalm_ds.training.graphs import GraphedForward, reason_against_graphs
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.prepare import check_prepared
@@ -50,6 +54,7 @@ class Trainer:
         self.inputs: Inputs = open_inputs(self.recipe, checkpoint)
         check_prepared(self.inputs, run)
         self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
+        self.to_shape = self._record_micro_batches()
         self.state.inputs = self.inputs.identity
         self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
         self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
@@ -73,6 +78,16 @@ class Trainer:
         self._say(f"going on from step {state.step} ({checkpoint})")
         return state, ds_engine
 
+    def _record_micro_batches(self) -> Callable[[Shape], Shape]:
+        """Train by CUDA graphs where that can be done; the shapes that micro-batches are padded to."""
+        reason = reason_against_graphs(self.recipe, self.inputs.model_config, self.ds_engine.device)
+        if reason is None:
+            self.ds_engine.module.forward = GraphedForward(self.ds_engine.module)
+            return on_ladder
+        if self.ds_engine.device.type == "cuda":
+            self._say(f"micro-batches are not recorded as CUDA graphs: {reason}")
+        return rounded_up
+
     def train(self) -> int:
         """Run to the last step or to a stop; returns the exit code.
 
@@ -80,7 +95,7 @@ class Trainer:
             CheckError: updates are skipped without end. InputError: a checkpoint could not be written.
         """
         training, state = self.recipe.training, self.state
-        steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size)
+        steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size, self._prepare)
         log = closing(self.log) if self.log else nullcontext()
         shown = progress("training", training.max_steps, "steps", start=state.step) if self.rank == 0 else nullcontext()
         with log, closing(steps), shown as advance:
@@ -101,6 +116,10 @@ class Trainer:
             except StopRequested:
                 return self._end_early()
         return 0
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """A micro-batch as the step takes it; called by the thread that makes them."""
+        return batch.padded(self.to_shape, pinned=self.ds_engine.device.type == "cuda")
 
     def _is_due(self) -> bool:
         """Whether there is a checkpoint and a validation at this step."""

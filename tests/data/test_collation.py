@@ -1,14 +1,19 @@
 """Collation by a hand-worked example, and the ragged rows under it against lists."""
 
+from dataclasses import replace
+from functools import partial
 from itertools import chain, pairwise
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.arrays.ragged import RaggedRows, gather, groups, join_rows, stack
 from deltalm_ds.data.collation import Batch, collate, frame
+from deltalm_ds.data.padding import on_ladder, rounded_up
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
+from deltalm_ds.model.packing import PackedSequences
 
 EOS = 2  # of every vocabulary
 
@@ -50,7 +55,7 @@ def test_a_batch_by_hand():
 
 def test_rounding_up_adds_one_sequence_without_labels():
     batch = collate_one([[10, 11], [12]], [[20], [21, 22, 23]], [4, 3])
-    rounded = batch.rounded_up(8)
+    rounded = batch.padded(partial(rounded_up, multiple=8))
     assert rounded.source.tokens.tolist() == [10, 11, 2, 12, 2, 2, 2, 2]
     assert rounded.source.cu_seqlens.tolist() == [0, 3, 5, 8]
     assert (rounded.source.max_seqlen, rounded.target_input.max_seqlen) == (3, 4)
@@ -60,19 +65,55 @@ def test_rounding_up_adds_one_sequence_without_labels():
     assert rounded.weight == batch.weight
 
 
+def without_places(packed: PackedSequences) -> PackedSequences:
+    return replace(packed, known_places=None)
+
+
+@given(st.lists(st.tuples(st.integers(2, 90), st.integers(2, 90)), min_size=1, max_size=40), st.booleans())
+def test_a_padded_micro_batch_is_the_given_one_and_a_tail(lengths: list[tuple[int, int]], is_on_ladder: bool):
+    sources, targets = ([[7 + side] * (pair[side] - 1) for pair in lengths] for side in (0, 1))
+    batch = collate_one(sources, targets, list(range(len(lengths))))
+    padded = batch.padded(on_ladder if is_on_ladder else rounded_up)
+    assert padded.shape == (on_ladder if is_on_ladder else rounded_up)(batch.shape)
+    for before, after in ((batch.source, padded.source), (batch.target_input, padded.target_input)):
+        num_tokens, num_sequences = len(before.tokens), before.num_sequences
+        assert torch.equal(after.tokens[:num_tokens], before.tokens)
+        assert set(after.tokens[num_tokens:].tolist()) <= {EOS}
+        assert torch.equal(after.lengths[:num_sequences], before.lengths)
+        tail = after.lengths[num_sequences:].tolist()
+        assert min(tail) >= 0 and max(tail) <= 64 and sum(tail) == len(after.tokens) - num_tokens
+        assert after.max_seqlen >= after.lengths.max()
+        assert torch.equal(after.positions, without_places(after).positions)
+        assert torch.equal(after.sequence_of_token, without_places(after).sequence_of_token)
+    assert torch.equal(padded.labels[: len(batch.labels)], batch.labels)
+    assert set(padded.labels[len(batch.labels) :].tolist()) <= {IGNORED_LABEL}
+    assert padded.component_index.tolist()[: len(lengths)] == list(range(len(lengths)))
+    assert len(padded.component_index) == padded.source.num_sequences == padded.target_input.num_sequences
+
+
+def all_tensors(batch: Batch) -> list[torch.Tensor]:
+    sides = (batch.source, batch.target_input)
+    packed = [x for side in sides for x in (side.tokens, side.cu_seqlens, side.positions, side.sequence_of_token)]
+    return [*packed, batch.labels, batch.component_index]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_padded_micro_batch_moves_in_one_piece(num_source: int, num_target: int):
+    batch = collate_one([[5] * num_source], [[6] * num_target], [1]).padded()
+    moved = batch.to("meta")
+    assert (moved.weight, moved.shape) == (1.0, batch.shape)
+    assert {tensor.device.type for tensor in all_tensors(moved)} == {"meta"}
+    assert len({tensor.untyped_storage()._cdata for tensor in (moved.words, *all_tensors(moved))}) == 1
+    spans = sorted((x.data_ptr(), x.nbytes) for x in all_tensors(batch))
+    assert all(begin % 16 == 0 for begin, _ in spans)
+    assert all(begin + size <= following for (begin, size), (following, _) in pairwise(spans))
+
+
 def test_a_padding_micro_batch_is_one_end_of_sentence_of_weight_zero():
     batch = collate_one([], [], [])
     assert batch.weight == 0.0
     assert batch.source.tokens.tolist() == batch.target_input.tokens.tolist() == batch.labels.tolist() == [EOS]
     assert batch.component_index.tolist() == [0]
-
-
-def test_moving_to_a_device_keeps_everything():
-    batch = collate_one([[10]], [[20]], [1])
-    moved = batch.to("meta")
-    tensors = (moved.source.tokens, moved.target_input.cu_seqlens, moved.labels, moved.component_index)
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert (moved.weight, moved.source.max_seqlen) == (1.0, 2)
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(3, 90), min_size=1), st.integers(0, 3)), min_size=1), st.data())

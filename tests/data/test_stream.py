@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from fakes import FakeCorpus, random_corpus, small_vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.objectives.span_corruption import SpanCorruption
 from deltalm_ds.data.objectives.translation_span_corruption import TranslationSpanCorruption
+from deltalm_ds.data.padding import rounded_up
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.data.shards import Corpus, ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data.stream import BatchBuilder, StepBatches, TrainingStream, evaluation_batches, prefetch
@@ -269,6 +271,26 @@ def test_prefetching_yields_the_same_steps():
         assert sequences(ahead.micro_batches) == sequences(stream.micro_batches(step, 0, 2).micro_batches)
     assert step == 8
     assert list(prefetch(stream, 5, 5, 0, 1)) == []
+
+
+def test_micro_batches_are_prepared_by_the_thread():
+    """Here padded, as training takes them; what is in them stays."""
+    stream, threads = make_stream(), set()
+
+    def prepare(batch: Batch) -> Batch:
+        threads.add(threading.current_thread().name)
+        return batch.padded()
+
+    for step, ahead in enumerate(prefetch(stream, 4, 7, 1, 2, prepare), start=4):
+        as_they_are = stream.micro_batches(step, 1, 2)
+        assert (ahead.num_sequences, ahead.num_target_tokens) == (
+            as_they_are.num_sequences,
+            as_they_are.num_target_tokens,
+        )
+        for padded, batch in zip(ahead.micro_batches, as_they_are.micro_batches, strict=True):
+            assert torch.equal(padded.labels[: len(batch.labels)], batch.labels)
+            assert padded.shape == rounded_up(batch.shape)
+    assert threads == {"prefetch"}
 
 
 class FaultyStream(TrainingStream):

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from deltalm_ds.environment import environment as recorded_environment
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch import local
 
@@ -179,3 +180,15 @@ def test_ranks_share_the_cores(num_ranks, monkeypatch):
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert local._environment(num_ranks)["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.parametrize("variable", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_memory_is_in_segments_that_grow_unless_the_user_says_otherwise(variable, monkeypatch):
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert local._environment(1)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv(variable, "max_split_size_mb:512")
+    environment = local._environment(1)
+    assert {name: environment[name] for name in names if name in environment} == {variable: "max_split_size_mb:512"}
+    assert recorded_environment()["gpu_allocator"] == {variable: "max_split_size_mb:512"}

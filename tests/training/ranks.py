@@ -21,7 +21,7 @@ from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
-from deltalm_ds.training import checkpoint, validation
+from deltalm_ds.training import checkpoint, trainer, validation
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.trainer import Trainer
 
@@ -75,6 +75,7 @@ DAMAGES = {
     "flipped bit": flip_a_bit,
 }
 PATCHES = {
+    "graphs": (trainer, "reason_against_graphs", lambda *_: None),
     "full disk": (checkpoint, "write_safetensors", full_disk_at_step_20),
     "validation": (validation, "evaluation_batches", unreadable_validation),
 }
@@ -108,7 +109,11 @@ def run_job(job):
     patch = PATCHES.get(job["fault"])
     with mock.patch.object(*patch) if patch else nullcontext():
         try:
-            return Trainer(Path(job["run"])).train()
+            training = Trainer(Path(job["run"]))
+            code = training.train()
+            if job["fault"] == "graphs":
+                assert training.ds_engine.module.forward.num_replays > 10
+            return code
         except InputError as error:
             return f"{type(error).__name__}: {error}"
 

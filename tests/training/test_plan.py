@@ -19,9 +19,10 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training import plan
 from deltalm_ds.training.deepspeed_config import config_path
 from deltalm_ds.training.inputs import open_inputs
-from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states
+from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, norm_bytes
 from deltalm_ds.training.plan import make_plan
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
 
@@ -134,7 +135,40 @@ def test_parameters_and_checkpoints(content: dict[str, Any]) -> None:
     memory = result["memory_bytes_per_rank"]
     assert memory["weights"] == memory["gradients"] == 4 * result["num_parameters_with_padding_rows"]
     assert memory["optimizer"] == 6 * result["num_parameters_with_padding_rows"]
-    assert memory["total"] == sum(size for name, size in memory.items() if name != "total")
+    assert memory["gradient_norm"] == 8 * 1024 * m  # of the token embedding
+    states = ("weights", "gathered_weights", "gradients", "optimizer", "reduce_buckets")
+    of_micro_batch = memory["activations"] + memory["loss"]
+    assert memory["total"] == sum(memory[name] for name in states) + max(of_micro_batch, memory["gradient_norm"])
+
+
+def test_graphs_keep_gradients_and_the_memory_of_a_micro_batch(
+    content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(content, batch={"tokens_per_step": 5000, "micro_batch_tokens": 2500})
+    without = make_plan(recipe, 2)
+    monkeypatch.setattr(plan, "reason_against_graphs", lambda *_: None)
+    with_graphs = make_plan(recipe, 2)
+    assert (without["cuda_graphs"], with_graphs["cuda_graphs"]) == ("off: there is no GPU", "on")
+    before, after = without["memory_bytes_per_rank"], with_graphs["memory_bytes_per_rank"]
+    assert after["activations"] > before["activations"]  # of a micro-batch that is padded more
+    added = 4 * without["num_parameters_with_padding_rows"] + after["activations"] + after["loss"]
+    assert after["cuda_graphs"] == added
+    assert after["total"] - added >= before["total"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "offload", "expected"),
+    [  # 1,000 parameters, 600 of them in one, on 2 ranks
+        (1, "fp32", {}, 8 * 500),
+        (2, "bf16", {}, 8 * 500),
+        (3, "bf16", {}, 8 * 300),
+        (1, "bf16", {}, 0),
+        (1, "bf16", {"offload_optimizer": {"device": "cpu"}}, 8 * 500),
+    ],
+)
+def test_the_norm_is_taken_in_float64(stage: int, precision: str, offload: dict[str, Any], expected: int) -> None:
+    assert norm_bytes(ds_config_of(stage, precision, **offload), 1000, 600, 2) == expected
+    assert norm_bytes(ds_config_of(1, "fp32"), 1000, 600, 1) == 8 * 600
 
 
 def test_a_plan_is_ready_for_json(content: dict[str, Any]) -> None:
