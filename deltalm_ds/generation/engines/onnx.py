@@ -13,7 +13,7 @@ from torch import Tensor
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.exports import sizes_of
-from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.model.cache import CrossAttentionCache, DecoderCache, SelfAttentionCache
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
@@ -36,6 +36,7 @@ class OnnxEngine:
     def __init__(self, directory: str | Path, threads: int = 0) -> None:
         directory = Path(directory)
         self.vocabulary_size, self.max_positions = sizes_of(directory)
+        self.batch_tokens = BATCH_TOKENS["cpu"]
         self._encoder, self._decoder = (
             _open(directory / "encoder.onnx", threads),
             _open(directory / "decoder.onnx", threads),
@@ -100,11 +101,15 @@ class OnnxEngine:
         return outputs["logits"]
 
 
-def open_engine(directory: Path, threads: int) -> OnnxEngine:
-    """See `EngineEntry.open`; `threads` are ONNX Runtime's, and this process's, which searches with PyTorch."""
-    if threads:
-        torch.set_num_threads(threads)
-    return OnnxEngine(directory, threads)
+def open_engine(directory: Path, options: EngineOptions) -> OnnxEngine:
+    """See `EngineEntry.open`; the threads are ONNX Runtime's, and this process's, which searches with PyTorch."""
+    if options.device not in (None, "cpu"):
+        raise InputError(f"--device {options.device}: the ONNX engine computes on the CPU only.")
+    if options.dtype is not None:
+        raise InputError("--dtype: an ONNX model computes in the precision that it was exported in; leave it out.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return OnnxEngine(directory, options.threads)
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
