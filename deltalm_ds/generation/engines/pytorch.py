@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 
+from deltalm_ds.allocator import keep_freed_memory
 from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
@@ -28,7 +30,8 @@ class PyTorchEngine:
         self.model.eval()
         weight = self.model.token_embedding.weight
         with torch.cuda.device_of(weight):  # kernels and graphs are launched on the current GPU
-            return beam_search(self.model, pack_with_eos(sources).to(weight.device), options)
+            recorder = GraphRecorder(weight.device) if weight.is_cuda else None
+            return beam_search(self.model, pack_with_eos(sources).to(weight.device), options, recorder)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
@@ -49,6 +52,8 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
     """See `EngineEntry.open`; the threads are this process's."""
     gpu = options.gpu(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     dtype = _dtype(options.dtype, gpu)
+    if gpu is None:
+        keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     return PyTorchEngine(load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype))
