@@ -142,6 +142,8 @@ class _Search(Generic[Cache]):
         self.cache = model.start_decoding(source)
         width = options.limit(model.max_positions) + 1
         self.sentences = torch.arange(num_sentences, device=device)
+        self._first_rows = self.sentences[:, None] * self.beam
+        self._ban_until = torch.tensor([0, options.min_length], device=device)  # `</s>` before, `<pad>` after
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.last = torch.full((num_sentences * self.beam,), EOS_ID, device=device)
         self.tokens = torch.full((num_sentences * self.beam, width), PAD_ID, device=device)
@@ -160,7 +162,10 @@ class _Search(Generic[Cache]):
             is_last: whether the maximum length is reached.
         """
         logits = self.model.decode_step(self.last, self.cache)
-        banned = _banned_tokens(self.tokens[:, :length], self.position, self.options)
+        banned = torch.where(self.position < self._ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
+        if self.options.no_repeat_ngram_size:
+            repeats = _repeats(self.tokens[:, :length], self.position, self.options.no_repeat_ngram_size)
+            banned = torch.cat([banned, repeats], dim=1)
         only = torch.full_like(self.last, EOS_ID) if is_last else None  # even if it is banned
         candidates = top_k(logits, self.scores, 2 * self.beam, banned, only)
         self._finish(Continuations(*(part[:, : self.beam] for part in candidates)))
@@ -174,15 +179,16 @@ class _Search(Generic[Cache]):
 
     def keep(self, places: Tensor) -> None:
         """Look only at these [B'] of the sentences from now on."""
-        rows = (places[:, None] * self.beam + torch.arange(self.beam, device=places.device)).flatten()
+        rows = (self._first_rows[places] + torch.arange(self.beam, device=places.device)).flatten()
         self.sentences, self.scores = self.sentences[places], self.scores[places]
         self.last, self.tokens, self.token_scores = (x[rows] for x in (self.last, self.tokens, self.token_scores))
+        self._first_rows = self._first_rows[: len(places)]
         self.cache.select_sentences(places)
         self.cache.select_rows(rows)
 
     def _rows_of(self, candidates: Continuations) -> Tensor:
         """[B, C] int64, the rows that candidates continue."""
-        return torch.arange(len(self.sentences), device=self.last.device)[:, None] * self.beam + candidates.beams
+        return self._first_rows + candidates.beams
 
     def _finish(self, candidates: Continuations) -> None:
         """Collect those of the first K candidates [B, K] that end."""
@@ -245,24 +251,19 @@ def beam_search(
     return search.finished.best(options)
 
 
-def _banned_tokens(tokens: Tensor, position: Tensor, options: SearchOptions) -> Tensor:
-    """[N, any number] int64, tokens that a row must not go on with.
-
-    With a `no_repeat_ngram_size`, every token that followed an earlier occurrence of the last size - 1 tokens.
+def _repeats(tokens: Tensor, position: Tensor, size: int) -> Tensor:
+    """[N, any number] int64, tokens that followed an earlier occurrence of a row's last size - 1 tokens, or `<pad>`.
 
     Args:
         tokens: [N, L], those so far and then `<pad>`.
         position: [1], how many they are.
-        options: `min_length` and `no_repeat_ngram_size` are looked at.
+        size: of the n-grams that must not repeat.
     """
-    size = options.no_repeat_ngram_size
-    end = torch.full_like(position, EOS_ID).masked_fill(position >= options.min_length, PAD_ID)
-    banned = torch.cat([torch.full_like(position, PAD_ID), end]).expand(len(tokens), -1)
-    if not size or tokens.shape[1] < size:
-        return banned
+    if tokens.shape[1] < size:
+        return tokens[:, :0]
     ngrams = tokens.unfold(1, size, 1)  # [N, L - size + 1, size]
     begin = position - size + 1
     columns = begin + torch.arange(size - 1, device=tokens.device)
     ending = tokens.index_select(1, columns.clamp(min=0))  # [N, size - 1]
     occurs = (ngrams[:, :, :-1] == ending[:, None]).all(dim=2) & (begin >= 0)
-    return torch.cat([banned, ngrams[:, :, -1].where(occurs, PAD_ID)], dim=1)
+    return ngrams[:, :, -1].where(occurs, PAD_ID)

@@ -47,24 +47,27 @@ class CrossAttentionCache:
 class Past:
     """Where the positions of every row lie, the same for the caches of all blocks.
 
-    Keys and values stay in the row that they were written in. A beam that goes on from another one takes over the
-    numbers of the rows that its past lies in: no keys and values are copied.
+    Keys and values stay at the place that they were written to: position · (N of the first step) + row. A beam that
+    goes on from another one takes over the places of its past: no keys and values are copied.
 
     Attributes:
         position: [1] int64, the position of the step.
         room: C.
         length: L, positions that the step attends to, its own included; those after it are masked.
-        places: [N · L] int64, row · C + position of what the rows attend to; None if all of it lies in their own row.
+        width: N of the first step.
+        own: [N] int64, where the step's keys and values go.
+        places: [N · L] int64, of what the rows attend to; None if all of it was written by rows of their numbers.
         mask: [1, 1, 1, L] bool, False at positions after the step's; None if there are none.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.room, self.length = FIRST_ROOM, 0
+        self.room, self.length, self.width = FIRST_ROOM, 0, 0
+        self.own = self._numbers = torch.empty(0, dtype=torch.int64, device=device)
         self.places: Tensor | None = None
         self.mask: Tensor | None = None
         self._num_decoded = 0
-        self._rows: Tensor | None = None  # [N, C] int64, the row in which each position lies
+        self._table: Tensor | None = None  # [N, C] int64, the place of each position of each row
 
     def reserve(self, length: int) -> bool:
         """The next step attends to `length` positions; returns whether the room grew."""
@@ -75,31 +78,35 @@ class Past:
             return False
         more = max(length, 2 * self.room) - self.room
         self.room += more
-        if self._rows is not None:
-            self._rows = torch.nn.functional.pad(self._rows, (0, more))
+        if self._table is not None:
+            self._table = torch.nn.functional.pad(self._table, (0, more))
         return True
 
     def select_rows(self, rows: Tensor) -> None:
         """Row n goes on from what was row rows[n] ([N'] int64)."""
-        if self._rows is None:
-            self._rows = rows[:, None].repeat(1, self.room)
-        elif len(rows) == len(self._rows):
-            self._rows.copy_(self._rows[rows])  # where a recorded step looks for them
+        if self._table is None:
+            self._table = rows[:, None] + torch.arange(self.room, device=rows.device) * self.width
+        elif len(rows) == len(self._table):
+            self._table.copy_(self._table[rows])  # where a recorded step looks for it
         else:
-            self._rows = self._rows[rows]
+            self._table = self._table[rows]
 
     def look_back(self, num_rows: int) -> None:
-        """Set `places` and `mask` for a step of N rows, which write into the rows of their own numbers."""
-        columns = torch.arange(self.length, device=self.position.device)
-        self.mask = (columns <= self.position)[None, None, None] if self.length > self._num_decoded else None
-        if self._rows is not None:
-            own = torch.arange(num_rows, device=self.position.device)
-            self._rows.index_copy_(1, self.position, own[:, None])
-            self.places = (self._rows[:, : self.length] * self.room + columns).flatten()
+        """Set what a step of N rows needs."""
+        if num_rows != len(self._numbers):
+            self._numbers = torch.arange(num_rows, device=self.position.device)
+            self.width = self.width or num_rows
+        self.own = self.position * self.width + self._numbers
+        if self._table is not None:
+            self._table.index_copy_(1, self.position, self.own[:, None])
+            self.places = self._table[:, : self.length].flatten()
+        self.mask = None
+        if self.length > self._num_decoded:
+            self.mask = torch.arange(self.length, device=self.own.device)[None, None, None] <= self.position
 
 
 class SelfAttentionCache:
-    """Keys and values of the positions so far, [N of the first step, C, 2, H, D]; zeros where there are none yet."""
+    """Keys and values of the positions so far, by their places, [C · width, 2, H, D]; zeros where none are yet."""
 
     def __init__(self, past: Past) -> None:
         self._past = past
@@ -109,20 +116,20 @@ class SelfAttentionCache:
         """Add the step's [N, 2, H, D]; returns keys and values of its past, [N, H, L, D], and the mask of `Past`."""
         past, num_rows = self._past, len(keys_and_values)
         if self._stored is None:
-            self._stored = keys_and_values.new_zeros(num_rows, past.room, *keys_and_values.shape[1:])
-        self._stored[:num_rows].index_copy_(1, past.position, keys_and_values[:, None])
+            self._stored = keys_and_values.new_zeros(past.room * past.width, *keys_and_values.shape[1:])
+        self._stored.index_copy_(0, past.own, keys_and_values)
         if past.places is None:
-            seen = self._stored[:num_rows, : past.length]
+            seen = self._stored.unflatten(0, (past.room, past.width))[: past.length, :num_rows].transpose(0, 1)
         else:
-            seen = self._stored.flatten(0, 1).index_select(0, past.places).unflatten(0, (num_rows, past.length))
-        keys, values = seen.transpose(1, 3).unbind(2)
+            seen = self._stored.index_select(0, past.places).unflatten(0, (num_rows, past.length))
+        keys, values = seen.transpose(1, 3).unbind(2)  # of [N, H, 2, L, D]
         return keys, values, past.mask
 
     def grow(self) -> None:
         """Make as much room as there is in `Past`."""
         if self._stored is not None:
-            more = self._past.room - self._stored.shape[1]
-            self._stored = torch.nn.functional.pad(self._stored, (0, 0, 0, 0, 0, 0, 0, more))
+            more = self._past.room * self._past.width - len(self._stored)
+            self._stored = torch.nn.functional.pad(self._stored, (0, 0) * 3 + (0, more))
 
 
 class DecoderCache:
