@@ -117,7 +117,7 @@ def _export(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
         _writer(form)(model, None, directory / row, precision)
         if form != "pytorch":
             sizes = {"vocabulary_size": config.vocabulary_size, "max_positions": config.max_positions}
-            write_json(directory / row / "deltalm.json", {"format": form, **sizes})
+            write_json(directory / row / "deltalm.json", {"format": form, "precision": precision, **sizes})
         seconds[row] = round(time.perf_counter() - start, 1)
     return seconds
 

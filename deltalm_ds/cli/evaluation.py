@@ -10,6 +10,8 @@ import typer
 from deltalm_ds.cli.options import (
     AsJson,
     Beam,
+    Device,
+    Dtype,
     EngineName,
     LengthPenalty,
     MaxLength,
@@ -40,6 +42,8 @@ def evaluate(
     max_length: MaxLength = 200,
     no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
+    device: Device = None,
+    dtype: Dtype = None,
     threads: Threads = 0,
     metrics: Annotated[str, typer.Option(help=f"Of {', '.join(METRICS)}; several with commas between.")] = ",".join(
         DEFAULT_METRICS
@@ -73,7 +77,7 @@ def evaluate(
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
-            runner, vocabulary = load_engine(model, engine, threads), Vocabulary.load(model)
+            runner, vocabulary = load_engine(model, engine, threads, device, dtype), Vocabulary.load(model)
             scores = evaluate_directions(runner, vocabulary, test_sets, options, names, tokenizer)
         if out_directory is not None:
             _write_evaluation(out_directory, scores)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
+from deltalm_ds.generation.interface import DTYPES
 
 _EXPORTS = " or ".join(entry.title for entry in ENGINES.values() if entry.formats != (MODEL_DIRECTORY,))
 Model = Annotated[Path, typer.Argument(help=f"A model directory, or an export to {_EXPORTS}.", show_default=False)]
@@ -21,5 +22,16 @@ EngineName = Annotated[
     str | None, typer.Option("--engine", help=f"{', '.join(ENGINES)}; by default what the model is for.")
 ]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is the engine's default.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N; by default a GPU if the engine has one.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help=f"What is computed in: {', '.join(DTYPES)}. By default on a CPU float32, or an export's own; on a GPU "
+        "bfloat16, or float16 before sm_80.",
+    ),
+]
 AsIds = Annotated[bool, typer.Option("--ids", help="Space-separated token ids in and out, without </s>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]

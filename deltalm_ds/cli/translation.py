@@ -13,6 +13,8 @@ from deltalm_ds.cli.options import (
     AsIds,
     AsJson,
     Beam,
+    Device,
+    Dtype,
     EngineName,
     LengthPenalty,
     MaxLength,
@@ -42,6 +44,8 @@ def translate(
     max_length: MaxLength = 200,
     no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
+    device: Device = None,
+    dtype: Dtype = None,
     threads: Threads = 0,
     ids: AsIds = False,
     as_json: AsJson = False,
@@ -58,7 +62,7 @@ def translate(
     from deltalm_ds.progress import progress
 
     options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
-    runner = load_engine(model, engine, threads)
+    runner = load_engine(model, engine, threads, device, dtype)
     encode, decode = _codec(model, runner, target_lang, ids)
     chunks, num_lines = _chunks(input)
     shown = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
@@ -81,6 +85,8 @@ def score(
     target: Annotated[Path, typer.Option(help="UTF-8 targets, as many lines.", show_default=False)],
     target_lang: TargetLang = None,
     engine: EngineName = None,
+    device: Device = None,
+    dtype: Dtype = None,
     threads: Threads = 0,
     ids: AsIds = False,
     as_json: AsJson = False,
@@ -96,7 +102,7 @@ def score(
     from deltalm_ds.vocabulary import Vocabulary
 
     sources, targets = read_parallel_lines(source, target)
-    runner = load_engine(model, engine, threads)
+    runner = load_engine(model, engine, threads, device, dtype)
     if ids:
         source_ids, target_ids = ([parse_ids(s, runner.vocabulary_size) for s in side] for side in (sources, targets))
     else:

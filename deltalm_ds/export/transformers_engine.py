@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.interface import BATCH_TOKENS, Hypothesis, Ids, SearchOptions
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 SCORED_TOGETHER = 8  # sentences whose logits over the vocabulary are in memory at a time
@@ -30,6 +30,7 @@ class TransformersEngine:
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
         self.vocabulary_size, self.max_positions = model.config.vocab_size, model.config.max_position_embeddings
+        self.batch_tokens = BATCH_TOKENS[model.device.type]
         self.model.generation_config.forced_eos_token_id = None
 
     @classmethod

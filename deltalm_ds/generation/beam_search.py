@@ -1,25 +1,45 @@
 """Beam search by fairseq's rules [facts: beam search].
 
-Legend: B sentences, K beams, N = B · K rows (the beams of a sentence side by side), V vocabulary, L tokens so far.
+Legend: B sentences, K beams, N = B · K rows (the beams of a sentence side by side), V vocabulary, W longest output with
+`</s>`.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from deltalm_ds.errors import DataError
 from deltalm_ds.generation.interface import Hypothesis, SearchOptions
-from deltalm_ds.kernels.top_k import top_k
-from deltalm_ds.model.cache import DecoderCache
+from deltalm_ds.generation.steps import StepRunner
+from deltalm_ds.kernels.top_k import Continuations, top_k
+from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 NEVER = float("-inf")
 
 
-class StepModel(Protocol):
+class StepCache(Protocol):
+    """What a model remembers between steps; `DecoderCache` is one."""
+
+    def reserve(self, length: int) -> None:
+        """To be called before every step: it may attend to `length` positions, its own and, masked, such after it."""
+        ...
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Row n goes on from what was row rows[n] ([N'] int64)."""
+        ...
+
+    def select_sentences(self, sentences: Tensor) -> None:
+        """Keep these sentences [B'] int64 (their rows are given to select_rows)."""
+        ...
+
+
+Cache = TypeVar("Cache", bound=StepCache)
+
+
+class StepModel(Protocol[Cache]):
     """What a search needs of a model; `DeltaLM` is one.
 
     max_positions: longest source and longest target, `</s>` included.
@@ -28,87 +48,175 @@ class StepModel(Protocol):
     @property
     def max_positions(self) -> int: ...
 
-    def start_decoding(self, source: PackedSequences) -> DecoderCache:
+    def start_decoding(self, source: PackedSequences) -> Cache:
         """Encode the source and prepare step-by-step decoding."""
         ...
 
-    def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+    def decode_step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Logits [N, V] after one more token a row. tokens: [N] int64, the beams of a sentence side by side."""
         ...
 
 
-@dataclass
-class _Beams:
-    """The live beams of the sentences that are not finished.
-
-    sentences: [B] int64, each one's number in the batch. tokens: [N, L] int64. token_scores: [N, L] float32.
-    scores: [B, K] float32, Σ log p; -inf marks a beam that holds nothing.
-    """
-
-    sentences: Tensor
-    tokens: Tensor
-    token_scores: Tensor
-    scores: Tensor
-
-    @classmethod
-    def start(cls, num_sentences: int, beam: int, device: torch.device) -> "_Beams":
-        """Only the first beam of a sentence is live: else all of them would hold the same."""
-        scores = torch.full((num_sentences, beam), NEVER, device=device)
-        scores[:, 0] = 0.0
-        nothing = torch.empty(num_sentences * beam, 0, device=device)
-        return cls(torch.arange(num_sentences, device=device), nothing.long(), nothing, scores)
-
-    def extended(self, kept: Tensor, rows: Tensor, candidates: "_Candidates") -> "_Beams":
-        """The beams of the next step; kept: [B'] sentences that go on, rows: [B', K] beams they go on from."""
-        flat = rows.flatten()
-        tokens = torch.cat([self.tokens[flat], candidates.tokens.reshape(-1, 1)], dim=1)
-        token_scores = torch.cat([self.token_scores[flat], candidates.token_scores.reshape(-1, 1)], dim=1)
-        return _Beams(self.sentences[kept], tokens, token_scores, candidates.scores)
-
-
-@dataclass
-class _Candidates:
-    """Continuations of a sentence's beams, best first; each [B, C].
-
-    beams: the beam it continues. tokens: what it adds. token_scores: log p of that. scores: Σ log p.
-    """
-
-    beams: Tensor
-    tokens: Tensor
-    token_scores: Tensor
-    scores: Tensor
-
-    def take(self, columns: Tensor, sentences: Tensor | slice = slice(None)) -> "_Candidates":
-        """Choose columns [B', C'] of the given sentences."""
-        parts = (self.beams, self.tokens, self.token_scores, self.scores)
-        return _Candidates(*(part[sentences].gather(1, columns) for part in parts))
-
-
-@dataclass
 class _Finished:
-    """Hypotheses that ended, by sentence."""
+    """Hypotheses that ended, by sentence, in the order in which they did.
 
-    options: SearchOptions
-    of_sentence: list[list[Hypothesis]] = field(default_factory=list)
+    Each has K places and one that is not read, for all that is none or comes after the beam is full.
 
-    def add(self, sentences: list[int], tokens: Tensor, token_scores: Tensor, scores: Tensor) -> None:
-        """tokens, token_scores: [n, L + 1], `</s>` last; scores: [n]. What comes after the beam is full is dropped."""
-        length_term = tokens.shape[1] ** self.options.length_penalty
-        rows = zip(sentences, tokens.tolist(), token_scores.tolist(), (scores / length_term).tolist(), strict=True)
-        for sentence, ids, logs, score in rows:
-            if len(self.of_sentence[sentence]) < self.options.beam:
-                self.of_sentence[sentence].append(Hypothesis(tuple(ids[:-1]), score, tuple(logs)))
+    Attributes:
+        counts: [B] int64, hypotheses that ended.
+        lengths: [B, K + 1] int64, tokens without `</s>`.
+        tokens: [B, K + 1, W] int64.
+        token_scores: [B, K + 1, W] float32, log p of each token and of `</s>`.
+        scores: [B, K + 1] float32, their sum.
+    """
 
-    def best(self) -> list[list[Hypothesis]]:
+    def __init__(self, num_sentences: int, beam: int, width: int, device: torch.device) -> None:
+        self.beam = beam
+        self.counts = torch.zeros(num_sentences, dtype=torch.int64, device=device)
+        self.lengths = self.counts[:, None].repeat(1, beam + 1)
+        self.tokens = self.lengths[:, :, None].repeat(1, 1, width)
+        self.token_scores = self.tokens.float()
+        self.scores = self.lengths.float()
+
+    def add(
+        self, sentences: Tensor, ends: Tensor, length: Tensor, tokens: Tensor, token_scores: Tensor, scores: Tensor
+    ) -> None:
+        """Take what has ended in a step.
+
+        Args:
+            sentences: [B'] int64, the numbers of those looked at.
+            ends: [B', K] bool, which of the following are hypotheses.
+            length: [1] int64, their tokens without `</s>`.
+            tokens: [B', K, W] int64.
+            token_scores: [B', K, W] float32.
+            scores: [B', K] float32.
+        """
+        counts = self.counts[sentences]
+        places = (counts[:, None] + ends.cumsum(1) - 1).masked_fill(~ends, self.beam).clamp(max=self.beam)
+        where = (sentences[:, None], places)
+        self.counts.index_copy_(0, sentences, counts + ends.sum(1))
+        self.lengths[where] = length
+        self.tokens[where], self.token_scores[where], self.scores[where] = tokens, token_scores, scores
+
+    def best(self, options: SearchOptions) -> list[list[Hypothesis]]:
         """The n best of each sentence, best first; DataError if one has none."""
-        if not all(self.of_sentence):
-            raise DataError("The model gives no output a probability above 0: its weights are damaged (NaN?).")
-        ranked = (sorted(found, key=lambda hypothesis: -hypothesis.score) for found in self.of_sentence)
-        return [found[: self.options.n_best] for found in ranked]
+        lengths, scores = self.lengths.cpu(), self.scores.cpu()
+        tokens, token_scores = self.tokens.cpu().numpy(), self.token_scores.cpu().numpy()
+        normalised = (scores / (lengths + 1).double().pow(options.length_penalty).float()).tolist()
+        found = []
+        for sentence, (count, ends) in enumerate(zip(self.counts.tolist(), lengths.tolist(), strict=True)):
+            if not count:
+                raise DataError(
+                    "The model gives no output a probability above 0: its weights are damaged (NaN?), or too large for "
+                    "16 bits (--dtype float32)."
+                )
+            hypotheses = [
+                Hypothesis(
+                    tuple(tokens[sentence, place, : ends[place]].tolist()),
+                    normalised[sentence][place],
+                    tuple(token_scores[sentence, place, : ends[place] + 1].tolist()),
+                )
+                for place in range(min(count, self.beam))
+            ]
+            found.append(sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)[: options.n_best])
+        return found
+
+
+class _Search(Generic[Cache]):
+    """The beams of the sentences that are looked at, in tensors that a step reads and writes where they are.
+
+    Attributes:
+        sentences: [B] int64, each one's number in the batch.
+        position: [1] int64, tokens so far.
+        last: [N] int64, the last of them; `</s>` to begin with.
+        tokens: [N, W] int64, `<pad>` after those so far. token_scores: [N, W] float32, log p of each.
+        scores: [B, K] float32, Σ log p; -inf marks a beam that holds nothing.
+        may_wait: whether a step may look at what it has computed, to do nothing in vain.
+    """
+
+    def __init__(
+        self, model: StepModel[Cache], source: PackedSequences, options: SearchOptions, may_wait: bool
+    ) -> None:
+        device, num_sentences, self.beam = source.tokens.device, source.num_sequences, options.beam
+        self.model, self.options, self.may_wait = model, options, may_wait
+        self.cache = model.start_decoding(source)
+        width = options.limit(model.max_positions) + 1
+        self.sentences = torch.arange(num_sentences, device=device)
+        self._first_rows = self.sentences[:, None] * self.beam
+        self._ban_until = torch.tensor([0, options.min_length], device=device)  # `</s>` before, `<pad>` after
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.last = torch.full((num_sentences * self.beam,), EOS_ID, device=device)
+        self.tokens = torch.full((num_sentences * self.beam, width), PAD_ID, device=device)
+        self.token_scores = torch.zeros(self.tokens.shape, device=device)
+        self.scores = torch.full((num_sentences, self.beam), NEVER, device=device)
+        self.scores[:, 0] = 0.0  # only the first beam of a sentence is live: else all of them would hold the same
+        self.finished = _Finished(num_sentences, self.beam, width, device)
+
+    def step(self, length: int, is_last: bool = False) -> None:
+        """One more token for every beam; at the last step they all end.
+
+        It leaves alone what has finished, and it never waits for the device unless it may, so that it can be recorded.
+
+        Args:
+            length: positions that are looked at, those so far and, without effect, such after them.
+            is_last: whether the maximum length is reached.
+        """
+        logits = self.model.decode_step(self.last, self.cache)
+        banned = torch.where(self.position < self._ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
+        if self.options.no_repeat_ngram_size:
+            repeats = _repeats(self.tokens[:, :length], self.position, self.options.no_repeat_ngram_size)
+            banned = torch.cat([banned, repeats], dim=1)
+        only = torch.full_like(self.last, EOS_ID) if is_last else None  # even if it is banned
+        candidates = top_k(logits, self.scores, 2 * self.beam, banned, only)
+        self._finish(Continuations(*(part[:, : self.beam] for part in candidates)))
+        # candidates that do not end, in order; a sentence has at most K that end, so K of the 2K always remain
+        columns = (candidates.tokens == EOS_ID).long().sort(dim=1, stable=True).indices[:, : self.beam]
+        self._go_on(Continuations(*(part.gather(1, columns) for part in candidates)))
+
+    def unfinished(self) -> Tensor:
+        """[B'] int64, the places in `sentences` of those that have fewer than K hypotheses; waits for the device."""
+        return torch.nonzero(self.finished.counts[self.sentences] < self.beam).flatten()
+
+    def keep(self, places: Tensor) -> None:
+        """Look only at these [B'] of the sentences from now on."""
+        rows = (self._first_rows[places] + torch.arange(self.beam, device=places.device)).flatten()
+        self.sentences, self.scores = self.sentences[places], self.scores[places]
+        self.last, self.tokens, self.token_scores = (x[rows] for x in (self.last, self.tokens, self.token_scores))
+        self._first_rows = self._first_rows[: len(places)]
+        self.cache.select_sentences(places)
+        self.cache.select_rows(rows)
+
+    def _rows_of(self, candidates: Continuations) -> Tensor:
+        """[B, C] int64, the rows that candidates continue."""
+        return self._first_rows + candidates.beams
+
+    def _finish(self, candidates: Continuations) -> None:
+        """Collect those of the first K candidates [B, K] that end."""
+        ends = (candidates.tokens == EOS_ID) & (candidates.scores > NEVER)
+        if self.may_wait and not ends.any():
+            return
+        rows = self._rows_of(candidates)
+        token_scores = self.token_scores[rows].index_copy(2, self.position, candidates.token_scores[:, :, None])
+        self.finished.add(self.sentences, ends, self.position, self.tokens[rows], token_scores, candidates.scores)
+
+    def _go_on(self, candidates: Continuations) -> None:
+        """The beams continue with these candidates [B, K]."""
+        if self.beam > 1:
+            rows = self._rows_of(candidates).flatten()
+            self.cache.select_rows(rows)
+            self.tokens.copy_(self.tokens[rows])
+            self.token_scores.copy_(self.token_scores[rows])
+        self.last.copy_(candidates.tokens.flatten())
+        self.tokens.index_copy_(1, self.position, self.last[:, None])
+        self.token_scores.index_copy_(1, self.position, candidates.token_scores.view(-1, 1))
+        self.scores.copy_(candidates.scores)
+        self.position += 1
 
 
 @torch.inference_mode()
-def beam_search(model: StepModel, source: PackedSequences, options: SearchOptions) -> list[list[Hypothesis]]:
+def beam_search(
+    model: StepModel[Cache], source: PackedSequences, options: SearchOptions, recorder: GraphRecorder | None = None
+) -> list[list[Hypothesis]]:
     """The best translations of B sentences: up to n_best hypotheses each, best first.
 
     Of the 2K best continuations of a sentence's beams, those that end and are among the first K are finished
@@ -117,66 +225,45 @@ def beam_search(model: StepModel, source: PackedSequences, options: SearchOption
     the others of the batch.
 
     Args:
+        model: what is searched.
         source: whole inputs: language tag if any, tokens, `</s>`; on the model's device.
+        options: how.
+        recorder: for a device that works while the host goes on: see `StepRunner`.
     """
-    num_sentences, beam = source.num_sequences, options.beam
-    if not num_sentences:
+    if not source.num_sequences:
         return []
-    device = source.tokens.device
+    search, runner = _Search(model, source, options, may_wait=recorder is None), StepRunner(recorder)
     max_length = options.limit(model.max_positions)
-    cache = model.start_decoding(source)
-    beams = _Beams.start(num_sentences, beam, device)
-    finished = _Finished(options, [[] for _ in range(num_sentences)])
-    last = torch.full((num_sentences * beam,), EOS_ID, device=device)
-    for step in range(max_length + 1):
-        logits = model.decode_step(last, cache)
-        banned = _banned_tokens(beams.tokens, step < options.min_length, options.no_repeat_ngram_size)
-        only = torch.full_like(last, EOS_ID) if step == max_length else None  # even if it is banned
-        candidates = _Candidates(*top_k(logits, beams.scores, 2 * beam, banned, only))
-        _finish(candidates, beams, finished)
-        counts = torch.tensor([len(finished.of_sentence[s]) for s in beams.sentences.tolist()], device=device)
-        kept = torch.nonzero(counts < beam).flatten()
-        if step == max_length or not len(kept):
+    for number in range(max_length):
+        length = runner.length(number + 1, max_length + 1)
+        search.cache.reserve(length)
+        runner.run(search.step, length, len(search.sentences))
+        if not runner.looks_after(number + 1):
+            continue
+        unfinished = search.unfinished()
+        if not len(unfinished):
             break
-        # candidates that do not end, in order; a sentence has at most K that end, so K of the 2K always remain
-        columns = (candidates.tokens[kept] == EOS_ID).long().sort(dim=1, stable=True).indices[:, :beam]
-        going_on = candidates.take(columns, kept)
-        rows = kept[:, None] * beam + going_on.beams
-        if len(kept) < len(counts):
-            cache.select_sentences(kept)
-        if beam > 1 or len(kept) < len(counts):
-            cache.select_rows(rows.flatten())
-        beams = beams.extended(kept, rows, going_on)
-        last = beams.tokens[:, -1]
-    return finished.best()
+        if runner.drops(len(unfinished), len(search.sentences)):
+            search.keep(unfinished)
+    else:
+        search.cache.reserve(max_length + 1)
+        search.step(max_length + 1, is_last=True)
+    return search.finished.best(options)
 
 
-def _banned_tokens(tokens: Tensor, min_length_holds: bool, ngram_size: int) -> Tensor:
-    """[N, any number] int64, tokens that a row must not go on with. tokens: [N, L], those so far.
+def _repeats(tokens: Tensor, position: Tensor, size: int) -> Tensor:
+    """[N, any number] int64, tokens that followed an earlier occurrence of a row's last size - 1 tokens, or `<pad>`.
 
-    With an `ngram_size`, every token that followed an earlier occurrence of the last ngram_size - 1 tokens.
+    Args:
+        tokens: [N, L], those so far and then `<pad>`.
+        position: [1], how many they are.
+        size: of the n-grams that must not repeat.
     """
-    banned = tokens.new_tensor([PAD_ID, EOS_ID] if min_length_holds else [PAD_ID]).expand(len(tokens), -1)
-    if not ngram_size or tokens.shape[1] < ngram_size:
-        return banned
-    ngrams = tokens.unfold(1, ngram_size, 1)  # [N, L - size + 1, size]
-    ending = tokens[:, tokens.shape[1] - ngram_size + 1 :]  # [N, size - 1]
-    occurs = (ngrams[:, :, :-1] == ending[:, None]).all(dim=2)
-    return torch.cat([banned, ngrams[:, :, -1].where(occurs, PAD_ID)], dim=1)
-
-
-def _finish(candidates: _Candidates, beams: _Beams, finished: _Finished) -> None:
-    """Collect the candidates that end with `</s>` and are among the first K of their sentence."""
-    beam = beams.scores.shape[1]
-    ends = (candidates.tokens == EOS_ID) & (candidates.scores > NEVER)
-    sentence, column = torch.nonzero(ends[:, :beam], as_tuple=True)
-    if not len(sentence):
-        return
-    rows = sentence * beam + candidates.beams[sentence, column]
-    eos = candidates.tokens[sentence, column, None]
-    finished.add(
-        beams.sentences[sentence].tolist(),
-        torch.cat([beams.tokens[rows], eos], dim=1),
-        torch.cat([beams.token_scores[rows], candidates.token_scores[sentence, column, None]], dim=1),
-        candidates.scores[sentence, column],
-    )
+    if tokens.shape[1] < size:
+        return tokens[:, :0]
+    ngrams = tokens.unfold(1, size, 1)  # [N, L - size + 1, size]
+    begin = position - size + 1
+    columns = begin + torch.arange(size - 1, device=tokens.device)
+    ending = tokens.index_select(1, columns.clamp(min=0))  # [N, size - 1]
+    occurs = (ngrams[:, :, :-1] == ending[:, None]).all(dim=2) & (begin >= 0)
+    return ngrams[:, :, -1].where(occurs, PAD_ID)

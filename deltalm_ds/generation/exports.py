@@ -27,6 +27,15 @@ def sizes_of(directory: Path) -> tuple[int, int]:
     return _value(directory, "vocabulary_size", int), _value(directory, "max_positions", int)
 
 
+def precision_of(directory: Path) -> str:
+    """The precision that an export was written in.
+
+    Raises:
+        InputError: there is no deltalm.json. DataError: it does not say it.
+    """
+    return _value(directory, "precision", str)
+
+
 def _value(directory: Path, key: str, kind: type) -> Any:
     content = read_json(directory / FILE_NAME)
     value = content.get(key) if isinstance(content, dict) else None

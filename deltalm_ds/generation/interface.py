@@ -1,12 +1,56 @@
 """What can run a model, what it is asked and what it answers: ids without `</s>`. Imports no torch."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import InputError, nearest
 
 Ids = Sequence[int]
+
+DTYPES = ("float32", "bfloat16", "float16")
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}  # source tokens of a batch, times the beam, that fill a device
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine computes on and in.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:N`; None takes a GPU if there is one that the engine can use.
+        dtype: one of `DTYPES`; None leaves the choice to the engine: on a GPU bfloat16, or float16 before sm_80.
+        threads: CPU threads of the engine, and of this process where the search runs in it; 0 leaves the defaults.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):
+            raise InputError(f"There is no device {self.device!r}: give cpu, cuda, or cuda:N for one of several GPUs.")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(
+                f"There is no dtype {self.dtype!r}: the nearest is {nearest(self.dtype, DTYPES)!r}; engines compute in "
+                f"{', '.join(DTYPES)}."
+            )
+
+    def gpu(self, num_gpus: int) -> int | None:
+        """The number of the GPU to compute on, None for the CPU. num_gpus: how many the engine sees.
+
+        Raises:
+            InputError: a GPU is asked for that there is not.
+        """
+        if self.device is None:
+            return 0 if num_gpus else None
+        if self.device == "cpu":
+            return None
+        number = int(self.device.partition(":")[2] or 0)
+        if number >= num_gpus:
+            seen = f"GPUs up to cuda:{num_gpus - 1}" if num_gpus else "no GPU here"
+            raise InputError(f"--device {self.device}: the engine sees {seen}; leave --device out, or give cpu.")
+        return number
 
 
 @dataclass(frozen=True)
@@ -65,10 +109,12 @@ class Engine(Protocol):
     """Searches and scores batches.
 
     vocabulary_size: ids are below it. max_positions: longest source and longest target, `</s>` included.
+    batch_tokens: how large a batch should be, see `BATCH_TOKENS`.
     """
 
     vocabulary_size: int
     max_positions: int
+    batch_tokens: int
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         """Up to n_best hypotheses for each source (language tag included), best first."""

@@ -6,19 +6,29 @@ from pathlib import Path
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
 from deltalm_ds.generation.exports import format_of
-from deltalm_ds.generation.interface import Engine
+from deltalm_ds.generation.interface import Engine, EngineOptions
 
 
-def load_engine(directory: str | Path, name: str | None = None, threads: int = 0) -> Engine:
+def load_engine(
+    directory: str | Path,
+    name: str | None = None,
+    threads: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Engine:
     """Open a model directory, or an export, with the one of `ENGINES` that it is for.
 
     Args:
         name: the engine to take; without it the first of the table that opens this.
-        threads: CPU threads of the engine, and of this process where the search runs in it; 0 leaves the defaults.
+        threads: see `EngineOptions`, as for the following.
+        device: to compute on.
+        dtype: to compute in.
 
     Raises:
-        InputError: the directory holds no model, or not one for this engine. DataError: its files are damaged.
+        InputError: the directory holds no model, or not one for this engine, or the engine cannot compute there or so.
+        DataError: its files are damaged.
     """
+    options = EngineOptions(device, dtype, threads)
     if name is not None and name not in ENGINES:
         raise InputError(f"There is no engine {name!r}: {_nearest(name)}the engines are {', '.join(ENGINES)}.")
     found = format_of(Path(directory)) or MODEL_DIRECTORY
@@ -32,7 +42,7 @@ def load_engine(directory: str | Path, name: str | None = None, threads: int = 0
             f"{directory} is for {' or '.join(able)}, not for {name}: leave --engine out, or make another export of "
             "the model with `deltalm export --to`."
         )
-    return ENGINES[name or able[0]].open(Path(directory), threads)
+    return ENGINES[name or able[0]].open(Path(directory), options)
 
 
 def _nearest(name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Engine, Ids
-from deltalm_ds.generation.translate import BATCH_TOKENS, batches_by_cost, no_progress
+from deltalm_ds.generation.translate import batches_by_cost, no_progress
 from deltalm_ds.progress import Advance
 
 
@@ -27,7 +27,7 @@ def score(
                 raise InputError(f"Line {number}: the {side} has {len(ids)} tokens; the model takes at most {limit}.")
     found: list[list[float]] = [[] for _ in sources]
     costs = [len(source) + len(target) + 2 for source, target in zip(sources, targets, strict=True)]
-    for batch in batches_by_cost(costs, BATCH_TOKENS):
+    for batch in batches_by_cost(costs, engine.batch_tokens):
         scores = engine.score([sources[i] for i in batch], [targets[i] for i in batch])
         for index, token_scores in zip(batch, scores, strict=True):
             found[index] = token_scores

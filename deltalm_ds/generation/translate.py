@@ -13,7 +13,6 @@ from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptio
 from deltalm_ds.progress import Advance, progress
 from deltalm_ds.vocabulary import Vocabulary
 
-BATCH_TOKENS = 4096  # source tokens of a batch, times the beam
 SENTENCE_COST_TOKENS = 16  # what a sentence costs beside its tokens: logits over the vocabulary for every beam
 CHUNK_LINES = 20_000  # lines sorted and translated together: output starts early, memory stays bounded
 # Letters, marks and symbols by their Unicode category that show nothing: SentencePiece's space, the fillers of Hangul
@@ -110,7 +109,7 @@ def generate(
     present = [index for index, source in enumerate(sources) if len(source)]
     advance(len(sources) - len(present))
     costs = [(SENTENCE_COST_TOKENS + len(sources[index])) * options.beam for index in present]
-    for batch in batches_by_cost(costs, BATCH_TOKENS):
+    for batch in batches_by_cost(costs, engine.batch_tokens):
         members = [present[place] for place in batch]
         batch_sources = [sources[index] for index in members]
         results = engine.generate(batch_sources, options)

@@ -1,6 +1,7 @@
 """What a decoder remembers between the steps of a search.
 
-Legend: B sentences, N = B · beam rows (the beams of a sentence side by side), H heads, S source, L past, D head dim.
+Legend: B sentences, N = B · beam rows (the beams of a sentence side by side), H heads, S source, D head dim, C
+positions that there is room for, L ≤ C positions that a step attends to.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.model.packing import PackedSequences
+
+FIRST_ROOM = 32  # positions; doubled when they are full
+GPU_WIDTH = 16  # keys come in multiples of this on a GPU: a mask of another width is padded anew in every step
 
 
 @dataclass
@@ -24,14 +28,15 @@ class CrossAttentionCache:
 
     @classmethod
     def from_packed(cls, keys: Tensor, values: Tensor, source: PackedSequences) -> "CrossAttentionCache":
-        """Pad packed keys and values [S, H, D] to one row a sentence."""
-        lengths = source.lengths.tolist()
+        """Pad packed keys and values [S, H, D] to one row a sentence, with zeros."""
+        width = -(-source.max_seqlen // GPU_WIDTH) * GPU_WIDTH if keys.is_cuda else source.max_seqlen
+        columns = torch.arange(width, device=keys.device)
+        mask = columns < source.lengths[:, None]
+        places = (source.cu_seqlens[:-1, None] + columns).masked_fill(~mask, 0)
         padded_keys, padded_values = (
-            torch.nn.utils.rnn.pad_sequence(list(x.split(lengths)), batch_first=True).transpose(1, 2).contiguous()
-            for x in (keys, values)
+            x[places].masked_fill(~mask[:, :, None, None], 0).transpose(1, 2).contiguous() for x in (keys, values)
         )
-        key_mask = torch.arange(source.max_seqlen, device=keys.device) < source.lengths[:, None]
-        return cls(padded_keys, padded_values, key_mask[:, None, None, :])
+        return cls(padded_keys, padded_values, mask[:, None, None, :])
 
     def select_sentences(self, sentences: Tensor) -> None:
         """Keep the given sentences [B'] int64, in that order."""
@@ -39,42 +44,117 @@ class CrossAttentionCache:
         self.key_mask = self.key_mask[sentences]
 
 
-class SelfAttentionCache:
-    """Keys and values of the tokens decoded so far, [N, H, L, D]."""
+class Past:
+    """Where the positions of every row lie, the same for the caches of all blocks.
 
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+    Keys and values stay at the place that they were written to: position · (N of the first step) + row. A beam that
+    goes on from another one takes over the places of its past: no keys and values are copied.
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one position [N, H, 1, D]; returns all keys and values."""
-        if self.keys is None or self.values is None:
-            self.keys, self.values = key, value
-        else:
-            self.keys = torch.cat([self.keys, key], dim=2)
-            self.values = torch.cat([self.values, value], dim=2)
-        return self.keys, self.values
+    Attributes:
+        position: [1] int64, the position of the step.
+        room: C.
+        length: L, positions that the step attends to, its own included; those after it are masked.
+        width: N of the first step.
+        own: [N] int64, where the step's keys and values go.
+        places: [N · L] int64, of what the rows attend to; None if all of it was written by rows of their numbers.
+        mask: [1, 1, 1, L] bool, False at positions after the step's; None if there are none.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.room, self.length, self.width = FIRST_ROOM, 0, 0
+        self.own = self._numbers = torch.empty(0, dtype=torch.int64, device=device)
+        self.places: Tensor | None = None
+        self.mask: Tensor | None = None
+        self._num_decoded = 0
+        self._table: Tensor | None = None  # [N, C] int64, the place of each position of each row
+
+    def reserve(self, length: int) -> bool:
+        """The next step attends to `length` positions; returns whether the room grew."""
+        self._num_decoded += 1
+        assert length >= self._num_decoded, f"step {self._num_decoded} attends to {length} positions"
+        self.length = length
+        if length <= self.room:
+            return False
+        more = max(length, 2 * self.room) - self.room
+        self.room += more
+        if self._table is not None:
+            self._table = torch.nn.functional.pad(self._table, (0, more))
+        return True
 
     def select_rows(self, rows: Tensor) -> None:
         """Row n goes on from what was row rows[n] ([N'] int64)."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+        if self._table is None:
+            self._table = rows[:, None] + torch.arange(self.room, device=rows.device) * self.width
+        elif len(rows) == len(self._table):
+            self._table.copy_(self._table[rows])  # where a recorded step looks for it
+        else:
+            self._table = self._table[rows]
+
+    def look_back(self, num_rows: int) -> None:
+        """Set what a step of N rows needs."""
+        if num_rows != len(self._numbers):
+            self._numbers = torch.arange(num_rows, device=self.position.device)
+            self.width = self.width or num_rows
+        self.own = self.position * self.width + self._numbers
+        if self._table is not None:
+            self._table.index_copy_(1, self.position, self.own[:, None])
+            self.places = self._table[:, : self.length].flatten()
+        self.mask = None
+        if self.length > self._num_decoded:
+            self.mask = torch.arange(self.length, device=self.own.device)[None, None, None] <= self.position
 
 
-@dataclass
+class SelfAttentionCache:
+    """Keys and values of the positions so far, by their places, [C · width, 2, H, D]; zeros where none are yet."""
+
+    def __init__(self, past: Past) -> None:
+        self._past = past
+        self._stored: Tensor | None = None
+
+    def append(self, keys_and_values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Add the step's [N, 2, H, D]; returns keys and values of its past, [N, H, L, D], and the mask of `Past`."""
+        past, num_rows = self._past, len(keys_and_values)
+        if self._stored is None:
+            self._stored = keys_and_values.new_zeros(past.room * past.width, *keys_and_values.shape[1:])
+        self._stored.index_copy_(0, past.own, keys_and_values)
+        if past.places is None:
+            seen = self._stored.unflatten(0, (past.room, past.width))[: past.length, :num_rows].transpose(0, 1)
+        else:
+            seen = self._stored.index_select(0, past.places).unflatten(0, (num_rows, past.length))
+        keys, values = seen.transpose(1, 3).unbind(2)  # of [N, H, 2, L, D]
+        return keys, values, past.mask
+
+    def grow(self) -> None:
+        """Make as much room as there is in `Past`."""
+        if self._stored is not None:
+            more = self._past.room * self._past.width - len(self._stored)
+            self._stored = torch.nn.functional.pad(self._stored, (0, 0) * 3 + (0, more))
+
+
 class DecoderCache:
-    """The caches of all blocks and the number of tokens decoded."""
+    """The caches of all blocks.
 
-    self_attention: list[SelfAttentionCache]
-    cross_attention: list[CrossAttentionCache]
-    num_decoded: int = 0
+    A step's tensors stay where they are, and its shapes stay the same, as long as neither `length` nor the selected
+    rows or sentences change in number: it can be recorded then.
+    """
+
+    def __init__(self, cross_attention: list[CrossAttentionCache]) -> None:
+        self.past = Past(cross_attention[0].keys.device)
+        self.cross_attention = cross_attention
+        self.self_attention = [SelfAttentionCache(self.past) for _ in cross_attention]
+
+    def reserve(self, length: int) -> None:
+        """To be called before every step: it attends to `length` positions, its own and, masked, such after it."""
+        if self.past.reserve(length):
+            for cache in self.self_attention:
+                cache.grow()
 
     def select_rows(self, rows: Tensor) -> None:
         """Reorder beams: row n goes on from what was row rows[n]. The sentences stay as they are."""
-        for cache in self.self_attention:
-            cache.select_rows(rows)
+        self.past.select_rows(rows)
 
     def select_sentences(self, sentences: Tensor) -> None:
-        """Drop finished sentences: keep these [B'] int64 (self-attention rows are given to select_rows)."""
+        """Drop finished sentences: keep these [B'] int64 (the rows are given to select_rows)."""
         for cache in self.cross_attention:
             cache.select_sentences(sentences)

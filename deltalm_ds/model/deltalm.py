@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from deltalm_ds.kernels.embedding import shared_embedding
 from deltalm_ds.kernels.linear_cross_entropy import CrossEntropy, linear_cross_entropy
-from deltalm_ds.model.cache import DecoderCache, SelfAttentionCache
+from deltalm_ds.model.cache import DecoderCache
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.layers import Embedding, EncoderLayer, InterleavedBlock, VanillaBlock
 from deltalm_ds.model.packing import PackedSequences
@@ -131,17 +131,18 @@ class DeltaLM(nn.Module):
     def start_decoding(self, source: PackedSequences) -> DecoderCache:
         """Encode the source and prepare step-by-step decoding."""
         encoder_states = self.encode(source)
-        return DecoderCache(
-            [SelfAttentionCache() for _ in self._blocks],
-            [block.cross_attention.cache(encoder_states, source) for block in self._blocks],
-        )
+        return DecoderCache([block.cross_attention.cache(encoder_states, source) for block in self._blocks])
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits [N, V] after one more token a row. tokens: [N] int64, the beams of a sentence side by side."""
-        positions = torch.full_like(tokens, cache.num_decoded)
-        x = self.decoder.embedding(self.token_embedding(tokens), positions)
+        """Logits [N, V] after one more token a row, for which the cache has been told to `reserve`.
+
+        It never waits for the device, so that it can be recorded in a CUDA graph. tokens: [N] int64, the beams of a
+        sentence side by side.
+        """
+        cache.past.look_back(len(tokens))
+        x = self.decoder.embedding(self.token_embedding(tokens), cache.past.position.expand(len(tokens)))
         caches = zip(cache.self_attention, cache.cross_attention, strict=True)
         for block, (self_cache, cross_cache) in zip(self._blocks, caches, strict=True):
             x = block.step(x, self_cache, cross_cache)
-        cache.num_decoded += 1
+        cache.past.position += 1
         return self.logits(x)

@@ -66,10 +66,10 @@ class SelfAttention(nn.Module):
         return self.norm(self.output(out.flatten(1)), x)
 
     def step(self, x: Tensor, cache: SelfAttentionCache) -> Tensor:
-        """One decoding step. x: [N, M], one new token a row -> [N, M]; the cache grows by one."""
-        q, k, v = self.query_key_value(x).unflatten(1, (3, self.num_heads, 1, self.head_dim)).unbind(1)  # [N, H, 1, D]
-        keys, values = cache.append(k, v)
-        out = decode_attention(q, keys, values)
+        """One decoding step. x: [N, M], one new token a row -> [N, M]; the cache takes its keys and values."""
+        projected = self.query_key_value(x).unflatten(1, (3, self.num_heads, self.head_dim))  # [N, 3, H, D]
+        keys, values, mask = cache.append(projected[:, 1:])
+        out = decode_attention(projected[:, 0, :, None], keys, values, mask)  # [N, H, 1, D]
         return self.norm(self.output(out.flatten(1)), x)
 
 

@@ -29,7 +29,7 @@ def vocabulary(tmp_path_factory):
 class CopyingEngine:
     """Copies into German, says nothing in any other language."""
 
-    max_positions = 50
+    max_positions, batch_tokens = 50, 1000
 
     def __init__(self, vocabulary):
         self.vocabulary_size, self.german = vocabulary.num_tokens, vocabulary.language_id("de")

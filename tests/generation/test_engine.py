@@ -9,7 +9,7 @@ import torch
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.engines import ENGINES, EngineEntry
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
-from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.interface import EngineOptions, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -69,13 +69,13 @@ def test_a_wrong_engine_or_directory_is_named(tmp_path):
 
 def test_an_engine_is_a_row_and_a_module(tmp_path, monkeypatch):
     """One that shares a format with another is opened by name only."""
-    (tmp_path / "echo.py").write_text("def open_engine(directory, threads):\n    return directory, threads\n")
+    (tmp_path / "echo.py").write_text("def open_engine(directory, options):\n    return directory, options\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(ENGINES, "echo", EngineEntry("Echo", "echo", ("echo", "onnx")))
     (tmp_path / "deltalm.json").write_text('{"format": "echo"}')
-    assert load_engine(str(tmp_path), threads=3) == (tmp_path, 3)
+    assert load_engine(str(tmp_path), threads=3, device="cpu") == (tmp_path, EngineOptions("cpu", threads=3))
     (tmp_path / "deltalm.json").write_text('{"format": "onnx"}')
-    assert load_engine(tmp_path, "echo") == (tmp_path, 0)
+    assert load_engine(tmp_path, "echo") == (tmp_path, EngineOptions())
     with pytest.raises(DataError, match=r"deltalm.json does not say the vocabulary_size"):
         load_engine(tmp_path)
 

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.interface import Hypothesis, SearchOptions
+from deltalm_ds.generation.interface import BATCH_TOKENS, Hypothesis, SearchOptions
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import (
-    BATCH_TOKENS,
     SENTENCE_COST_TOKENS,
     batches_by_cost,
     encoder_for,
@@ -23,7 +22,7 @@ from deltalm_ds.vocabulary import Vocabulary
 class ReversingEngine:
     """Two hypotheses: the source reversed, and the source; the search's scores prefer the wrong one."""
 
-    vocabulary_size, max_positions = 100, 11
+    vocabulary_size, max_positions, batch_tokens = 100, 11, BATCH_TOKENS["cpu"]
 
     def __init__(self):
         self.batches = []
@@ -46,7 +45,7 @@ def test_generate_keeps_order_and_batches_similar_lengths(sources):
     lengths = [len(source) for batch in engine.batches for source in batch]
     assert lengths == sorted(lengths, reverse=True) and 0 not in lengths
     for batch in engine.batches:
-        assert len(batch) == 1 or (len(batch[0]) + SENTENCE_COST_TOKENS) * 4 * len(batch) <= BATCH_TOKENS
+        assert len(batch) == 1 or (len(batch[0]) + SENTENCE_COST_TOKENS) * 4 * len(batch) <= engine.batch_tokens
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))

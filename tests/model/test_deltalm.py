@@ -248,8 +248,9 @@ def test_padding_rows_get_no_gradient_and_no_probability():
     assert model.logits(torch.zeros(2, 12, dtype=torch.float64)).shape == (2, V)
 
 
+@pytest.mark.parametrize("length", [lambda step: step + 1, lambda step: 5 if step < 5 else 40], ids=["exact", "masked"])
 @pytest.mark.parametrize("decoder", ["interleaved", "vanilla"])
-def test_decoding_step_by_step_is_decoding_at_once(decoder):
+def test_decoding_step_by_step_is_decoding_at_once(decoder, length):
     """Two beams a sentence; half-way the beams are swapped, and at the end one sentence is dropped."""
     model = make_model(decoder=decoder).eval()
     sources = [source for source, _ in make_batch([(5, 1), (1, 1), (9, 1)])]
@@ -275,6 +276,7 @@ def test_decoding_step_by_step_is_decoding_at_once(decoder):
         tokens = [prefixes[row][step] for row in range(len(histories))]
         for history, token in zip(histories, tokens, strict=True):
             history.append(token)
+        cache.reserve(length(step))
         logits = model.decode_step(torch.tensor(tokens), cache)
         for number in range(len(histories)):
             torch.testing.assert_close(logits[number], full(number), rtol=1e-10, atol=1e-10)

@@ -70,8 +70,8 @@ def write_ctranslate2(model: DeltaLM, vocabulary: Vocabulary | None, directory: 
 
 
 def open_ctranslate2(directory: Path) -> Engine:
-    """The model of a directory that `write_ctranslate2` wrote, as `deltalm translate` opens it."""
-    return load_engine(directory, threads=torch.get_num_threads())
+    """The model of a directory that `write_ctranslate2` wrote, as `deltalm translate` opens it on a CPU."""
+    return load_engine(directory, threads=torch.get_num_threads(), device="cpu")
 
 
 def _quantize(spec: TransformerSpec, precision: str) -> None:

@@ -1,13 +1,13 @@
 """The engines that run a model, one file and one row each. The table itself imports none of them.
 
-A new engine is a module here with `open_engine(directory, threads)`, which returns an `Engine`, and a row of `ENGINES`.
+A new engine is a module here with `open_engine(directory, options)`, which returns an `Engine`, and a row of `ENGINES`.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from deltalm_ds.generation.interface import Engine
+from deltalm_ds.generation.interface import Engine, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class EngineEntry:
     module: str
     formats: tuple[str, ...]
 
-    def open(self, directory: Path, threads: int) -> Engine:
-        """Load the engine and open a directory; 0 threads leave the defaults.
+    def open(self, directory: Path, options: EngineOptions) -> Engine:
+        """Load the engine and open a directory.
 
         Raises:
-            InputError: a file or a package is missing. DataError: a file is damaged.
+            InputError: a file, a package or a device is missing, or the device cannot compute so. DataError: a file
+                is damaged.
         """
-        return import_module(self.module).open_engine(directory, threads)
+        return import_module(self.module).open_engine(directory, options)
 
 
 MODEL_DIRECTORY = "pytorch"  # the format of a directory without deltalm.json

@@ -6,15 +6,16 @@ from typing import Any
 
 import ctranslate2
 
-from deltalm_ds.errors import DataError
+from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json
-from deltalm_ds.generation.exports import sizes_of
-from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.exports import precision_of, sizes_of
+from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 # CTranslate2's versions count lengths differently: take its sums, which this leaves as they are in float32, and not
 # 0, at which it stops a sentence at its first finished hypothesis.
 NO_LENGTH_PENALTY = 1e-9
+GPU_DTYPES = ("bfloat16", "float16", "float32")  # the first that a GPU computes in is its default
 
 
 class CTranslate2Engine:
@@ -30,16 +31,26 @@ class CTranslate2Engine:
     - It normalises by another length: its sums are normalised here as ours are, and ranked anew.
 
     Raises:
-        InputError: a file is missing. DataError: one cannot be opened.
+        InputError: a file or the device is missing, or the device cannot compute so. DataError: a file cannot be
+            opened.
     """
 
-    def __init__(self, directory: str | Path, threads: int = 0, device: str = "cpu") -> None:
+    def __init__(self, directory: str | Path, options: EngineOptions) -> None:
         directory = Path(directory)
+        gpu = options.gpu(ctranslate2.get_cuda_device_count())
+        device = "cpu" if gpu is None else "cuda"
+        self.batch_tokens = BATCH_TOKENS[device]
         self.vocabulary_size, self.max_positions = sizes_of(directory)
         self._tokens: list[str] = read_json(directory / "shared_vocabulary.json")
         self._id_of_token = {token: token_id for token_id, token in enumerate(self._tokens)}
         try:
-            self.translator = ctranslate2.Translator(str(directory), device, intra_threads=threads)
+            self.translator = ctranslate2.Translator(
+                str(directory),
+                device,
+                device_index=gpu or 0,
+                compute_type=_compute_type(directory, gpu, options.dtype),
+                intra_threads=options.threads,
+            )
         except RuntimeError as error:
             raise DataError(f"{directory} cannot be opened by CTranslate2: {error}.") from None
 
@@ -89,6 +100,29 @@ class CTranslate2Engine:
         return [[self._tokens[token] for token in (*source, EOS_ID)] for source in sources]
 
 
-def open_engine(directory: Path, threads: int) -> CTranslate2Engine:
+def open_engine(directory: Path, options: EngineOptions) -> CTranslate2Engine:
     """See `EngineEntry.open`."""
-    return CTranslate2Engine(directory, threads)
+    return CTranslate2Engine(directory, options)
+
+
+def _compute_type(directory: Path, gpu: int | None, dtype: str | None) -> str:
+    """CTranslate2's name of what is computed in: int8 weights stay int8, and the rest is done in `dtype`.
+
+    Without a dtype, on the CPU: that of the export, or what CTranslate2 takes instead where the CPU has not got it.
+
+    Raises:
+        InputError: the device does not compute so.
+    """
+    if gpu is None and dtype is None:
+        return "default"
+    prefix = "int8_" if precision_of(directory).startswith("int8") else ""
+    name = "cpu" if gpu is None else "cuda"
+    supported = ctranslate2.get_supported_compute_types(name, gpu or 0)
+    if dtype is None:  # a GPU has bfloat16 from sm_80 on, and 16 bits at all from sm_70 on
+        return next((prefix + kind for kind in GPU_DTYPES if prefix + kind in supported), "default")
+    if prefix + dtype not in supported:
+        raise InputError(
+            f"--dtype {dtype}: CTranslate2 does not compute in {prefix}{dtype} on this device ({name}), but in "
+            f"{', '.join(sorted(supported))}."
+        )
+    return prefix + dtype

@@ -13,8 +13,7 @@ from torch import Tensor
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.exports import sizes_of
-from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
-from deltalm_ds.model.cache import CrossAttentionCache, DecoderCache, SelfAttentionCache
+from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
 
@@ -24,6 +23,36 @@ except ModuleNotFoundError:
     raise InputError("An ONNX model needs the package onnxruntime: pip install 'deltalm-ds[export]'.") from None
 
 NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64, torch.bool: np.bool_}
+
+
+class OnnxCache:
+    """What the decoder takes beside the tokens (see `beam_search.StepCache`).
+
+    past: keys and values of each block, [N, H, L, D]. cross: those of the source, [B, H, S, D]. mask: [B, S] bool.
+    """
+
+    def __init__(self, past: dict[str, Tensor], cross: dict[str, Tensor], mask: Tensor) -> None:
+        self.past, self.cross, self.mask = past, cross, mask
+        self._rows: Tensor | None = None  # that the rows of the next step go on from
+
+    def reserve(self, length: int) -> None:
+        """Nothing: the decoder gives what it has got with every step."""
+
+    def select_rows(self, rows: Tensor) -> None:
+        """See `beam_search.StepCache`; done when the next step needs it."""
+        self._rows = rows if self._rows is None else self._rows[rows]
+
+    def select_sentences(self, sentences: Tensor) -> None:
+        """See `beam_search.StepCache`."""
+        self.cross = {name: tensor[sentences] for name, tensor in self.cross.items()}
+        self.mask = self.mask[sentences]
+
+    def selected_past(self) -> dict[str, Tensor]:
+        """`past`, of the rows that have been selected."""
+        if self._rows is not None:
+            self.past = {name: tensor.index_select(0, self._rows) for name, tensor in self.past.items()}
+            self._rows = None
+        return self.past
 
 
 class OnnxEngine:
@@ -36,6 +65,7 @@ class OnnxEngine:
     def __init__(self, directory: str | Path, threads: int = 0) -> None:
         directory = Path(directory)
         self.vocabulary_size, self.max_positions = sizes_of(directory)
+        self.batch_tokens = BATCH_TOKENS["cpu"]
         self._encoder, self._decoder = (
             _open(directory / "encoder.onnx", threads),
             _open(directory / "decoder.onnx", threads),
@@ -66,45 +96,39 @@ class OnnxEngine:
         rows = torch.stack(scores, dim=1).tolist()
         return [row[: len(target) + 1] for row, target in zip(rows, targets, strict=True)]
 
-    def start_decoding(self, source: PackedSequences) -> DecoderCache:
+    def start_decoding(self, source: PackedSequences) -> OnnxCache:
         """See `beam_search.StepModel`."""
         tokens = torch.nn.utils.rnn.pad_sequence(source.tokens.split(source.lengths.tolist()), batch_first=True)
         mask = torch.arange(source.max_seqlen) < source.lengths[:, None]
         shape = (source.num_sequences, self._num_heads, source.max_seqlen, self._head_dim)
         names = [f"cross_{side}_{index}" for index in range(self._num_blocks) for side in ("keys", "values")]
         cross = _run(self._encoder, {"tokens": tokens, "mask": mask}, {name: torch.empty(shape) for name in names})
-        return DecoderCache(
-            [SelfAttentionCache() for _ in range(self._num_blocks)],
-            [
-                CrossAttentionCache(cross[f"cross_keys_{index}"], cross[f"cross_values_{index}"], mask[:, None, None])
-                for index in range(self._num_blocks)
-            ],
-        )
+        return OnnxCache({}, cross, mask)
 
-    def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+    def decode_step(self, tokens: Tensor, cache: OnnxCache) -> Tensor:
         """See `beam_search.StepModel`."""
-        num_rows = len(tokens)
-        past_shape = (num_rows, self._num_heads, cache.num_decoded, self._head_dim)
-        present_shape = (num_rows, self._num_heads, cache.num_decoded + 1, self._head_dim)
-        inputs = {"tokens": tokens, "mask": cache.cross_attention[0].key_mask[:, 0, 0]}
-        outputs = {"logits": torch.empty(num_rows, self.vocabulary_size)}
-        for index, (past, cross) in enumerate(zip(cache.self_attention, cache.cross_attention, strict=True)):
-            inputs[f"past_keys_{index}"] = torch.empty(past_shape) if past.keys is None else past.keys
-            inputs[f"past_values_{index}"] = torch.empty(past_shape) if past.values is None else past.values
-            inputs |= {f"cross_keys_{index}": cross.keys, f"cross_values_{index}": cross.values}
-            outputs |= {f"present_{side}_{index}": torch.empty(present_shape) for side in ("keys", "values")}
-        _run(self._decoder, inputs, outputs)
-        for index, past in enumerate(cache.self_attention):
-            past.keys, past.values = outputs[f"present_keys_{index}"], outputs[f"present_values_{index}"]
-        cache.num_decoded += 1
-        return outputs["logits"]
+        nothing = torch.empty(len(tokens), self._num_heads, 0, self._head_dim)
+        past = cache.selected_past() or {f"past{name.removeprefix('cross')}": nothing for name in cache.cross}
+        inputs = {"tokens": tokens, "mask": cache.mask} | past | cache.cross
+        logits = torch.empty(len(tokens), self.vocabulary_size)
+        present = {
+            name.replace("past", "present"): torch.empty(*tensor.shape[:2], tensor.shape[2] + 1, tensor.shape[3])
+            for name, tensor in past.items()
+        }
+        _run(self._decoder, inputs, {"logits": logits} | present)
+        cache.past = {name.replace("present", "past"): tensor for name, tensor in present.items()}
+        return logits
 
 
-def open_engine(directory: Path, threads: int) -> OnnxEngine:
-    """See `EngineEntry.open`; `threads` are ONNX Runtime's, and this process's, which searches with PyTorch."""
-    if threads:
-        torch.set_num_threads(threads)
-    return OnnxEngine(directory, threads)
+def open_engine(directory: Path, options: EngineOptions) -> OnnxEngine:
+    """See `EngineEntry.open`; the threads are ONNX Runtime's, and this process's, which searches with PyTorch."""
+    if options.device not in (None, "cpu"):
+        raise InputError(f"--device {options.device}: the ONNX engine computes on the CPU only.")
+    if options.dtype is not None:
+        raise InputError("--dtype: an ONNX model computes in the precision that it was exported in; leave it out.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return OnnxEngine(directory, options.threads)
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -5,41 +5,71 @@ from pathlib import Path
 
 import torch
 
+from deltalm_ds.allocator import keep_freed_memory
 from deltalm_ds.checkpoints.directory import load_model
+from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
-from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
 
 
 class PyTorchEngine:
-    """Our own model in this process, on the device that its weights are on."""
+    """Our own model in this process, on the device and in the dtype of its weights."""
 
     def __init__(self, model: DeltaLM) -> None:
         self.model = model
         self.vocabulary_size, self.max_positions = model.config.vocabulary_size, model.config.max_positions
+        self.batch_tokens = BATCH_TOKENS[model.token_embedding.weight.device.type]
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         """See `Engine`; beam search by fairseq's rules."""
         self.model.eval()
-        return beam_search(self.model, pack_with_eos(sources).to(self.model.token_embedding.weight.device), options)
+        weight = self.model.token_embedding.weight
+        with torch.cuda.device_of(weight):  # kernels and graphs are launched on the current GPU
+            recorder = GraphRecorder(weight.device) if weight.is_cuda else None
+            return beam_search(self.model, pack_with_eos(sources).to(weight.device), options, recorder)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         """See `Engine`."""
         self.model.eval()
         weight = self.model.token_embedding.weight
-        source, labels = pack_with_eos(sources).to(weight.device), pack_with_eos(targets).to(weight.device)
+        source, labels = pack_with_eos(sources).to(weight.device), pack_with_eos(targets)
         shifted = PackedSequences.from_sequences([[EOS_ID, *target] for target in targets]).to(weight.device)
-        hidden = self.model.decode(shifted, self.model.encode(source), source)
-        token_nll = linear_cross_entropy(hidden, weight, labels.tokens, self.vocabulary_size).token_nll
-        return [(-nll).tolist() for nll in token_nll.split(labels.lengths.tolist())]
+        with torch.cuda.device_of(weight):
+            hidden = self.model.decode(shifted, self.model.encode(source), source)
+            tokens = labels.tokens.to(weight.device)
+            token_nll = linear_cross_entropy(hidden, weight, tokens, self.vocabulary_size).token_nll
+        log_p = (-token_nll).cpu()  # once: every read of a GPU's memory waits for it
+        return [of_target.tolist() for of_target in log_p.split(labels.lengths.tolist())]
 
 
-def open_engine(directory: Path, threads: int) -> PyTorchEngine:
-    """See `EngineEntry.open`; on the GPU where there is one. `threads` are this process's."""
-    if threads:
-        torch.set_num_threads(threads)
-    return PyTorchEngine(load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu"))
+def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
+    """See `EngineEntry.open`; the threads are this process's."""
+    gpu = options.gpu(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    dtype = _dtype(options.dtype, gpu)
+    if gpu is None:
+        keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return PyTorchEngine(load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype))
+
+
+def _dtype(name: str | None, gpu: int | None) -> torch.dtype:
+    """The dtype asked for, or the device's default.
+
+    Raises:
+        InputError: the GPU does not compute in it.
+    """
+    if gpu is None:
+        return getattr(torch, name or "float32")
+    has_bfloat16 = torch.cuda.get_device_capability(gpu) >= (8, 0)
+    if name is None:
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    if name == "bfloat16" and not has_bfloat16:
+        raise InputError("--dtype bfloat16: this GPU does not compute in it (sm_80 and later do); give float16.")
+    return getattr(torch, name)
