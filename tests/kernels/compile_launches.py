@@ -52,7 +52,6 @@ def describe(kernel: CompiledKernel) -> dict[str, Any]:
         "kernel": kernel.metadata.name,
         "registers": resources["REG"],
         "stack": resources["STACK"],
-        "warps": kernel.metadata.num_warps,
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
