@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import triton
+from cases_embedding import assert_a_frequent_token_keeps_its_gradient
 from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
 from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
@@ -100,6 +101,12 @@ def test_attention_in_small_blocks(case: Case, blocks: tuple[int, int], monkeypa
     assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
 
 
+@pytest.mark.usefixtures("fused", "poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)  # which the kernel only converts
+def test_a_frequent_token_keeps_its_gradient_in_16_bits(dtype: torch.dtype) -> None:
+    assert_a_frequent_token_keeps_its_gradient(dtype, lambda x: guarded(x.to(DEVICE)))
+
+
 def test_poison_and_guards_keep_values(poisoned_memory: None) -> None:
     assert torch.empty_like(torch.ones(3)).isnan().all()
     assert torch.ones(3).new_empty(2).isnan().all()
@@ -162,6 +169,7 @@ def custom_ops() -> dict[str, tuple[object, ...]]:
         "feed_forward_backward": (px, pr, torch.ones(4, 20, device=DEVICE), pwi, pbi, pwo, 0.5, seed),
         "attention": (q, k, v, cu, cu, True, 0.5, seed),
         "attention_backward": (pq, pq, pk, pv, pv, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
+        "add_rows_": (torch.ones(6, 8, device=DEVICE), labels.clamp(min=0), px, True),
         "linear_cross_entropy": (x, leaf(32, 8), labels, 29, 0.1, True, True, True),
         "row_top_k": (px, 3, labels[:, None].clamp(min=0), None),
     }
