@@ -1,4 +1,6 @@
-"""What kernels use of PyTorch that is not public, each in one function; `test_torch_internals.py` guards them."""
+"""What kernels use of PyTorch that is not public, or not everywhere; `test_torch_internals.py` guards each function."""
+
+import functools
 
 import torch
 from torch import Tensor
@@ -7,6 +9,20 @@ from torch import Tensor
 def graph_is_kept() -> bool:
     """Whether the backward that is running was asked to keep its graph, so that what it saved may be needed again."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+@functools.cache
+def adds_products_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `torch.addmm` can add a product of 16 bits to a float32 sum without rounding it to 16 bits before.
+
+    It depends on device and version (CUDA, PyTorch 2.10), so it is tried once; the host waits for the answer.
+    """
+    total, factor = torch.full((16, 16), 0.25, device=device), torch.full((16, 16), 64.0, device=device, dtype=dtype)
+    try:
+        torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 65536.25).all())  # 18 bits
 
 
 def softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:

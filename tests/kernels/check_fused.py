@@ -19,7 +19,7 @@ from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deltalm_ds.kernels import dropout_mask
+from deltalm_ds.kernels import dropout_mask, linear_cross_entropy
 from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.fused import attention as fused_attention
 from deltalm_ds.kernels.table import OPS
@@ -105,6 +105,18 @@ def test_attention_in_small_blocks(case: Case, blocks: tuple[int, int], monkeypa
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)  # which the kernel only converts
 def test_a_frequent_token_keeps_its_gradient_in_16_bits(dtype: torch.dtype) -> None:
     assert_a_frequent_token_keeps_its_gradient(dtype, lambda x: guarded(x.to(DEVICE)))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in cases_of("linear_cross_entropy", False) if len(case.inputs[0]) > 2], ids=str
+)
+def test_loss_in_three_chunks(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is shorter; the weight's gradient is summed in float32 and rounded once."""
+    num_tokens = -(-len(case.inputs[0]) // 3)
+    monkeypatch.setattr(linear_cross_entropy, "_chunk_tokens", lambda weight: num_tokens)
+    assert_equals_definition(case, dtype, "triton", DEVICE, guarded)
 
 
 def test_poison_and_guards_keep_values(poisoned_memory: None) -> None:
