@@ -5,7 +5,6 @@ On a machine with a GPU run it directly, natively and with bfloat16 too: `pytest
 
 import ctypes
 import importlib
-import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,8 +12,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import triton
+import triton.language as tl
 from cases_embedding import assert_a_frequent_token_keeps_its_gradient
 from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
+from guarded_memory import PAGE, Margins, behind_pages
 from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from deltalm_ds.kernels import dropout_mask, linear_cross_entropy
 from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.fused import attention as fused_attention
+from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -30,22 +32,20 @@ from deltalm_ds.model.packing import PackedSequences
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 # the interpreter computes bfloat16 wrongly: it adds and multiplies the bit patterns
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
-PAGE = mmap.PAGESIZE
+MARGINS = Margins()
+sum_products_in_float32()
 
 
 def guarded(x: Tensor) -> Tensor:
-    """A copy of x that ends where forbidden memory begins; touching the page before it or after it is a crash."""
-    size = x.numel() * x.element_size()
-    if DEVICE != "cpu" or not size:
-        return x.clone()
-    inner = -(-size // PAGE) * PAGE
-    buffer = mmap.mmap(-1, inner + 2 * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for page in (address, address + PAGE + inner):
-        assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
-    copy = torch.frombuffer(buffer, dtype=x.dtype, count=x.numel(), offset=PAGE + inner - size)
-    return copy.view(x.shape).copy_(x.detach())
+    """A copy of x that shows what happens beside it: a crash on a CPU, nan and a failure of the test on a GPU."""
+    return behind_pages(x) if x.device.type == "cpu" else MARGINS.place(x)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_written_beside_a_tensor() -> Iterator[None]:
+    """That the test guards."""
+    yield
+    MARGINS.check()
 
 
 @pytest.fixture
@@ -135,6 +135,24 @@ def test_what_is_read_outside_crashes(element: int, crashes: bool) -> None:
         ctypes.string_at(page.data_ptr() + 4 * element, 4)
         os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1]) == crashes
+
+
+@triton.jit
+def _fill_kernel(x_ptr, start, SIZE: tl.constexpr):
+    tl.store(x_ptr + start + tl.arange(0, SIZE), tl.zeros([SIZE], tl.float32))
+
+
+@pytest.mark.parametrize(("start", "is_found"), [(0, False), (-1, True), (1, True)])
+def test_what_a_kernel_writes_outside_is_found(start: int, is_found: bool) -> None:
+    margins = Margins()
+    x = margins.place(torch.ones(16, device=DEVICE))
+    _fill_kernel[(1,)](x, start, SIZE=16)
+    assert (x == 0).all() == (not is_found)
+    if is_found:
+        with pytest.raises(AssertionError, match="4 bytes written"):
+            margins.check()
+    else:
+        margins.check()
 
 
 COMPILED = {**small_cases(), "alone": next(case for case in cases_of("layer_norm", True) if case.name == "alone")}
