@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from deltalm_ds.kernels import dropout_mask, linear_cross_entropy
 from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.fused import attention as fused_attention
+from deltalm_ds.kernels.fused import linear_cross_entropy as fused_linear_cross_entropy
 from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
@@ -98,6 +99,16 @@ def test_table_of_top_k(case: TopKCase, dtype: torch.dtype) -> None:
 def test_attention_in_small_blocks(case: Case, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same whatever the blocks: short sequences then have many of them."""
     monkeypatch.setattr(fused_attention, "_blocks", lambda q: (fused_attention.Blocks(*blocks, 4),) * 3)
+    assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(
+    "case", [case for case in cases_of("linear_cross_entropy", False) if len(case.inputs[1]) < 100], ids=str
+)
+def test_loss_in_small_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of many blocks, whole ones and such with padding."""
+    monkeypatch.setattr(fused_linear_cross_entropy, "BLOCK", 16)
     assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
 
 
