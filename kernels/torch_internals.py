@@ -15,7 +15,8 @@ def graph_is_kept() -> bool:
 def adds_products_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `torch.addmm` can add a product of 16 bits to a float32 sum without rounding it to 16 bits before.
 
-    It depends on device and version (CUDA, PyTorch 2.10), so it is tried once; the host waits for the answer.
+    CUDA alone has it, and early versions refuse a sum that is wider than the factors: so it is tried once. The host
+    waits for the answer.
     """
     total, factor = torch.full((16, 16), 0.25, device=device), torch.full((16, 16), 64.0, device=device, dtype=dtype)
     try:
