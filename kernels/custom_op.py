@@ -5,7 +5,7 @@ which at a few thousand tokens is longer than a GPU computes. Compilers and trac
 PyTorch reads from the annotations of the function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,6 +25,7 @@ class CustomOp:
         setup_context: saves for the backward, as PyTorch defines it; None for an op without gradients.
         gradients: (ctx, *gradients of the results) -> one for each argument. The gradient of a result that nothing was
             made of is None, not a tensor of zeros.
+        mutates: the names of the arguments that it changes in place.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class CustomOp:
         shapes: Callable[..., Any],
         setup_context: Callable[..., None] | None = None,
         gradients: Callable[..., Any] | None = None,
+        mutates: Iterable[str] = (),
     ) -> None:
         self._run = run
-        self._traced = torch.library.custom_op(f"deltalm::{name}", run, mutates_args=())
+        self._traced = torch.library.custom_op(f"deltalm::{name}", run, mutates_args=mutates)
         self._traced.register_fake(shapes)
         self._function: type[torch.autograd.Function] | None = None
         if setup_context is not None and gradients is not None:

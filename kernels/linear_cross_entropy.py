@@ -13,9 +13,10 @@ from deltalm_ds.kernels import reference
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.reference import IGNORED_LABEL
-from deltalm_ds.kernels.torch_internals import graph_is_kept
+from deltalm_ds.kernels.torch_internals import adds_products_in_float32, graph_is_kept
 
-CHUNK_TOKENS = 2048  # large enough for full GEMM speed, small beside the weight
+CHUNK_TOKENS = 8192  # enough for full GEMM speed, and to touch the weight's gradient seldom
+CHUNK_BYTES = 1 << 31  # of a chunk's logits, which are beside the weight's gradient the most that the op holds
 CPU_CHUNK_TOKENS = 768  # a CPU's GEMMs are as fast with fewer rows, and its weights are often float32
 CPU_BLOCK_LOGITS = 1 << 20  # that the element-wise part has at a time: 4 MB in float32, which stay in the cache
 CPU_BLOCK_ROWS = 8192  # of the weight's gradient that one product makes, so that its temporary stays in the cache
@@ -27,6 +28,15 @@ class CrossEntropy(NamedTuple):
     loss: Tensor
     token_loss: Tensor
     token_nll: Tensor
+
+
+def chunk_tokens(num_rows: int, bytes_each: int) -> int:
+    """Of how many tokens the logits exist at once on a GPU: a power of two.
+
+    num_rows: of the weight. bytes_each: of a logit.
+    """
+    fitting = max(1, CHUNK_BYTES // (num_rows * bytes_each))
+    return min(CHUNK_TOKENS, 1 << (fitting.bit_length() - 1))
 
 
 def linear_cross_entropy(
@@ -97,7 +107,7 @@ def _forward(
         used_weight, losses_and_grad = weight, _losses_and_grad_fused
     else:
         used_weight, losses_and_grad = weight[:vocabulary_size], _losses_and_grad
-    num_tokens = _chunk_tokens(hidden)
+    num_tokens = _chunk_tokens(weight)
     grad_weight[len(used_weight) if len(hidden) else 0 :].zero_()  # the other rows are written by the first chunk
     for start in range(0, len(hidden), num_tokens):
         chunk = slice(start, start + num_tokens)
@@ -130,26 +140,29 @@ def _outputs(hidden: Tensor, weight: Tensor, needs_hidden: bool, needs_weight: b
     wide = torch.promote_types(weight.dtype, torch.float32)
     token_loss = hidden.new_empty(len(hidden), dtype=wide)
     grad_hidden = torch.empty_like(hidden) if needs_hidden else hidden.new_empty(0)
-    dtype = wide if len(hidden) > _chunk_tokens(hidden) else weight.dtype
+    dtype = wide if len(hidden) > _chunk_tokens(weight) else weight.dtype
     grad_weight = torch.empty_like(weight, dtype=dtype) if needs_weight else weight.new_empty(0)
     return token_loss, torch.empty_like(token_loss), grad_hidden, grad_weight
 
 
-def _chunk_tokens(hidden: Tensor) -> int:
-    return CPU_CHUNK_TOKENS if hidden.device.type == "cpu" else CHUNK_TOKENS
+def _chunk_tokens(weight: Tensor) -> int:
+    return CPU_CHUNK_TOKENS if weight.device.type == "cpu" else chunk_tokens(len(weight), weight.element_size())
 
 
 def _add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
-    """total += a b, or = a b if it is the first; without a temporary of that size where the dtypes agree."""
+    """total += a b, or = a b if it is the first; without a temporary of that size where there is a product for it."""
+    beta = 0 if is_first else 1  # 0 does not read total
     if total.dtype == a.dtype:
-        total.addmm_(a, b, beta=0 if is_first else 1)  # beta 0 does not read total
-        return
-    num_rows = CPU_BLOCK_ROWS if total.device.type == "cpu" else len(total)
-    for rows in (slice(start, start + num_rows) for start in range(0, len(total), num_rows)):
-        if is_first:
-            total[rows] = a[rows] @ b
-        else:
-            total[rows] += a[rows] @ b
+        total.addmm_(a, b, beta=beta)
+    elif adds_products_in_float32(total.device, a.dtype):
+        torch.addmm(total, a, b, beta=beta, out_dtype=total.dtype, out=total)
+    else:
+        num_rows = CPU_BLOCK_ROWS if total.device.type == "cpu" else len(total)
+        for rows in (slice(start, start + num_rows) for start in range(0, len(total), num_rows)):
+            if is_first:
+                total[rows] = a[rows] @ b
+            else:
+                total[rows] += a[rows] @ b
 
 
 def _setup_context(ctx, inputs, output):
@@ -166,14 +179,23 @@ def _gradients(ctx, grad_loss, *_):
     # In place, as the weight is often the largest tensor there is; but not if the graph is to be used once more, nor
     # under a tracer, whose tensors are of other classes.
     in_place = type(grad_weight) is Tensor and not graph_is_kept()
-    grad_hidden = _scaled(grad_hidden, grad_loss.to(grad_hidden.dtype), in_place) if ctx.needs_hidden else None
-    grad_weight = _scaled(grad_weight, grad_loss, in_place).to(ctx.weight_dtype) if ctx.needs_weight else None
+    grad_hidden = _scaled(grad_hidden, grad_loss, grad_hidden.dtype, in_place) if ctx.needs_hidden else None
+    grad_weight = _scaled(grad_weight, grad_loss, ctx.weight_dtype, in_place) if ctx.needs_weight else None
     return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
-def _scaled(x: Tensor, factor: Tensor, in_place: bool) -> Tensor:
-    """x · factor, a scalar tensor, in the dtype of x."""
-    return x.mul_(factor) if in_place else x * factor
+def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype, in_place: bool) -> Tensor:
+    """x · factor, a scalar tensor, in `dtype`; x is overwritten if it may be.
+
+    On a GPU one pass reads, multiplies in float32 and rounds, for which the factor must have an axis; a CPU would make
+    temporaries of mixed types.
+    """
+    factor = factor if x.device.type == "cpu" else factor.view(1)
+    if not in_place:
+        return (x * factor).to(dtype)
+    if x.device.type == "cpu":
+        return x.mul_(factor).to(dtype)
+    return torch.mul(x, factor, out=x if x.dtype == dtype else torch.empty_like(x, dtype=dtype))
 
 
 _FORWARD = CustomOp("linear_cross_entropy", _forward, _forward_shapes, _setup_context, _gradients)

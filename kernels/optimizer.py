@@ -33,7 +33,7 @@ def adam(
     """
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
     if definition == "fairseq":
-        optimizer.register_step_pre_hook(_place_eps_as_fairseq)
+        optimizer.register_step_pre_hook(_PlaceEpsAsFairseq())
     return optimizer
 
 
@@ -57,13 +57,31 @@ def apex_adam(parameters: Iterable[Tensor], betas: tuple[float, float], eps: flo
     return FusedAdam(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, adam_w_mode=True)
 
 
-def _place_eps_as_fairseq(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+class _PlaceEpsAsFairseq:
     """Before step t: eps / √(1 - β₂ᵗ), behind the bias correction, is fairseq's eps in front of it.
 
-    One fused pass over memory this way, where fairseq's formula in eager torch takes eight.
+    One fused pass over memory this way, where fairseq's formula in eager torch takes eight. Steps are counted here, as
+    torch counts on the GPU, for which the host would wait; its count is read where it is not that of the last step, as
+    when a run goes on.
     """
-    for group in optimizer.param_groups:
-        counts = {int(optimizer.state[p]["step"]) for p in group["params"] if optimizer.state.get(p)}
-        assert len(counts) < 2, "the parameters of a group are updated together"
-        step = 1 + (counts.pop() if counts else 0)
-        group["eps"] = optimizer.defaults["eps"] / (1 - group["betas"][1] ** step) ** 0.5
+
+    def __init__(self) -> None:
+        self._counts: dict[int, tuple[Tensor, int]] = {}  # of each group: torch's count, and its value after the step
+
+    def __call__(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        for number, group in enumerate(optimizer.param_groups):
+            updated = [p for p in group["params"] if optimizer.state.get(p)]
+            steps = self._read(number, [optimizer.state[p]["step"] for p in updated]) if updated else 0
+            if updated:
+                after = steps + (updated[0].grad is not None)
+                self._counts[number] = optimizer.state[updated[0]]["step"], after
+            group["eps"] = optimizer.defaults["eps"] / (1 - group["betas"][1] ** (steps + 1)) ** 0.5
+
+    def _read(self, number: int, counts: list[Tensor]) -> int:
+        """How many steps a group has been updated."""
+        count, value = self._counts.get(number, (None, 0))
+        if count is counts[0]:
+            return value
+        values = {int(count) for count in counts}
+        assert len(values) == 1, "the parameters of a group are updated together"
+        return values.pop()

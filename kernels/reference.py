@@ -101,6 +101,16 @@ def linear_cross_entropy(
     return token_loss.sum(), token_loss.detach(), token_nll.detach()
 
 
+def shared_embedding(table: Tensor, *tokens: Tensor) -> tuple[Tensor, ...]:
+    """The table and its rows of each of `tokens`.
+
+    Args:
+        table: [V, M]. tokens: [T] int64 each.
+    """
+    (wide,) = _wide(table)
+    return tuple(x.to(table.dtype) for x in (wide, *(wide[part] for part in tokens)))
+
+
 def attention(
     q: Tensor,
     k: Tensor,

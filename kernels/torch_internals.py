@@ -1,4 +1,6 @@
-"""What kernels use of PyTorch that is not public, each in one function; `test_torch_internals.py` guards them."""
+"""What kernels use of PyTorch that is not public, or not everywhere; `test_torch_internals.py` guards each function."""
+
+import functools
 
 import torch
 from torch import Tensor
@@ -13,6 +15,21 @@ def is_traced(x: Tensor) -> bool:
     """Whether somebody looks at what is done with x: its class or an active mode is a tracer's, or one that counts."""
     is_plain = type(x) is Tensor or type(x) is torch.nn.Parameter
     return not is_plain or torch._C._len_torch_dispatch_stack() > 0
+
+
+@functools.cache
+def adds_products_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `torch.addmm` can add a product of 16 bits to a float32 sum without rounding it to 16 bits before.
+
+    CUDA alone has it, and early versions refuse a sum that is wider than the factors: so it is tried once. The host
+    waits for the answer.
+    """
+    total, factor = torch.full((16, 16), 0.25, device=device), torch.full((16, 16), 64.0, device=device, dtype=dtype)
+    try:
+        torch.addmm(total, factor, factor, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 65536.25).all())  # 18 bits
 
 
 def softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltalm_ds.kernels.linear_cross_entropy import CHUNK_TOKENS
+from deltalm_ds.kernels.linear_cross_entropy import chunk_tokens
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
@@ -131,7 +131,7 @@ class ActivationCost:
 def loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int) -> int:
     """The most that the fused output projection and loss hold: one chunk of logits, which becomes their gradient in
     place, and the gradient of the token embedding in float32 beside the part of one chunk."""
-    chunk = min(num_target_tokens, CHUNK_TOKENS) * config.vocabulary_size
+    chunk = min(num_target_tokens, chunk_tokens(config.num_embedding_rows, weight_bytes)) * config.vocabulary_size
     table = config.num_embedding_rows * config.hidden_size
     return chunk * weight_bytes + table * (4 + weight_bytes)
 

@@ -17,6 +17,7 @@ from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import StepBatches, prefetch
 from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
 from deltalm_ds.files import write_json
+from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.progress import progress
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.recipe.schema import Recipe
@@ -49,6 +50,7 @@ class Trainer:
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
+        sum_products_in_float32()
         self.stop = StopSignal()
         checkpoint = checkpoint_to_go_on_from(run)
         self.inputs: Inputs = open_inputs(self.recipe, checkpoint)

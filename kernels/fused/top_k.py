@@ -39,7 +39,7 @@ def _sort_keys(x, index):
     return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_banned"])
 def _tile_kernel(
     # read: logits [N, V]; banned [N, num_banned] int64; only [N] int64
     logits_ptr, banned_ptr, only_ptr,
@@ -69,7 +69,7 @@ def _tile_kernel(
     tl.store(maxima_ptr + row * num_tiles * (TILE // BLOCK) + blocks, maxima)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_banned", "num_candidates"])
 def _row_kernel(
     # read: logits [N, V]; banned [N, num_banned] int64; only [N] int64
     logits_ptr, banned_ptr, only_ptr,

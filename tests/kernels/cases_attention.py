@@ -19,7 +19,8 @@ def _case(lengths: list[tuple[int, int]], head_dim: int, causal: bool, p: float,
         lambda q, k, v: attention(q, k, v, cu_q.to(q.device), cu_k.to(q.device), causal, p),
         (q, k, v),
         loosen=sharpness,
-        why="scores and gradients grow with the queries",
+        loosen_relative=1 if sharpness == 1 else 10,
+        why="scores, and the rounding errors of 16 bits in them, grow with the queries",
     )
 
 

@@ -28,7 +28,9 @@ def cases(dropped: bool) -> list[Case]:
     if dropped:
         return []
     cases = []
-    for num_tokens, rows, vocabulary in [(1, 64, 2), (5, 64, 37), (12, 31, 31), (3, 5056, 5003), (0, 8, 5)]:
+    # beside and at the ends of the kernel's blocks of 4,096 columns
+    sizes = [(1, 64, 2), (5, 64, 37), (12, 31, 31), (3, 5056, 5003), (2, 4104, 4096), (3, 4096, 4096), (0, 8, 5)]
+    for num_tokens, rows, vocabulary in sizes:
         for smoothing in (0.0, 0.1):
             hidden, weight = normal(num_tokens, 6), normal(rows, 6, seed=1)
             cases.append(_case("normal", hidden, weight, vocabulary, smoothing))

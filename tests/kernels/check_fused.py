@@ -5,7 +5,6 @@ On a machine with a GPU run it directly, natively and with bfloat16 too: `pytest
 
 import ctypes
 import importlib
-import mmap
 import os
 import signal
 from collections import Counter
@@ -15,17 +14,21 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from cases_embedding import assert_a_frequent_token_keeps_its_gradient
 from cases_top_k import TopKCase, assert_top_k_equals_definition, top_k_cases
+from guarded_memory import PAGE, Margins, behind_pages
 from kernel_cases import Case, assert_equals_definition, cases_of, small_cases
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deltalm_ds.kernels import dropout_mask
+from deltalm_ds.kernels import dropout_mask, linear_cross_entropy
 from deltalm_ds.kernels.dispatch import VARIABLE
 from deltalm_ds.kernels.flash_attention import flash_attention
 from deltalm_ds.kernels.fused import attention as fused_attention
+from deltalm_ds.kernels.fused import linear_cross_entropy as fused_linear_cross_entropy
 from deltalm_ds.kernels.fused.attention_kernels import _find_block
 from deltalm_ds.kernels.fused.strip_sums import add_strips
+from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -34,22 +37,20 @@ from deltalm_ds.model.packing import PackedSequences
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 # the interpreter computes bfloat16 wrongly: it adds and multiplies the bit patterns
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
-PAGE = mmap.PAGESIZE
+MARGINS = Margins()
+sum_products_in_float32()
 
 
 def guarded(x: Tensor) -> Tensor:
-    """A copy of x that ends where forbidden memory begins; touching the page before it or after it is a crash."""
-    size = x.numel() * x.element_size()
-    if DEVICE != "cpu" or not size:
-        return x.clone()
-    inner = -(-size // PAGE) * PAGE
-    buffer = mmap.mmap(-1, inner + 2 * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for page in (address, address + PAGE + inner):
-        assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
-    copy = torch.frombuffer(buffer, dtype=x.dtype, count=x.numel(), offset=PAGE + inner - size)
-    return copy.view(x.shape).copy_(x.detach())
+    """A copy of x that shows what happens beside it: a crash on a CPU, nan and a failure of the test on a GPU."""
+    return behind_pages(x) if x.device.type == "cpu" else MARGINS.place(x)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_written_beside_a_tensor() -> Iterator[None]:
+    """That the test guards."""
+    yield
+    MARGINS.check()
 
 
 @pytest.fixture
@@ -167,6 +168,34 @@ def test_gradients_of_packed_tensors_are_not_stacked(case: Case) -> None:
     assert called & {"aten::stack", "aten::cat"} == set()
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(
+    "case", [case for case in cases_of("linear_cross_entropy", False) if len(case.inputs[1]) < 100], ids=str
+)
+def test_loss_in_small_blocks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of many blocks, whole ones and such with padding."""
+    monkeypatch.setattr(fused_linear_cross_entropy, "BLOCK", 16)
+    assert_equals_definition(case, torch.float32, "triton", DEVICE, guarded)
+
+
+@pytest.mark.usefixtures("fused", "poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)  # which the kernel only converts
+def test_a_frequent_token_keeps_its_gradient_in_16_bits(dtype: torch.dtype) -> None:
+    assert_a_frequent_token_keeps_its_gradient(dtype, lambda x: guarded(x.to(DEVICE)))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in cases_of("linear_cross_entropy", False) if len(case.inputs[0]) > 2], ids=str
+)
+def test_loss_in_three_chunks(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is shorter; the weight's gradient is summed in float32 and rounded once."""
+    num_tokens = -(-len(case.inputs[0]) // 3)
+    monkeypatch.setattr(linear_cross_entropy, "_chunk_tokens", lambda weight: num_tokens)
+    assert_equals_definition(case, dtype, "triton", DEVICE, guarded)
+
+
 def test_poison_and_guards_keep_values(poisoned_memory: None) -> None:
     assert torch.empty_like(torch.ones(3)).isnan().all()
     assert torch.ones(3).new_empty(2).isnan().all()
@@ -219,6 +248,24 @@ def test_gradients_of_parameters_are_summed_and_rounded_in_one_launch(op: str, n
     assert (called["aten::sum"], called["aten::_to_copy"]) == (num_sums, 0)
 
 
+@triton.jit
+def _fill_kernel(x_ptr, start, SIZE: tl.constexpr):
+    tl.store(x_ptr + start + tl.arange(0, SIZE), tl.zeros([SIZE], tl.float32))
+
+
+@pytest.mark.parametrize(("start", "is_found"), [(0, False), (-1, True), (1, True)])
+def test_what_a_kernel_writes_outside_is_found(start: int, is_found: bool) -> None:
+    margins = Margins()
+    x = margins.place(torch.ones(16, device=DEVICE))
+    _fill_kernel[(1,)](x, start, SIZE=16)
+    assert (x == 0).all() == (not is_found)
+    if is_found:
+        with pytest.raises(AssertionError, match="4 bytes written"):
+            margins.check()
+    else:
+        margins.check()
+
+
 COMPILED = {**small_cases(), "alone": next(case for case in cases_of("layer_norm", True) if case.name == "alone")}
 
 
@@ -263,6 +310,7 @@ def custom_ops() -> dict[str, tuple[object, ...]]:
         "feed_forward_backward": (px, pr, torch.ones(4, 20, device=DEVICE), pwi, pbi, pwo, 0.5, seed),
         "attention": (leaf(4, 3, 2, 32), None, None, cu, cu, True, 0.5, seed),
         "attention_backward": (pq, pq, pkv, None, pq, torch.ones(2, 4, device=DEVICE), cu, cu, False, 0.5, seed),
+        "add_rows_": (torch.ones(6, 8, device=DEVICE), labels.clamp(min=0), px, True),
         "linear_cross_entropy": (x, leaf(32, 8), labels, 29, 0.1, True, True, True),
         "row_top_k": (px, 3, labels[:, None].clamp(min=0), None),
     }

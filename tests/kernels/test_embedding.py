@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from cases_embedding import assert_a_frequent_token_keeps_its_gradient
 
 from deltalm_ds.kernels.embedding import shared_embedding
 
@@ -36,11 +37,25 @@ def test_is_the_sum_of_separate_uses(lengths, with_output):
     torch.testing.assert_close(grad, expected_grad)  # float64's default tolerance: another order of the sum
 
 
-def test_a_frequent_token_does_not_lose_its_gradient_in_bfloat16():
-    table, tokens = torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True), torch.ones(4096, dtype=torch.long)
-    _, rows = shared_embedding(table, tokens)
-    rows.sum().backward()
-    assert table.grad[1].tolist() == [4096.0, 4096.0]  # a running bfloat16 sum stops at 256
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_frequent_token_keeps_its_gradient_in_16_bits(dtype):
+    assert_a_frequent_token_keeps_its_gradient(dtype, torch.Tensor.clone)
+
+
+def test_a_frozen_use_is_left_out():
+    """Of the rows that nothing was made of, and of the table."""
+    tokens = torch.tensor([1, 2, 1]), torch.tensor([0, 1])
+    table = TABLE.clone().requires_grad_()
+    shared_embedding(table, *tokens)[2].sum().backward()
+    assert table.grad.sum(1).tolist() == [5, 5, *[0] * 9]
+
+
+def test_the_gradient_of_a_sum_is_no_row_of_its_own():
+    """It is one number, broadcast, to which nothing can be added in place."""
+    table = TABLE.clone().requires_grad_()
+    alias, rows = shared_embedding(table, torch.tensor([2, 2]))
+    (alias.sum() + rows.sum()).backward()
+    assert table.grad[:4, 0].tolist() == [1, 1, 3, 1]
 
 
 def test_gradcheck():

@@ -99,6 +99,36 @@ def test_sixteen_bits_are_summed_in_float32(monkeypatch):
     torch.testing.assert_close(inputs[1].grad[0].float(), torch.full((M,), -4000 * (1 - 1 / V)), rtol=0.01, atol=0)
 
 
+def test_a_product_that_adds_to_float32_is_used_where_there_is_one(monkeypatch):
+    """A stand-in for CUDA's, which adds without rounding and without a temporary as large as the weight."""
+    calls = []
+
+    def addmm(total, a, b, *, beta, out_dtype, out):
+        calls.append(beta)
+        assert out is total
+        assert (total.dtype, out_dtype, a.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+        return out.copy_((beta * total.nan_to_num()).double() + a.double() @ b.double())
+
+    hidden, weight, labels = tensors(20, torch.bfloat16)
+    monkeypatch.setattr(module, "CPU_CHUNK_TOKENS", 7)
+    expected = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels, V, 0.1).loss, weight)[0]
+    monkeypatch.setattr(module, "adds_products_in_float32", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "addmm", addmm)
+    found = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels, V, 0.1).loss, weight)[0]
+    assert calls == [0, 1, 1]
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "bytes_each", "num_tokens"),
+    [(250_112, 2, 4096), (250_112, 4, 2048), (32_000, 2, 8192), (128_000, 2, 8192), (2**31, 4, 1)],
+)
+def test_a_chunk_on_a_gpu_is_as_large_as_two_gibibytes_allow(num_rows, bytes_each, num_tokens):
+    found = module.chunk_tokens(num_rows, bytes_each)
+    assert found == num_tokens
+    assert found == 1 or found * num_rows < 2**31  # elements, which some kernels number with 32 bits
+
+
 def test_random_sixteen_bits_are_close_to_float32():
     hidden, weight, labels = tensors(20, torch.bfloat16)
     loss = linear_cross_entropy(hidden, weight, labels, V, 0.1).loss

@@ -82,6 +82,33 @@ def test_it_goes_on_from_restored_moments_and_count(problem, definition):
     np.testing.assert_array_equal(parameter.detach().numpy(), whole)
 
 
+def test_the_count_of_steps_is_read_once(problem, monkeypatch):
+    """On a GPU the host waits for it; without it fairseq's formula would still have its own step."""
+    reads = []
+    read = torch.Tensor.__int__
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda x: reads.append(x) or read(x))
+    start, gradients, rates = problem
+    found = trained("fairseq", start, gradients[:50], rates[:50], 1e-3, 0.1)
+    np.testing.assert_allclose(found, formula("fairseq", start, gradients[:50], rates[:50], 1e-3, 0.1), rtol=1e-10)
+    assert len(reads) == 1
+
+
+def test_a_step_without_gradients_is_none(problem):
+    """torch does not count it either."""
+    start, gradients, rates = problem
+    parameter = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = adam([parameter], BETAS, 1e-3, 0.0, "fairseq")
+    for number, (gradient, rate) in enumerate(zip(gradients[:8], rates[:8], strict=True)):
+        optimizer.param_groups[0]["lr"] = rate
+        if number in (0, 5):
+            parameter.grad = None
+            optimizer.step()
+        parameter.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+    expected = formula("fairseq", start, gradients[:8], rates[:8], 1e-3, 0.0)
+    np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-10)
+
+
 def test_apex_is_refused_where_it_cannot_run(monkeypatch):
     parameters = [torch.nn.Parameter(torch.ones(2))]
     monkeypatch.setattr(dispatch, "apex_is_installed", lambda: False)

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from deltalm_ds.kernels.torch_internals import (
+    adds_products_in_float32,
     flash_attention_backward,
     flash_attention_forward,
     graph_is_kept,
@@ -47,6 +48,43 @@ def test_a_tracer_is_seen() -> None:
     with FakeTensorMode():
         seen.append(is_traced(torch.ones(3)))
     assert seen == [True, True]
+
+
+def _addmm(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, sums: torch.dtype, refuses: bool) -> None:
+    if refuses:
+        raise RuntimeError("self and mat2 must have the same dtype")  # as PyTorch 2.8 and 2.9
+    total.copy_((total.double() + a.double() @ b.double()).to(sums))
+
+
+@pytest.mark.parametrize(
+    ("sums", "refuses", "adds"),
+    [(torch.float32, False, True), (torch.bfloat16, False, False), (torch.float32, True, False)],
+)
+def test_a_product_added_in_float32_is_known_by_its_result(
+    sums: torch.dtype, refuses: bool, adds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    assert not adds_products_in_float32.__wrapped__(cpu, torch.bfloat16)  # CUDA alone
+    monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: _addmm(total, a, b, sums, refuses))
+    assert adds_products_in_float32.__wrapped__(cpu, torch.bfloat16) == adds
+
+
+def test_addmm_takes_the_types_it_is_given() -> None:
+    """By its schema: the sum and the type of the result beside the factors."""
+    names = [argument.name for argument in torch.ops.aten.addmm.dtype_out._schema.arguments]
+    assert names == ["self", "mat1", "mat2", "out_dtype", "beta", "alpha", "out"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA has it alone")
+@pytest.mark.parametrize("beta", [0, 1])
+def test_a_product_is_added_in_float32(beta: int) -> None:
+    device = torch.device("cuda")
+    if not adds_products_in_float32(device, torch.float16):
+        pytest.skip("this PyTorch, or this GPU, has no such product")
+    total = torch.full((40, 24), 0.25 if beta else float("nan"), device=device)
+    factors = torch.full((24, 40), 64.0, device=device, dtype=torch.float16), torch.full_like(total[:24, :24], 64.0)
+    torch.addmm(total, factors[0].T, factors[1].half(), beta=beta, out_dtype=torch.float32, out=total)
+    assert (total == 24 * 4096 + 0.25 * beta).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -262,7 +262,7 @@ def test_loss_holds_one_chunk_of_logits() -> None:
     config = DeltaLMConfig.preset("base", vocabulary_size=250_001)
     table = 250_048 * 768
     assert loss_bytes(config, 4, 100) == 4 * 100 * 250_001 + 8 * table
-    assert loss_bytes(config, 2, 9000) == 2 * 2048 * 250_001 + 6 * table
+    assert loss_bytes(config, 2, 9000) == 2 * 4096 * 250_001 + 6 * table
 
 
 class Square(nn.Module):

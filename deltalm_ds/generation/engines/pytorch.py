@@ -11,6 +11,7 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
@@ -52,6 +53,7 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
     """See `EngineEntry.open`; the threads are this process's."""
     gpu = options.gpu(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     dtype = _dtype(options.dtype, gpu)
+    sum_products_in_float32()
     if gpu is None:
         keep_freed_memory()
     if options.threads:
