@@ -5,7 +5,9 @@ With --to, every row is appended to a file as soon as it is there, so that a run
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,6 +39,29 @@ def keep(arguments: argparse.Namespace, part: str, row: dict[str, Any]) -> dict[
         with open(arguments.to, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     return row
+
+
+def row_of_process(command: Sequence[str], limit: float | None = None, **variables: str) -> dict[str, Any]:
+    """The row that a process of its own prints as its last line; where it fails, a row that says why.
+
+    Args:
+        command: arguments of this Python.
+        limit: seconds after which it is given up.
+        variables: of its environment, beside those of this process.
+    """
+    environment = {**os.environ, **variables}
+    try:
+        worker = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        return {FAILED: f"it took more than {limit:.0f} s"}
+    sys.stderr.write(worker.stderr)
+    if worker.returncode == -signal.SIGKILL:
+        return {FAILED: "killed, as it needs more memory than this machine has"}
+    if worker.returncode:
+        return {FAILED: (worker.stderr.strip().splitlines() or [f"exit code {worker.returncode}"])[-1][:200]}
+    return json.loads(worker.stdout.splitlines()[-1])
 
 
 def _rounded(value: Any) -> Any:

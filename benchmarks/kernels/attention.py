@@ -1,7 +1,7 @@
 """Attention over packed sequences: `make bench-kernels/attention`, with `ARGS=--record` to keep it.
 
-The peers of a CPU get their tensors padded, as models without packing have them: packing costs them nothing here. On a
-GPU FlashAttention-2 and the memory-efficient kernel of PyTorch take packed sequences as ours does, and cuDNN dense ones.
+The peer gets its tensors padded, as models without packing have them: packing costs it nothing here. On a GPU
+FlashAttention-2 and the memory-efficient kernel of PyTorch take packed sequences as ours does, and cuDNN dense ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -100,9 +100,7 @@ def _on_gpu(
     return {"FlashAttention-2": (flash, packed), "memory-efficient": (efficient, packed)}
 
 
-def _dense(
-    lengths_q: Tensor, lengths_k: Tensor, causal: bool, p: float, dtype: torch.dtype
-) -> dict[str, Contender]:
+def _dense(lengths_q: Tensor, lengths_k: Tensor, causal: bool, p: float, dtype: torch.dtype) -> dict[str, Contender]:
     """What is for equal lengths only."""
     if len({*lengths_q.tolist()}) > 1 or len({*lengths_k.tolist()}) > 1:
         return {}
