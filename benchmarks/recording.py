@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.device import DEVICE
 from deltalm_ds.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +33,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def keep(arguments: argparse.Namespace, part: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Show a row on stderr, and append it where --to says, with the part of `make gpu` that it is of."""
-    line = json.dumps({"part": part, **{name: _rounded(value) for name, value in row.items()}}, ensure_ascii=False)
+    """Show a row on stderr, and append it where --to says, with the part of `make gpu` that it is of, and the device."""
+    line = json.dumps(
+        {"part": part, "on": DEVICE.type, **{name: _rounded(value) for name, value in row.items()}}, ensure_ascii=False
+    )
     print(line, file=sys.stderr, flush=True)
     if arguments.to:
         with open(arguments.to, "a", encoding="utf-8") as file:
