@@ -129,14 +129,17 @@ def install(bundle: Path, site: Path, log: IO[str]) -> dict[str, str]:
     if not bundle.is_dir():
         return {}
     wheels = sorted(str(wheel) for wheel in bundle.glob("*.whl"))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    command += ["--disable-pip-version-check", "--target", str(site), *wheels]
-    process = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, text=True)
-    if process.returncode:
-        print(f"{bundle}: its wheels cannot be installed (see {LOG}); going on without them.", file=sys.stderr)
-        return {}
+    if not _pip_install(wheels, site, log):  # one of them is for another Python, say: the others may do
+        left_out = [Path(wheel).name for wheel in wheels if not _pip_install([wheel], site, log)]
+        print(f"not installed (see {LOG}): {', '.join(left_out)}", file=sys.stderr)
     found = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": found, "DELTALM_QUALITY_DATA": str((bundle / "data").resolve())}
+
+
+def _pip_install(wheels: list[str], site: Path, log: IO[str]) -> bool:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    command += ["--disable-pip-version-check", "--target", str(site), *wheels]
+    return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, text=True).returncode == 0
 
 
 def main() -> int:

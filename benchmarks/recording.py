@@ -33,7 +33,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def keep(arguments: argparse.Namespace, part: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Show a row on stderr, and append it where --to says, with the part of `make gpu` that it is of, and the device."""
+    """Show a row on stderr, and append it where --to says, with its part of `make gpu` and the device."""
     line = json.dumps(
         {"part": part, "on": DEVICE.type, **{name: _rounded(value) for name, value in row.items()}}, ensure_ascii=False
     )

@@ -4,6 +4,7 @@ On a CPU two minutes on two cores; thousands of tokens do not fit into 24 GB by 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from benchmarks.device import DEVICE, ON_GPU, TOY
 from benchmarks.kernels.harness import DTYPES, Contender, Work, leaf, main, on_gpu
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.kernels.reference import IGNORED_LABEL
 
 WIDTH, VOCABULARY, ROWS = (32, 515, 576) if TOY else (768, 250_001, 250_048)
 NUM_TOKENS = (8,) if TOY else (8192,) if ON_GPU else (205,)
@@ -25,15 +27,21 @@ def plain(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def _liger(inputs: list[Tensor], labels: Tensor) -> dict[str, Contender]:
-    """Liger's fused loss, which knows no padding rows: its vocabulary has them too."""
+    """Liger's fused loss: as it comes, and with float32 sums, as ours are, in fewer chunks.
 
-    def forward() -> Tensor:
+    It knows no padding rows: its vocabulary has them too.
+    """
+
+    def forward(*options: Any) -> Tensor:
         from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
-        options = (None, None, -100, 0.0, SMOOTHING, "sum")  # bias, weights of tokens, ignored label, z-loss, …
-        return LigerFusedLinearCrossEntropyFunction.apply(*inputs, labels, *options)[0]
+        # without bias and weights of tokens; then the ignored label, and the weight of a z-loss
+        settings = (None, None, IGNORED_LABEL, 0.0, SMOOTHING, "sum", *options)
+        return LigerFusedLinearCrossEntropyFunction.apply(*inputs, labels, *settings)[0]
 
-    return {"Liger": (forward, inputs)}
+    # its softcap and z-loss; dtype of sums; three extras and two choices left alone; its budget of memory, 64 times
+    precise = (None, False, torch.float32, False, False, False, None, None, 64)
+    return {"Liger": (forward, inputs), "Liger, float32 sums": (lambda: forward(*precise), inputs)}
 
 
 def works() -> Iterator[Work]:
