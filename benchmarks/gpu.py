@@ -41,10 +41,10 @@ class Part:
 
 PARTS = {
     "facts": Part("benchmarks.gpu_parts.facts", 40),
-    "check": Part("benchmarks.gpu_parts.tests", 140, ("native",)),
+    "check": Part("benchmarks.gpu_parts.kernel_tests", 140, ("native",)),
     "large": Part("benchmarks.gpu_parts.large", 100),
-    "memcheck": Part("benchmarks.gpu_parts.tests", 140, ("memcheck",)),
-    "racecheck": Part("benchmarks.gpu_parts.tests", 140, ("racecheck",)),
+    "memcheck": Part("benchmarks.gpu_parts.kernel_tests", 140, ("memcheck",)),
+    "racecheck": Part("benchmarks.gpu_parts.kernel_tests", 140, ("racecheck",)),
     "kernels": Part("benchmarks.gpu_parts.kernels", 130),
     "step": Part("benchmarks.train_step", 120),
     "generation": Part("benchmarks.inference", 90),

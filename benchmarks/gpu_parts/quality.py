@@ -65,6 +65,7 @@ def train_run(data: Path, run: Path, engine: str, max_steps: int) -> dict[str, A
         f"validation={{shards: {data / 'dev'}}}",
         f"deepspeed={engine}",
         f"schedule.warmup_steps={max_steps // 4}",
+        "training.matmul_precision=highest",
         f"training.max_steps={max_steps}",
         f"training.save_every={max_steps}",
         f"training.log_every={max(1, max_steps // LOGGED)}",

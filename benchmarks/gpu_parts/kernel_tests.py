@@ -1,8 +1,8 @@
 """The tests of the kernels on the GPU itself: natively, or under a tool of compute-sanitizer.
 
-python -m benchmarks.gpu_parts.tests native
-python -m benchmarks.gpu_parts.tests memcheck      out of bounds, misaligned
-python -m benchmarks.gpu_parts.tests racecheck     races in shared memory
+python -m benchmarks.gpu_parts.kernel_tests native
+python -m benchmarks.gpu_parts.kernel_tests memcheck      out of bounds, misaligned
+python -m benchmarks.gpu_parts.kernel_tests racecheck     races in shared memory
 """
 
 import importlib.util
