@@ -46,7 +46,7 @@ PARTS = {
     "memcheck": Part("benchmarks.gpu_parts.kernel_tests", 140, ("memcheck",)),
     "racecheck": Part("benchmarks.gpu_parts.kernel_tests", 140, ("racecheck",)),
     "kernels": Part("benchmarks.gpu_parts.kernels", 130),
-    "step": Part("benchmarks.train_step", 120),
+    "step": Part("benchmarks.train_step", 150),
     "generation": Part("benchmarks.inference", 90),
     "quality": Part("benchmarks.gpu_parts.quality", 90),
     "sweeps": Part("benchmarks.gpu_parts.sweeps", 80),
@@ -78,10 +78,16 @@ class Run:
             return
         with tempfile.TemporaryDirectory() as scratch:
             start = time.monotonic()
-            started = {name: self._start(name, Path(scratch) / name) for name in names}
-            for name, process in started.items():
-                limit = min(PARTS[name].limit, left) - (time.monotonic() - start)
-                self._end(name, process, limit, start, Path(scratch) / name)
+            started: dict[str, subprocess.Popen[bytes]] = {}
+            try:
+                for name in names:
+                    started[name] = self._start(name, Path(scratch) / name)
+                for name, process in started.items():
+                    limit = min(PARTS[name].limit, left) - (time.monotonic() - start)
+                    self._end(name, process, limit, start, Path(scratch) / name)
+            finally:  # also when this process is told to end
+                for process in started.values():
+                    kill_group(process.pid)
 
     def _start(self, name: str, log: Path) -> "subprocess.Popen[bytes]":
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -99,7 +105,7 @@ class Run:
             code = process.wait(max(limit, 0.0))
         except subprocess.TimeoutExpired:
             reason = f"stopped after {time.monotonic() - start:.0f} s"
-        kill_group(process.pid)  # what is left of it: all of it, or processes that outlived it
+        kill_group(process.pid)  # all of it, or what outlived it
         process.wait()
         output = log.read_text(encoding="utf-8", errors="replace")
         with open(self.out / LOG, "a", encoding="utf-8") as file:
@@ -154,6 +160,7 @@ def main() -> int:
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
         options.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that parts end with it
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as site:

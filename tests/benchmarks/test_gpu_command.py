@@ -1,11 +1,15 @@
 """`python -m benchmarks.gpu`: parts are processes with limits, rows stay, and all of it runs dry on a processor."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import gpu
@@ -20,7 +24,7 @@ def rows_of(out: Path) -> list[dict]:
 
 def run(out: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=gpu.os.environ | variables)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | variables)
 
 
 def assert_all_ran(process: "subprocess.CompletedProcess[str]", out: Path, parts: str) -> list[dict]:
@@ -99,6 +103,15 @@ def test_a_part_that_is_stopped_keeps_its_rows_and_leaves_no_process(part, tmp_p
     assert rows[1]["name"] == "a" and rows[1]["failed"] == "stopped after 3 s"
     state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_command_that_is_ended_leaves_no_part(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--dry"], cwd=ROOT)
+    while not (parts := psutil.Process(process.pid).children()):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(parts, timeout=10)[1] == []
 
 
 def test_a_part_that_fails_says_why(part, tmp_path):
