@@ -87,7 +87,8 @@ class Run:
                     self._end(name, process, limit, start, Path(scratch) / name)
             finally:  # also when this process is told to end
                 for process in started.values():
-                    kill_group(process.pid)
+                    if process.poll() is None:
+                        kill_group(process.pid)
 
     def _start(self, name: str, log: Path) -> "subprocess.Popen[bytes]":
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -132,14 +133,12 @@ def kill_group(pid: int) -> None:
 
 def install(bundle: Path, site: Path, log: IO[str]) -> dict[str, str]:
     """Install the wheels of a bundle into the folder `site`; the environment with which parts find what it has."""
-    if not bundle.is_dir():
-        return {}
     wheels = sorted(str(wheel) for wheel in bundle.glob("*.whl"))
-    if not _pip_install(wheels, site, log):  # one of them is for another Python, say: the others may do
+    if wheels and not _pip_install(wheels, site, log):  # one of them is for another Python, say: the others may do
         left_out = [Path(wheel).name for wheel in wheels if not _pip_install([wheel], site, log)]
         print(f"not installed (see {LOG}): {', '.join(left_out)}", file=sys.stderr)
-    found = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": found, "DELTALM_QUALITY_DATA": str((bundle / "data").resolve())}
+    data = (bundle / "data").resolve()
+    return {"DELTALM_QUALITY_DATA": str(data)} if data.is_dir() else {}
 
 
 def _pip_install(wheels: list[str], site: Path, log: IO[str]) -> bool:
@@ -164,12 +163,14 @@ def main() -> int:
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as site:
-        with open(out / LOG, "a", encoding="utf-8") as log:
-            variables = {} if arguments.dry else install(arguments.bundle, Path(site), log)
+        # ranks do not look into the working directory, and this repository need not be installed
+        variables = {"PYTHONPATH": os.pathsep.join(filter(None, [site, str(ROOT), os.environ.get("PYTHONPATH")]))}
         if arguments.dry:
-            variables = {"DELTALM_BENCHMARKS_TOY": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+            variables |= {"DELTALM_BENCHMARKS_TOY": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         else:
             variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+            with open(out / LOG, "a", encoding="utf-8") as log:
+                variables |= install(arguments.bundle, Path(site), log)
         run = Run(out, variables)
         for stage in STAGES:
             names = [name for name in stage if name in parts]

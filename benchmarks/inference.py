@@ -78,7 +78,7 @@ def main() -> None:
     with TemporaryDirectory(dir=ROOT / "runs", prefix="inference.") as exports:
         failed = _run_worker(exports, "export")
         rows = [
-            keep(arguments, "generation", _row(exports, row, beam, failed.get(row)))
+            keep(arguments, "generation", _row(exports, row, beam, failed.get(row, failed.get(FAILED))))
             for beam in BEAMS
             for row in arguments.rows.split(",")
         ]

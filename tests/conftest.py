@@ -13,7 +13,8 @@ settings.load_profile("deltalm")
 
 def pytest_configure(config: pytest.Config) -> None:
     """The suite is for the processor, also where there are GPUs; `check_fused.py` is what runs on them."""
-    if not any("check_fused" in argument for argument in config.args):
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist: it has the environment of who started it
+    if not is_worker and not any("check_fused" in argument for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -65,7 +65,7 @@ def main() -> None:
 
 def _run(tool: str) -> tuple[str, int | None]:
     """What it prints, and its exit code; None where the time is up."""
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if TOY:
         variables["TRITON_INTERPRET"] = "1"
     elif tool != "native":
