@@ -1,7 +1,9 @@
 """`python -m benchmarks.gpu`: parts are processes with limits, rows stay, and all of it runs dry on a processor."""
 
+import argparse
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -149,3 +151,17 @@ def test_without_a_bundle_nothing_is_installed(tmp_path):
 
 def test_parts_and_stages_name_each_other():
     assert sorted(name for stage in gpu.STAGES for name in stage) == sorted(gpu.PARTS)
+
+
+@pytest.mark.parametrize(
+    ("config", "seen"),
+    [
+        ({"args": ["tests"]}, ""),
+        ({"args": ["tests/kernels/check_fused.py"]}, "3"),
+        ({"args": ["tests"], "workerinput": {}}, "3"),  # of pytest-xdist: whoever started it has decided
+    ],
+)
+def test_the_suite_is_for_the_processor_and_check_fused_for_the_gpu(config, seen, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    runpy.run_path(str(ROOT / "tests" / "conftest.py"))["pytest_configure"](argparse.Namespace(**config))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
