@@ -9,9 +9,9 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -21,7 +21,7 @@ from benchmarks.recording import FAILED, ROOT, keep, parser
 KERNELS = "tests/kernels/check_fused.py"
 NATIVE = (KERNELS, "tests/kernels/test_torch_internals.py", "tests/kernels/test_dispatch.py")
 PROCESSES = 10  # that compile and run side by side
-LIMIT_S = 125.0
+LIMIT_S = {"native": 125.0, "memcheck": 100.0, "racecheck": 100.0}
 # Few tests, as the tools slow them down: every kernel in small blocks and in one type, what the table compares.
 SANITIZED = "small_blocks or (test_table and bfloat16 and not large)"
 # Shared memory, in which alone racecheck looks: reductions of the norm, and tiles of attention.
@@ -70,15 +70,16 @@ def _run(tool: str) -> tuple[str, int | None]:
         variables["TRITON_INTERPRET"] = "1"
     elif tool != "native":
         variables["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # else all tensors are one allocation to the tool
-    process = subprocess.Popen(
-        command(tool), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=variables,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        return process.communicate(timeout=LIMIT_S)[0], process.returncode
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()[0], None
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(command(tool), stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=variables)
+        try:
+            code: int | None = process.wait(LIMIT_S[tool])
+        except subprocess.TimeoutExpired:
+            process.kill()  # those that it started are of our group, and end with it
+            process.wait()
+            code = None
+        output.seek(0)
+        return output.read(), code
 
 
 def _counts(output: str) -> dict[str, int]:

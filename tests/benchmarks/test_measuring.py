@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import os
+import sys
 
 import pytest
 import torch
@@ -149,3 +151,39 @@ def test_the_tools_of_a_gpu_are_read():
     whole = "....F\nFAILED a.py::b - x\n1 failed, 4 passed, 2 skipped in 3.21s\n"
     assert kernel_tests._counts(whole) == {"passed": 4, "skipped": 2, "failed tests": 1}
     assert kernel_tests._counts("...s.F..  [ 10%]\n....\n") == {"passed": 10, "failed tests": 1}
+
+
+@pytest.mark.parametrize(
+    ("tool", "printed", "code", "expected"),
+    [
+        ("memcheck", "4 passed in 9.00s\n========= ERROR SUMMARY: 0 errors", 0, {"errors of the tool": 0, "ok": True}),
+        ("memcheck", "4 passed in 9.00s\n========= ERROR SUMMARY: 2 errors", 9, {"errors of the tool": 2, "ok": False}),
+        (
+            "racecheck",
+            "========= RACECHECK SUMMARY: 3 hazards displayed (1 error, 2 warnings)\n4 passed in 9.00s",
+            9,
+            {"errors of the tool": 3, "ok": False},
+        ),
+        (
+            "memcheck",
+            "1 failed, 4 passed in 9.00s\n========= ERROR SUMMARY: 0 errors",
+            1,
+            {"failed tests": 1, "ok": False},
+        ),
+        ("memcheck", "....\n========= Invalid __global__ write", "sleep", {"errors of the tool": 1, "ended": False}),
+        ("racecheck", "....", "sleep", {"errors of the tool": 0, "ended": False, "ok": True, "passed": 4}),
+    ],
+)
+def test_what_a_sanitizer_says_becomes_a_row(tool, printed, code, expected, tmp_path, monkeypatch):
+    """A stand-in on the PATH, which prints and ends, or is stopped."""
+    ending = "sleep 60" if code == "sleep" else f"exit {code}"
+    script = tmp_path / "compute-sanitizer"
+    script.write_text(f"#!/bin/sh\ncat <<END\n{printed}\nEND\n{ending}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(kernel_tests, "LIMIT_S", {tool: 2.0})
+    monkeypatch.setattr(sys, "argv", ["kernel_tests", tool, "--to", str(tmp_path / "rows.jsonl")])
+    kernel_tests.main()
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert row["what"] == tool
+    assert {name: row[name] for name in expected} == expected
