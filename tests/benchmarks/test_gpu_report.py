@@ -100,25 +100,25 @@ def test_a_processor_measures_no_goal():
 @pytest.mark.parametrize(
     ("worse", "goal"),
     [
-        (of_tool("native", failed=1), "failed tests of the kernel table, float32, float16, bfloat16"),
+        (of_tool("native", failed=1), "failed tests of the kernel table, in three dtypes"),
         (of_tool("memcheck", **{"errors of the tool": 2}), "findings of memcheck"),
         (of_tool("racecheck", ended=False, **{"errors of the tool": 1}), "findings of racecheck"),
         ({"part": "large", "on": "cuda", "what": "b", "ok": False}, "ops wrong at real sizes"),
         ({"part": "large", "on": "cuda", "what": "b", "ok": False, "failed": "no memory"}, "ops wrong at real sizes"),
         (attention("self, dropout 0.0", "memory-efficient", 0.89, 4.0), "attention forward × the best peer"),
         (attention("self, dropout 0.0", "memory-efficient", 1.0, 2.79), "attention backward × the best peer"),
-        (attention("mixed, dropout 0.1", "padded SDPA", 1.0, 2.9), "attention × the best peer, dropout, ragged"),
+        (attention("mixed, dropout 0.1", "padded SDPA", 1.0, 2.9), "attention × the best peer, ragged with dropout"),
         (loss("logits, float16", 23.0, 12000), "loss × plain logits"),
         (loss("logits, float16", 90.0, 9000), "memory of plain logits ÷ the loss's"),
         (loss("Liger, float32 sums", 19.0, 900), "loss × Liger"),
         (norm("65536 tokens, dropout 0.0", 0.79), "norm, share of copy bandwidth"),
-        (step("trainer-bf16 x64", 460_000, 0.44), "MFU at 64 x (512 + 114) tokens"),
-        (step("trainer-bf16 x13", 300_000, 0.24), "MFU at 13 x (512 + 114) = 8,138 tokens"),
-        (step("mbart-bf16 x64", 400_000), "tokens/s × transformers' mBART, 64 sequences"),
-        (generation("pytorch-bfloat16", 4999), "tokens/s, beam 5, bfloat16, 64 sentences"),
-        (generation("huggingface-bfloat16", 6001), "tokens/s × transformers"),
-        (generation("ctranslate2-float16", 6001), "tokens/s × CTranslate2 float16"),
-        ({"part": "quality", "on": "cuda", "what": "curve", "ok": False}, "training runs off the CPU's curve"),
+        (step("trainer-bf16 x64", 460_000, 0.44), "MFU at 64 x (512 + 114) tokens, on an H100"),
+        (step("trainer-bf16 x13", 300_000, 0.24), "MFU at 13 x (512 + 114) tokens, on an H100"),
+        (step("mbart-bf16 x64", 400_000), "step × transformers' mBART, 64 sequences"),
+        (generation("pytorch-bfloat16", 4999), "tokens/s, beam 5, 64 sentences"),
+        (generation("huggingface-bfloat16", 6001), "generation × transformers"),
+        (generation("ctranslate2-float16", 6001), "generation × CTranslate2 float16"),
+        ({"part": "quality", "on": "cuda", "what": "curve", "ok": False}, "training runs off the CPU's losses"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -130,9 +130,9 @@ def test_what_falls_short_is_told(worse, goal):
     ("rows", "goal"),
     [
         (without("Liger"), "loss × Liger"),
-        (without("ctranslate2-float16"), "tokens/s × CTranslate2 float16"),
+        (without("ctranslate2-float16"), "generation × CTranslate2 float16"),
         ([*GOOD, of_tool("racecheck", ended=False, **{"errors of the tool": 0})], "findings of racecheck"),
-        ([row for row in GOOD if row["part"] != "quality"], "training runs off the CPU's curve"),
+        ([row for row in GOOD if row["part"] != "quality"], "training runs off the CPU's losses"),
     ],
 )
 def test_what_was_not_measured_is_neither(rows, goal):
@@ -140,7 +140,10 @@ def test_what_was_not_measured_is_neither(rows, goal):
 
 
 def test_numbers_that_are_not_are_short():
-    assert verdicts([*GOOD, step("trainer-bf16 x64", 1, float("nan"))])["MFU at 64 x (512 + 114) tokens"] == "short"
+    assert (
+        verdicts([*GOOD, step("trainer-bf16 x64", 1, float("nan"))])["MFU at 64 x (512 + 114) tokens, on an H100"]
+        == "short"
+    )
 
 
 def report(directory, *arguments):
