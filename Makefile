@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test test-processors check docs clean
+.PHONY: install demo test test-processors check docs gpu gpu-bundle clean
 
 install: $(INSTALLED)
 
@@ -45,6 +45,15 @@ docs: install
 # make bench-NAME runs benchmarks/NAME.py; make bench-kernels/NAME those of the kernels. Options: ARGS="--record".
 bench-%: install
 	$(BIN)/python -m benchmarks.$(subst /,.,$*) $(ARGS)
+
+# All that needs a GPU, in nine minutes at most: PYTHON has torch with CUDA and pytest; no .venv and no network are needed.
+OUT ?= gpu-results
+gpu:
+	$(PYTHON) -m benchmarks.gpu --out $(OUT) $(ARGS)
+
+# What PYTHON lacks there, as wheels and data: build/gpu-bundle.
+gpu-bundle: install
+	$(BIN)/python -m benchmarks.gpu_bundle $(ARGS)
 
 # Caches and build outputs; .venv, demo/ and runs/ stay.
 clean:

@@ -4,7 +4,8 @@ A model with seeded random weights is exported to every engine's format without 
 make). All translate the same batch of random ids into outputs of a fixed length, so that it does not matter what the
 weights say; output tokens are counted once a sentence, whatever the beam. (CTranslate2 is spared one step in
 --length + 1: it does not score the final `</s>`.) Every row runs in a process of its own: the peak of
-its resident memory includes Python, and file pages of the weights where an engine maps them.
+its resident memory includes Python, and file pages of the weights where an engine maps them. All rows are on one
+device, the GPU where there is one, with memory the GPU's; what cannot run there is a row that says why.
 
     python -m benchmarks.inference                                       base size, vocabulary 250,001, 2 threads
     python -m benchmarks.inference --preset tiny --vocabulary 1000       seconds: is everything in order?
@@ -14,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.recording import ROOT, parser, report
+from benchmarks.device import DEVICE, ON_GPU, TOY, failure, wait
+from benchmarks.recording import FAILED, ROOT, keep, parser, report, row_of_process
 from deltalm_ds.checkpoints.directory import read_config
 from deltalm_ds.export.formats import load_format
 from deltalm_ds.files import write_json
-from deltalm_ds.generation.engines.ctranslate2 import CTranslate2Engine
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.loading import load_engine
@@ -38,7 +38,7 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
-ROWS = (
+CPU_ROWS = (
     "pytorch-float32",  # the one that the others are compared with
     "pytorch-bfloat16",
     "ctranslate2-float32",
@@ -48,7 +48,11 @@ ROWS = (
     "onnx-int8",
     "huggingface-float32",
 )
-BEAMS = (1, 5)
+GPU_ROWS = ("pytorch-bfloat16", "huggingface-bfloat16", "ctranslate2-float16", "pytorch-float32")
+TOY_ROWS = ("pytorch-float32", "huggingface-bfloat16")
+ROWS, SENTENCES = (TOY_ROWS, 2) if TOY else (GPU_ROWS, 64) if ON_GPU else (CPU_ROWS, 16)
+BEAMS = (5,) if TOY else (5, 1) if ON_GPU else (1, 5)  # on a GPU first what a goal is set for
+ROW_LIMIT_S = 60.0  # on a GPU, whose time is short
 MEDIAN_LENGTH, LENGTH_SPREAD, MAX_LENGTH = 24, 0.45, 100  # of the sources: log-normal, as those of news
 
 Search = Callable[[Sequence[Ids], SearchOptions], list[int]]  # gives the lengths of the outputs, without `</s>`
@@ -58,12 +62,12 @@ def main() -> None:
     """Export, run every row, and show the table."""
     options = parser(__doc__)
     options.add_argument("--rows", default=",".join(ROWS), help="which rows, comma-separated")
-    options.add_argument("--preset", default="base", help="size of the model")
-    options.add_argument("--vocabulary", type=int, default=250_001, help="its ids")
-    options.add_argument("--sentences", type=int, default=16, help="in the batch")
-    options.add_argument("--length", type=int, default=32, help="tokens of every output")
-    options.add_argument("--repeats", type=int, default=3, help="timed runs, of which the median counts")
-    options.add_argument("--threads", type=int, default=os.cpu_count(), help="of every engine")
+    options.add_argument("--preset", default="tiny" if TOY else "base", help="size of the model")
+    options.add_argument("--vocabulary", type=int, default=1000 if TOY else 250_001, help="its ids")
+    options.add_argument("--sentences", type=int, default=SENTENCES, help="in the batch")
+    options.add_argument("--length", type=int, default=4 if TOY else 32, help="tokens of every output")
+    options.add_argument("--repeats", type=int, default=1 if TOY else 3, help="timed runs, of which the median counts")
+    options.add_argument("--threads", type=int, default=1 if TOY else os.cpu_count(), help="of every engine")
     options.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # a directory, and "export" or row:beam
     arguments = options.parse_args()
     if arguments.worker:
@@ -72,54 +76,66 @@ def main() -> None:
         return
     (ROOT / "runs").mkdir(exist_ok=True)
     with TemporaryDirectory(dir=ROOT / "runs", prefix="inference.") as exports:
-        _run_worker(exports, "export")
-        rows = [_run_worker(exports, f"{row}:{beam}") for beam in BEAMS for row in _runnable(arguments)]
-    baselines = {row["beam"]: row["tokens/s"] for row in rows if row["engine"] == "pytorch-float32"}
+        failed = _run_worker(exports, "export")
+        rows = [
+            keep(arguments, "generation", _row(exports, row, beam, failed.get(row, failed.get(FAILED))))
+            for beam in BEAMS
+            for row in arguments.rows.split(",")
+        ]
+    baselines = {
+        row["beam"]: row["tokens/s"] for row in rows if row["engine"] == "pytorch-float32" and FAILED not in row
+    }
     for row in rows:
-        row["ratio"] = round(row["tokens/s"] / baselines[row["beam"]], 2) if row["beam"] in baselines else ""
+        if FAILED not in row and row["beam"] in baselines:
+            row["ratio"] = round(row["tokens/s"] / baselines[row["beam"]], 2)
     title = (
-        f"Generation, DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
+        f"Generation on {DEVICE.type}, DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
         f"{arguments.sentences} sentences, {arguments.length} tokens each, {arguments.threads} threads"
     )
     report(arguments, title, " ".join(["python -m benchmarks.inference", *sys.argv[1:]]), rows)
 
 
-def _runnable(arguments: argparse.Namespace) -> list[str]:
-    """The rows asked for without those that this CPU cannot run as they are."""
-    import ctranslate2
-
-    rows = arguments.rows.split(",")
-    native = {f"ctranslate2-{dtype}" for dtype in ctranslate2.get_supported_compute_types("cpu")}
-    left_out = [row for row in rows if row.startswith("ctranslate2") and row not in native]
-    if left_out:
-        print(f"left out, as CTranslate2 cannot run it on this CPU: {', '.join(left_out)}", file=sys.stderr)
-    return [row for row in rows if row not in left_out]
+def _row(directory: str, row: str, beam: int, failed: str | None) -> dict[str, Any]:
+    found = {FAILED: failed} if failed else _run_worker(directory, f"{row}:{beam}")
+    return {"engine": row, "beam": beam, **found}
 
 
 def _run_worker(directory: str, task: str) -> dict[str, Any]:
-    """A task in a process of its own; its result is shown as it comes."""
-    command = [sys.executable, "-m", "benchmarks.inference", *sys.argv[1:], "--worker", directory, task]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
-    print(output.splitlines()[-1], file=sys.stderr, flush=True)
-    return json.loads(output.splitlines()[-1])
+    """A task in a process of its own."""
+    command = ["-m", "benchmarks.inference", *sys.argv[1:], "--worker", directory, task]
+    return row_of_process(command, ROW_LIMIT_S if ON_GPU else None)
 
 
 def _export(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Write one model in every format that a row needs; returns the seconds that each took."""
+    """Write one model in every format that a row needs; returns the rows that cannot run, with the reason."""
     torch.manual_seed(0)
     config = DeltaLMConfig.preset(arguments.preset, vocabulary_size=arguments.vocabulary)
     model = DeltaLM(config).eval()
-    seconds = {}
-    for row in _runnable(arguments):
-        start = time.perf_counter()
+    failed = {}
+    for row in arguments.rows.split(","):
         form, precision = row.split("-")
-        (directory / row).mkdir()
-        _writer(form)(model, None, directory / row, precision)
+        try:
+            _check(form, precision)
+            (directory / row).mkdir()
+            _writer(form)(model, None, directory / row, precision)
+        except Exception as error:  # a package that is missing, or what it says of this device
+            failed[row] = failure(error)
+            continue
         if form != "pytorch":
             sizes = {"vocabulary_size": config.vocabulary_size, "max_positions": config.max_positions}
             write_json(directory / row / "deltalm.json", {"format": form, "precision": precision, **sizes})
-        seconds[row] = round(time.perf_counter() - start, 1)
-    return seconds
+    return failed
+
+
+def _check(form: str, precision: str) -> None:
+    """Raise RuntimeError where an engine cannot run on the device as it is, before anything is written."""
+    if form == "onnx" and ON_GPU:
+        raise RuntimeError("our engine for ONNX runs on a CPU only")
+    if form == "ctranslate2":
+        import ctranslate2
+
+        if precision not in ctranslate2.get_supported_compute_types(DEVICE.type):
+            raise RuntimeError(f"CTranslate2 does not compute in {precision} on this {DEVICE.type}")
 
 
 def _writer(form: str) -> Callable[[DeltaLM, None, Path, str], None]:
@@ -147,54 +163,65 @@ def _measure(arguments: argparse.Namespace, directory: Path, task: str) -> dict[
     for _ in range(arguments.repeats):
         start = time.perf_counter()
         lengths = search(sources, options)
+        wait()
         seconds.append(time.perf_counter() - start)
         assert lengths == [length] * len(sources), f"{row} does other work than was asked for"
     median = sorted(seconds)[len(seconds) // 2]
     return {
-        "engine": row,
-        "beam": int(beam),
         "tokens/s": round(len(sources) * length / median, 1),
-        "seconds": round(median, 2),
+        "seconds": round(median, 3),
+        "ms a step": round(median / (length + 1) * 1e3, 2),
         "spread": round((max(seconds) - min(seconds)) / median, 3),
         "seconds to open": round(seconds_to_open, 1),
-        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak GiB": round(_peak_gib(), 2),
         "file GiB": round(sum(file.stat().st_size for file in (directory / row).iterdir()) / 2**30, 2),
     }
+
+
+def _peak_gib() -> float:
+    """Resident memory; on a GPU all of its memory that is in use, as every engine keeps what it once had."""
+    if ON_GPU:
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _open(directory: Path, row: str, threads: int) -> Search:
     """What searches a batch as the engine does it by itself: without the scores that ours add to its hypotheses."""
     if row.startswith("huggingface"):
         return _open_transformers(directory)
-    if row == "pytorch-bfloat16":
-        return _open_bfloat16(directory)
+    if row.startswith("pytorch"):
+        return _open_pytorch(directory)
     engine = load_engine(directory, threads=threads)
-    if isinstance(engine, CTranslate2Engine):
-        return lambda sources, options: [len(found.hypotheses[0]) for found in engine.search(sources, options)]
-    return _searching(engine)
+    if not row.startswith("ctranslate2"):
+        return _searching(engine)
+    if engine.translator.device != DEVICE.type:
+        raise RuntimeError(f"CTranslate2 was opened on the {engine.translator.device}, and not on the {DEVICE.type}")
+    return lambda sources, options: [len(found.hypotheses[0]) for found in engine.search(sources, options)]
 
 
 def _searching(engine: Engine) -> Search:
     return lambda sources, options: [len(found[0].ids) for found in engine.generate(sources, options)]
 
 
-def _open_bfloat16(directory: Path) -> Search:
-    """Our model in the precision of its file: `load_model` makes it float32."""
+def _open_pytorch(directory: Path) -> Search:
+    """Our model in the precision of its file."""
     with torch.device("meta"):
         model = DeltaLM(read_config(directory))
     model.load_state_dict(load_file(directory / "model.safetensors"), assign=True)
-    return _searching(PyTorchEngine(model))
+    return _searching(PyTorchEngine(model.to(DEVICE)))
 
 
 def _open_transformers(directory: Path) -> Search:
     from transformers import AutoModelForSeq2SeqLM
 
-    model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=True).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=True, dtype="auto").to(DEVICE).eval()
 
     @torch.inference_mode()
     def search(sources: Sequence[Ids], options: SearchOptions) -> list[int]:
         longest = max(map(len, sources)) + 1
-        ids = torch.tensor([[*source, EOS_ID] + [PAD_ID] * (longest - len(source) - 1) for source in sources])
+        rows = [[*source, EOS_ID] + [PAD_ID] * (longest - len(source) - 1) for source in sources]
+        ids = torch.tensor(rows, device=DEVICE)
         outputs = model.generate(
             input_ids=ids,
             attention_mask=(ids != PAD_ID).long(),

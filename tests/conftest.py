@@ -1,5 +1,6 @@
 """Settings and paths of all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ from hypothesis import settings
 # the same examples every time, and no time limits: a slow machine is no failure
 settings.register_profile("deltalm", deadline=None, derandomize=True)
 settings.load_profile("deltalm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The suite is for the processor, also where there are GPUs; `check_fused.py` is what runs on them."""
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist: it has the environment of who started it
+    if not is_worker and not any("check_fused" in argument for argument in config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,22 @@
 """Output projection and loss: `make bench-kernels/linear_cross_entropy`, with `ARGS=--record` to keep it.
 
-Two minutes on two cores; thousands of tokens do not fit into 24 GB by the peers.
+On a CPU two minutes on two cores; thousands of tokens do not fit into 24 GB by the peers.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.harness import DEVICE, DTYPES, Work, leaf, main
+from benchmarks.device import DEVICE, ON_GPU, TOY
+from benchmarks.kernels.harness import DTYPES, Contender, Work, leaf, main, on_gpu
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.kernels.reference import IGNORED_LABEL
 
-WIDTH, VOCABULARY, ROWS = 768, 250_001, 250_048
-NUM_TOKENS = (8192,) if DEVICE.type == "cuda" else (205,)
+WIDTH, VOCABULARY, ROWS = (32, 515, 576) if TOY else (768, 250_001, 250_048)
+NUM_TOKENS = (8,) if TOY else (8192,) if ON_GPU else (205,)
 SMOOTHING = 0.1
 
 
@@ -21,6 +24,24 @@ def plain(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """The same loss from whole logits; torch smooths with the label included, hence the factor."""
     smoothing = SMOOTHING * VOCABULARY / (VOCABULARY - 1)
     return F.cross_entropy(hidden @ weight[:VOCABULARY].T, labels, label_smoothing=smoothing, reduction="sum")
+
+
+def _liger(inputs: list[Tensor], labels: Tensor) -> dict[str, Contender]:
+    """Liger's fused loss: as it comes, and with float32 sums, as ours are, in fewer chunks.
+
+    It knows no padding rows: its vocabulary has them too.
+    """
+
+    def forward(*options: Any) -> Tensor:
+        from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+        # without bias and weights of tokens; then the ignored label, and the weight of a z-loss
+        settings = (None, None, IGNORED_LABEL, 0.0, SMOOTHING, "sum", *options)
+        return LigerFusedLinearCrossEntropyFunction.apply(*inputs, labels, *settings)[0]
+
+    # its softcap and z-loss; dtype of sums; three extras and two choices left alone; its budget of memory, 64 times
+    precise = (None, False, torch.float32, False, False, False, None, None, 64)
+    return {"Liger": (forward, inputs), "Liger, float32 sums": (lambda: forward(*precise), inputs)}
 
 
 def works() -> Iterator[Work]:
@@ -39,6 +60,7 @@ def works() -> Iterator[Work]:
                     for other, x in inputs.items()
                     if other in (dtype, DTYPES[0])
                 },
+                **on_gpu(_liger(ours, labels)),
             }
             name = f"{num_tokens} tokens x {WIDTH}, vocabulary {VOCABULARY:,}, {dtype}"
             yield Work(name, "GFLOP/s", 6 * num_tokens * WIDTH * VOCABULARY, contenders)

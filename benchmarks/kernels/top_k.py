@@ -1,14 +1,17 @@
 """The best continuations of beams: `make bench-kernels/top_k`, with `ARGS=--record` to keep it. No backward."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.harness import DEVICE, Work, main
+from benchmarks.device import DEVICE, ON_GPU, TOY
+from benchmarks.kernels.harness import Contender, Work, main
 from deltalm_ds.kernels.top_k import top_k
 
-SENTENCES, BEAM, PADDING_ROWS = 16, 5, 111
+SENTENCES = 2 if TOY else 64 if ON_GPU else 16
+BEAM, PADDING_ROWS = 5, 111
+VOCABULARY = 515 if TOY else 250_001
 
 
 def work(num_tokens: int, dtype: torch.dtype) -> Work:
@@ -24,14 +27,18 @@ def work(num_tokens: int, dtype: torch.dtype) -> Work:
         log_p[:, 1] = float("-inf")
         return (log_p + beam_scores.view(-1, 1)).view(SENTENCES, -1).topk(2 * BEAM).values
 
-    contenders: dict[str, tuple[Callable[[], Tensor], list[Tensor]]] = {
+    contenders: dict[str, Contender] = {
         "ours": (lambda: top_k(logits, beam_scores, 2 * BEAM, banned).scores, []),
         "eager": (eager, []),
     }
     return Work(f"{num_rows} rows x {num_tokens:,}, {dtype}", "GB/s", logits.numel() * dtype.itemsize, contenders)
 
 
-works = [work(250_001, dtype) for dtype in (torch.float32, torch.bfloat16)]
+def works() -> Iterator[Work]:
+    """Logits of both types."""
+    for dtype in (torch.float32, torch.bfloat16):
+        yield work(VOCABULARY, dtype)
+
 
 if __name__ == "__main__":
-    main("top_k", works)
+    main("top_k", works())
