@@ -56,7 +56,8 @@ _TILES = {
     # 16, 8, 12 warps; 72, 69, 42 KB. Masks take 40 to 100 registers more: without the limit 8 warps of the forward.
     # Keys and values spill at 168 registers with 64 keys, so 8 warps it is, and then the widest products
     (True, "dropout"): (Blocks(128, 64, 8, 128), Blocks(64, 64, 4), Blocks(64, 32, 4, 168)),
-    # 8 warps each: twice the outputs, which twice the warps share; at most 136, 83, 132 KB
+    # Also heads that are no power of two. 8 warps each; at most 136, 83, 132 KB. A head of 128 has twice the outputs,
+    # which twice the warps share
     (True, "wide"): (Blocks(128, 64, 8), Blocks(32, 64, 8), Blocks(64, 64, 8)),
     # 12, 16 (full: 20), 12 warps; 40, 27, 32 KB. Operands of products are in registers
     (False, "plain"): (Blocks(64, 64, 4, 168), Blocks(32, 32, 4), Blocks(64, 32, 4, 168)),
@@ -69,15 +70,16 @@ _TILES = {
 
 def _blocks(q: Tensor, is_dropped: bool) -> tuple[Blocks, Blocks, Blocks]:
     """Of the forward, of the gradients of keys and values, and of the gradient of queries."""
-    is_narrow = q.shape[2] <= 64
     if q.dtype == torch.float32:
         # twice the registers an element, and products without tensor cores where they are exact: the smallest tiles.
         # With a third stage sm_80 would hold 12 warps of the forward instead of 20
-        warps = 4 if is_narrow else 8
+        warps = 4 if q.shape[2] <= 64 else 16  # 8 would hold 255 registers on sm_90, and more outside
         smallest = Blocks(32, 32, 4, num_stages=2)
         return smallest._replace(num_warps=warps), smallest._replace(num_warps=8), smallest
     is_sm_90 = (dispatch.compute_capability(q.device) or (8, 0)) >= (9, 0)
-    return _TILES[is_sm_90, "wide" if not is_narrow else "dropout" if is_dropped else "plain"]
+    if q.shape[2] not in (16, 32, 64):
+        return _TILES[is_sm_90, "wide"]
+    return _TILES[is_sm_90, "dropout" if is_dropped else "plain"]
 
 
 def _constants(q: Tensor, causal: bool, seed: Tensor | None) -> dict[str, Any]:
