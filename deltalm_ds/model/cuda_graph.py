@@ -7,6 +7,7 @@ that after `torch.manual_seed` it draws exactly what the function itself would d
 `replay_prologue`), and moves the offset on by as much.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ class GraphRecorder:
         self._has_graphs = device.type == "cuda"
         if self._has_graphs:
             self._pool = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream(device)
+            self._stream = _side_stream(device)
 
     def warm_up(self, run: Callable[[], None]) -> None:
         """Call `run` before it is recorded: kernels are then compiled and libraries have their workspaces.
@@ -58,3 +59,9 @@ class GraphRecorder:
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             run()
         return graph.replay
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recorders of a device: cuBLAS keeps a workspace for every stream that it has been called on."""
+    return torch.cuda.Stream(device)

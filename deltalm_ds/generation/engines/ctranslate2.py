@@ -93,7 +93,13 @@ class CTranslate2Engine:
         if not sources:
             return []
         named_targets = [[self._tokens[token] for token in target] for target in targets]
-        results = self.translator.score_batch(self._with_eos(sources), named_targets, max_input_length=0)
+        results = self.translator.score_batch(
+            self._with_eos(sources),
+            named_targets,
+            max_batch_size=BATCH_TOKENS["cpu"],  # on a GPU too: it keeps the logits of all tokens of a batch
+            batch_type="tokens",
+            max_input_length=0,
+        )
         return [result.log_probs for result in results]
 
     def _with_eos(self, sources: Sequence[Ids]) -> list[list[str]]:
