@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 MULTIPLE = 32  # libraries that compile a matrix product for its shape then meet the same shapes again and again
-TAIL_LENGTH = 64  # longest sequence of padding: attention over it stays cheap
+TAIL_LENGTH = 32  # longest sequence of padding: attention over it stays cheap, and any model has so many positions
 FEWEST_SEQUENCES = 16  # of a shape on the ladder
 RUNGS = 8  # of the ladder in an octave: a side grows by an eighth at most, by a sixteenth on average
 
