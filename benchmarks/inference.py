@@ -123,7 +123,7 @@ def _export(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
             continue
         if form != "pytorch":
             sizes = {"vocabulary_size": config.vocabulary_size, "max_positions": config.max_positions}
-            write_json(directory / row / "deltalm.json", {"format": form, **sizes})
+            write_json(directory / row / "deltalm.json", {"format": form, "precision": precision, **sizes})
     return failed
 
 
