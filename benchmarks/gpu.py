@@ -159,6 +159,8 @@ def main() -> int:
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
         options.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if not arguments.dry and not _has_gpu():
+        options.error(f"{sys.executable} has no torch that sees a GPU: name another with make PYTHON=…, or give --dry")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that parts end with it
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -177,6 +179,13 @@ def main() -> int:
             if names:
                 run.stage(names)
     return _summary(out)
+
+
+def _has_gpu() -> bool:
+    """In a process of its own: this one leaves the GPU, and all packages, to the parts."""
+    return (
+        subprocess.run([sys.executable, "-c", "import torch; torch.cuda.init()"], capture_output=True).returncode == 0
+    )
 
 
 def _summary(out: Path) -> int:

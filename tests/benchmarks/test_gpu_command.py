@@ -80,6 +80,12 @@ def test_an_unknown_part_is_refused(tmp_path):
     assert "there is no part stpe; there are facts, check" in process.stderr
 
 
+def test_without_a_gpu_it_is_refused(tmp_path):
+    process = run(tmp_path / "out", CUDA_VISIBLE_DEVICES="")
+    assert process.returncode == 2
+    assert "has no torch that sees a GPU" in process.stderr and not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def part(tmp_path, monkeypatch):
     """A part made of the source of a module, which gets `--to FILE`; returns the rows of a run of it."""
