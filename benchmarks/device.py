@@ -14,10 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deltalm_ds.kernels.precision import sum_products_in_float32
+
 TOY_VARIABLE = "DELTALM_BENCHMARKS_TOY"  # set: sizes that show in seconds on a CPU whether everything runs
 TOY = bool(os.environ.get(TOY_VARIABLE))
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not TOY else "cpu")
 ON_GPU = DEVICE.type == "cuda"
+sum_products_in_float32()  # as training and generation do
 
 SPIN_HZ = 2e9  # cycles a second that no GPU exceeds, so that a spin lasts as long as asked for, or longer
 LONGEST_SPIN_S = 0.05

@@ -213,10 +213,15 @@ def engine(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[],
 
 
 def trainer(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[], None], int]:
-    """The step of `deltalm train`, from the batch on the host to the updated weights."""
+    """The step of `deltalm train`, from the batch on the host to the updated weights; on a GPU by CUDA graphs."""
+    from deltalm_ds.data.padding import on_ladder
+    from deltalm_ds.training.graphs import GraphedForward
     from deltalm_ds.training.step import LossSums, train_step
 
     ds_engine, num_parameters = _ds_engine(dtype)
+    if ON_GPU:
+        ds_engine.module.forward = GraphedForward(ds_engine.module)
+        batch = batch.padded(on_ladder, pinned=True)
     sums = LossSums(1, DEVICE)
 
     def step() -> None:

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.harness import DEVICE, DTYPES, Work, leaf, main
+from benchmarks.device import DEVICE, TOY
+from benchmarks.kernels.harness import DTYPES, Work, leaf, main
 from deltalm_ds.kernels.embedding import shared_embedding
 
-WIDTH, ROWS = 768, 250_112
+WIDTH, ROWS = (32, 576) if TOY else (768, 250_112)
+NUM_TOKENS = (64,) if TOY else (512, 16_384)
 Uses = Callable[..., tuple[Tensor, ...]]
 
 
@@ -29,7 +31,7 @@ def works() -> Iterator[Work]:
     """Source and target of a micro-batch; the table's gradient is written by the output layer's, and the rows read."""
     for dtype in DTYPES:
         table = leaf(ROWS, WIDTH, dtype=dtype)
-        for num_tokens in (512, 16_384):
+        for num_tokens in NUM_TOKENS:
             tokens = tokens_of(num_tokens), tokens_of(num_tokens // 4)
 
             def uses(function: Uses, tokens: tuple[Tensor, ...] = tokens, table: Tensor = table) -> Tensor:

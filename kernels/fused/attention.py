@@ -12,7 +12,6 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from deltalm_ds.kernels import dispatch
@@ -20,6 +19,7 @@ from deltalm_ds.kernels.attention_inputs import unpacked
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.attention_kernels import forward_kernel, grad_key_value_kernel, grad_query_kernel
+from deltalm_ds.kernels.fused.sizes import next_power_of_2
 
 MAX_HEAD_DIM = 128
 LOG2_E = math.log2(math.e)
@@ -91,7 +91,7 @@ def _constants(q: Tensor, causal: bool, seed: Tensor | None) -> dict[str, Any]:
         "HAS_DROPOUT": seed is not None,
         "PRECISION": "ieee" if exact else "tf32",
         "HEAD_DIM": head_dim,
-        "DIMS": max(16, triton.next_power_of_2(head_dim)),
+        "DIMS": max(16, next_power_of_2(head_dim)),
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
+from deltalm_ds.kernels.fused.sizes import cdiv, next_power_of_2
 
 TILE = 1024  # elements of a program: eight a thread of four warps
 
@@ -38,9 +39,9 @@ def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
     """x: [T, M], contiguous."""
     num_rows, num_columns = x.shape
     y = torch.empty_like(x)
-    columns = min(max(16, triton.next_power_of_2(num_columns)), TILE)
+    columns = min(max(16, next_power_of_2(num_columns)), TILE)
     rows = TILE // columns
-    grid = (triton.cdiv(num_rows, rows), triton.cdiv(num_columns, columns))
+    grid = (cdiv(num_rows, rows), cdiv(num_columns, columns))
     _kernel[grid](
         x, seed, y, num_rows, num_columns, threshold(p), scale(p), ROWS=rows, COLUMNS=columns, num_warps=4
     )  # fmt: skip

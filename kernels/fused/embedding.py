@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.fused.sizes import cdiv
+
 ROWS, COLUMNS = 32, 128  # of a tile: 32 numbers a thread of 4 warps, four loads of 16 bytes in flight in 16 bits
 
 
@@ -57,7 +59,7 @@ def add_rows_(table: Tensor, rows: Tensor, values: Tensor) -> None:
     if not values.numel():
         return
     sorted_rows, order = torch.sort(rows, stable=True)
-    _kernel[(num_entries, triton.cdiv(num_columns, COLUMNS))](
+    _kernel[(num_entries, cdiv(num_columns, COLUMNS))](
         table, sorted_rows, order, values, table.stride(0), values.stride(0), num_entries, num_columns,
         ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
+from deltalm_ds.kernels.fused.sizes import cdiv
 from deltalm_ds.kernels.fused.strip_sums import add_strips
 
 ROWS, COLUMNS = 4, 256  # tile of a program: eight elements a thread of four warps
@@ -101,7 +102,7 @@ def _forward(
     hidden = x @ weight_in.T
     num_rows, num_columns = hidden.shape
     activation = torch.empty_like(hidden)
-    _forward_kernel[(triton.cdiv(num_rows, ROWS), triton.cdiv(num_columns, COLUMNS))](
+    _forward_kernel[(cdiv(num_rows, ROWS), cdiv(num_columns, COLUMNS))](
         hidden, bias_in, seed, activation, num_rows, num_columns, threshold(p), scale(p),
         HAS_DROPOUT=seed is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
     )  # fmt: skip
@@ -124,11 +125,11 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight_in, bias_in, weight_out, bias_out."""
     num_rows, num_columns = hidden.shape
-    num_strips = min(NUM_STRIPS, triton.cdiv(num_rows, ROWS))
+    num_strips = min(NUM_STRIPS, cdiv(num_rows, ROWS))
     grad_activation = grad @ weight_out
     activation, grad_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
     strip_sums = hidden.new_empty(1, num_strips, num_columns, dtype=torch.float32)
-    _backward_kernel[(num_strips, triton.cdiv(num_columns, COLUMNS))](
+    _backward_kernel[(num_strips, cdiv(num_columns, COLUMNS))](
         grad_activation, hidden, bias_in, seed, activation, grad_hidden, strip_sums,
         num_rows, num_columns, threshold(p), scale(p),
         HAS_DROPOUT=seed is not None, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,

@@ -11,6 +11,7 @@ from torch import Tensor
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dropout_mask import scale, threshold
 from deltalm_ds.kernels.fused.philox import keep_mask
+from deltalm_ds.kernels.fused.sizes import cdiv, next_power_of_2
 from deltalm_ds.kernels.fused.strip_sums import add_strips
 
 # Rows are summed in so many strips at most, on any device: the sums' order is always the same. An A100 holds as many
@@ -117,7 +118,7 @@ def _backward_kernel(
 
 def _tile(num_columns: int) -> dict[str, int]:
     """Tile and warps of both kernels, for rows of any width."""
-    columns = max(16, triton.next_power_of_2(num_columns))  # a whole row: its mean is made inside one program
+    columns = max(16, next_power_of_2(num_columns))  # a whole row: its mean is made inside one program
     rows = max(1, TILE // columns)  # short rows share a program, so that it has work for its threads
     # a row of a model is one warp's: 32 elements a thread, sums without barriers, and one Philox call for 16 elements
     # (in four warps two threads make each; the backward then takes 1.4 times as many instructions)
@@ -133,7 +134,7 @@ def _forward(
     y = torch.empty_like(x)
     mean, rstd = (x.new_empty(num_rows, dtype=torch.float32) for _ in range(2))
     tile = _tile(num_columns)
-    _forward_kernel[(triton.cdiv(num_rows, tile["ROWS"]),)](
+    _forward_kernel[(cdiv(num_rows, tile["ROWS"]),)](
         x, residual, weight, bias, seed, y, mean, rstd, num_rows, num_columns, eps, threshold(p), scale(p),
         HAS_RESIDUAL=residual is not None, HAS_DROPOUT=seed is not None, **tile,
     )  # fmt: skip
@@ -158,7 +159,7 @@ def _backward(
     """Gradients of residual (the sum's), x (empty where nothing is dropped: the same), weight and bias ([2, M])."""
     num_rows, num_columns = x.shape
     tile = _tile(num_columns)
-    num_strips = min(NUM_STRIPS, triton.cdiv(num_rows, tile["ROWS"]))
+    num_strips = min(NUM_STRIPS, cdiv(num_rows, tile["ROWS"]))
     grad_sum = torch.empty_like(x)
     grad_x = torch.empty_like(x) if seed is not None else x.new_empty(0)
     strip_sums = x.new_empty(2, num_strips, num_columns, dtype=torch.float32)

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.fused.sizes import next_power_of_2
+
 BLOCK = 4096  # logits of a row that a program holds at once: eight a thread of its 16 warps, 16 bytes in 16 bits
 LOWEST = tl.constexpr(-1e30)  # below any logit, and yet a difference of two such is no nan
 
@@ -112,6 +114,6 @@ def losses_and_grad_(
     _kernel[(num_rows,)](
         logits, labels, token_loss, token_nll,
         logits.stride(0), num_columns, vocabulary_size, target_weight, smoothing_each,
-        IGNORED_LABEL=ignored_label, BLOCK=max(vector, min(BLOCK, triton.next_power_of_2(num_columns))),
+        IGNORED_LABEL=ignored_label, BLOCK=max(vector, min(BLOCK, next_power_of_2(num_columns))),
         VECTOR=vector, num_warps=16,
     )  # fmt: skip

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deltalm_ds.kernels.fused.sizes import cdiv
+
 STRIPS, COLUMNS = 256, 16  # tile of a program: 64 bytes of a row, and many programs where columns are few
 
 
@@ -36,7 +38,7 @@ def add_strips(strip_sums: Tensor, dtype: torch.dtype) -> Tensor:
     """strip_sums [K, strips, C], float32 and contiguous, added up over the strips and then rounded: [K, C]."""
     num_sums, num_strips, num_columns = strip_sums.shape
     total = strip_sums.new_empty(num_sums, num_columns, dtype=dtype)
-    _add_strips_kernel[(triton.cdiv(num_columns, COLUMNS), num_sums)](
+    _add_strips_kernel[(cdiv(num_columns, COLUMNS), num_sums)](
         strip_sums, total, num_strips, num_columns, STRIPS=STRIPS, COLUMNS=COLUMNS, num_warps=4
     )  # fmt: skip
     return total

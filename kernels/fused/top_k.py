@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deltalm_ds.kernels.custom_op import CustomOp
+from deltalm_ds.kernels.fused.sizes import cdiv, next_power_of_2
 
 BLOCK = 128  # logits that stand for each other by their largest: few enough maxima, and little to read again
 TILE = 4096  # logits of a program: 16 a thread of its 8 warps
@@ -130,7 +131,7 @@ def _row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) ->
     num_rows, num_columns = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     banned = banned.contiguous()
-    num_tiles = triton.cdiv(num_columns, TILE)
+    num_tiles = cdiv(num_columns, TILE)
     num_blocks = num_tiles * (TILE // BLOCK)
     maxima, highest, total, scores = (
         logits.new_empty(num_rows, size, dtype=torch.float32) for size in (num_blocks, num_tiles, num_tiles, num)
@@ -143,8 +144,8 @@ def _row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) ->
     )  # fmt: skip
     _row_kernel[(num_rows,)](
         logits, banned, only, maxima, highest, total, scores, tokens, *sizes, num_blocks, num,
-        HAS_ONLY=only is not None, BLOCK=BLOCK, TILES=triton.next_power_of_2(num_tiles),
-        BLOCKS=triton.next_power_of_2(num_blocks), CANDIDATES=triton.next_power_of_2(num), num_warps=8,
+        HAS_ONLY=only is not None, BLOCK=BLOCK, TILES=next_power_of_2(num_tiles),
+        BLOCKS=next_power_of_2(num_blocks), CANDIDATES=next_power_of_2(num), num_warps=8,
     )  # fmt: skip
     return scores, tokens
 
