@@ -167,7 +167,7 @@ def test_when_micro_batches_are_recorded(changes, backend, device, reason, make_
 def runs(tmp_path_factory, make_run, run_on_ranks):
     """Pairs of runs on two ranks, the second with graphs; masks of the reference backend do not depend on padding."""
     directory = tmp_path_factory.mktemp("graphs")
-    many = {"min_micro_batches": 3}
+    many = {"tokens_per_step": 120, "min_micro_batches": 3}
     cases = {
         "zero1": {"deepspeed": "fp32_zero1", "batch": many},
         "zero2": {"deepspeed": "fp32_zero2", "batch": many},
