@@ -76,7 +76,13 @@ def _backend(op: Op, device: torch.device, dtype: torch.dtype, has_dropout: bool
 
 
 def choose(op: Op, capability: tuple[int, int] | None, dtype: torch.dtype, has_dropout: bool = False) -> Choice:
-    """The backend of an op for tensors of `dtype` on a device of this compute capability (None: not a GPU).
+    """The backend of an op, and why.
+
+    Args:
+        op: one of the table.
+        capability: compute capability of the tensors' device, None where it is no GPU.
+        dtype: theirs.
+        has_dropout: whether elements are dropped.
 
     Raises:
         InputError: as `implementation`.

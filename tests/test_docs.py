@@ -55,7 +55,7 @@ def undescribed(source: str) -> list[str]:
     for function in public_functions(ast.parse(source)):
         arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
         names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
-        is_kernel = any("triton.jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+        is_kernel = any("jit" in ast.unparse(decorator) for decorator in function.decorator_list)
         is_described = re.search(r"^Args:|see `", ast.get_docstring(function) or "", re.MULTILINE) is not None
         if len(names) > FEW_ARGUMENTS and not is_kernel and not is_described:
             found.append(f"line {function.lineno}: {function.name}({', '.join(names)})")

@@ -12,7 +12,7 @@ from deltalm_ds.kernels.fused.philox import keep_mask
 SEQUENCES = tl.constexpr(512)  # whose lengths a program reads at once; a batch may have more
 
 
-def _kernel(function):
+def _jit(function):
     """A kernel that is compiled once for batches of every size, of a given form.
 
     Triton would compile again for numbers that are 1 or a multiple of 16, and for tensors that begin at a multiple of
@@ -77,7 +77,7 @@ def _visible(queries, keys, num_queries, num_keys, CAUSAL: tl.constexpr):
     return visible
 
 
-@_kernel
+@_jit
 def forward_kernel(
     # read: q [Tq, H, D]; k, v [Tk, H, D]; cumulative lengths of queries and keys, [B + 1] int32 each; seed [1] int64
     q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, seed_ptr,
@@ -132,7 +132,7 @@ def forward_kernel(
     tl.store(log_total_ptr + head * total_queries + start_q + rows, log_total, mask=rows < num_queries)
 
 
-@_kernel
+@_jit
 def grad_query_kernel(
     # read: q [Tq, H, D]; k, v [Tk, H, D]; out and its gradient [Tq, H, D]
     q_ptr, k_ptr, v_ptr, out_ptr, grad_ptr,
@@ -189,7 +189,7 @@ def grad_query_kernel(
     _store_rows(grad_q_ptr + head * HEAD_DIM, stride_grad_q_row, start_q, rows, num_queries, dims, grad_q, HEAD_DIM)
 
 
-@_kernel
+@_jit
 def grad_key_value_kernel(
     # read: q [Tq, H, D]; k, v [Tk, H, D]; the gradient of out [Tq, H, D]
     q_ptr, k_ptr, v_ptr, grad_ptr,

@@ -1,4 +1,4 @@
-"""Count what Triton would compile of the ops of training for many micro-batches: `python count_compilations.py`.
+"""Count what Triton would compile of ops for many micro-batches, or steps of a search: `python count_compilations.py`.
 
 The real host code runs under a driver that only names an architecture; nothing is compiled or run. Prints a JSON
 object: op -> how many kernels, forward and backward, in the forms that a training has.
@@ -17,6 +17,7 @@ from deltalm_ds.kernels.attention import cross_attention, self_attention
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.feed_forward import feed_forward
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
+from deltalm_ds.kernels.top_k import top_k
 
 NUM_BATCHES, MOST_TOKENS = 400, 300
 MOST_SEQUENCES, LONGEST = 600, 64
@@ -67,11 +68,19 @@ def feed_forwards() -> list[Tensor]:
     return [feed_forward(*inputs, p) for p in (0.0, 0.1)]
 
 
+def searches() -> list[Tensor]:
+    """Any number of banned tokens, which become more with every step."""
+    logits, num_banned = torch.empty(10, 3000), below(40)
+    found = top_k(logits, torch.empty(2, 5), 10, torch.ones(10, num_banned, dtype=torch.int64))
+    return [found.scores]
+
+
 OUTPUTS: dict[str, Callable[[], list[Tensor]]] = {
     "attention": attentions,
     "layer_norm": norms,
     "feed_forward": feed_forwards,
     "dropout": lambda: [dropout(empty(below(MOST_TOKENS), M), 0.1)],
+    "top_k": searches,
 }
 
 
@@ -89,7 +98,8 @@ def main() -> None:
         compiled.clear()
         for _ in range(NUM_BATCHES):
             for out in outputs():
-                out.backward(torch.empty_like(out))
+                if out.requires_grad:
+                    out.backward(torch.empty_like(out))
         counts[op] = len(compiled)
     print(json.dumps(counts))
 

@@ -64,10 +64,10 @@ def test_the_recorded_table_is_of_this_code() -> None:
 
 def test_no_number_of_tokens_or_sequences_is_compiled_again() -> None:
     """One kernel a form and direction in 400 micro-batches: attention three (causal or not), the norm and the FFN two
-    and one that adds up strips, dropout one for both directions."""
+    and one that adds up strips, dropout one for both directions; a search two, for any number of bans."""
     process = subprocess.run([sys.executable, COUNT], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    expected = {"attention": 2 * 3, "layer_norm": 3 * 2 + 1, "feed_forward": 2 * 2 + 1, "dropout": 1}
+    expected = {"attention": 2 * 3, "layer_norm": 3 * 2 + 1, "feed_forward": 2 * 2 + 1, "dropout": 1, "top_k": 2}
     assert json.loads(process.stdout) == expected
 
 

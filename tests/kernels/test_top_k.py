@@ -1,9 +1,6 @@
 """The best continuations of beams: the torch path against the definition, and the definition against plain Python."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -46,36 +43,6 @@ def test_a_forced_token_may_be_a_banned_one(backend: str, monkeypatch: pytest.Mo
     found = top_k.top_k(logits, torch.zeros(1, 1), 2, banned, only=torch.tensor([1]))
     assert found.tokens[0, 0] == 1
     assert found.scores.tolist() == [[pytest.approx(math.log(0.5)), -math.inf]]
-
-
-COMPILATIONS = """
-import torch
-import triton
-from compile_launches import NamedTarget
-from triton.runtime.jit import JITFunction
-from deltalm_ds.kernels.fused.top_k import row_top_k
-
-triton.runtime.driver.set_active(NamedTarget(90))
-run, compiled = JITFunction.run, set()
-
-def compile_only(self, *args, grid, warmup, **options):
-    kernel = run(self, *args, grid=grid, warmup=True, **options)
-    compiled.add((kernel.metadata.name, kernel.hash))
-
-JITFunction.run = compile_only
-logits = torch.zeros(3, 5000)
-for num_banned in (1, 2, 16, 33):
-    row_top_k(logits, 10, torch.ones(3, num_banned, dtype=torch.int64), None)
-print(len(compiled))
-"""
-
-
-def test_one_compilation_serves_any_number_of_bans() -> None:
-    """Repeated n-grams, which are banned, become more with every step: none waits for a compiler."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    command = [sys.executable, "-c", COMPILATIONS]
-    process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    assert process.stdout == "2\n", process.stderr
 
 
 def test_damaged_logits_give_no_possible_continuation() -> None:

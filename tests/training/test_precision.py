@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deltalm_ds.generation.engines import pytorch
+from deltalm_ds.generation.interface import EngineOptions
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.training import trainer
@@ -51,5 +52,5 @@ def test_training(monkeypatch: pytest.MonkeyPatch, make_recipe, tmp_path: Path) 
 def test_generation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=20))
     monkeypatch.setattr(pytorch, "load_model", lambda directory: model)
-    pytorch.open_engine(tmp_path, threads=0)
+    pytorch.open_engine(tmp_path, EngineOptions())
     assert_sums_are_float32()
