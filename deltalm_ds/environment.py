@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 import deltalm_ds
+from deltalm_ds import linear_choice
 from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
 from deltalm_ds.kernels.table import OPS
+from deltalm_ds.processor import processor_name
 
 PACKAGES = (
     "torch",
@@ -34,11 +36,12 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory, "sm": [gpu.major, gpu.minor]} for gpu in gpus],
         "kernels": _kernels(),
+        "linear": linear_choice.record(),
     }
 
 
@@ -59,12 +62,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()

@@ -1,5 +1,7 @@
 """What kernels use of PyTorch that is not public, each in one function; `test_torch_internals.py` guards them."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -60,3 +62,20 @@ def efficient_attention(
         int(causal),  # the mask's type; 1 is causal, counted from the first key
         compute_log_sumexp=torch.is_grad_enabled(),
     )[0][0]
+
+
+@functools.cache
+def has_onednn_linear(dtype: torch.dtype) -> bool:
+    """Whether `onednn_linear` is there and computes in this dtype on this processor."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, with_gelu: bool = False) -> Tensor:
+    """x · weightᵀ + bias by oneDNN, then GELU in the erf form where asked; CPU alone, without gradients.
+
+    x [T, K] is copied where its rows are not contiguous; weight [N, K] is read where it is, whatever its strides.
+    """
+    epilogue, form = ("gelu", "none") if with_gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, epilogue, [], form)

@@ -27,8 +27,8 @@ CONFINED = {
 LEVELS = (
     {"errors", "allocator", "progress", "arrays", "token_ids"},
     {"files", "lines", "kernels", "processor", "languages"},
-    {"model", "runs", "environment"},
-    {"vocabulary", "report"},
+    {"model", "runs", "linear_choice"},
+    {"vocabulary", "report", "environment"},
     {"checkpoints", "data"},
     {"generation", "data_tools"},
     {"evaluation", "export"},
