@@ -12,6 +12,7 @@ from deltalm_ds import linear_choice
 from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.processor import processor_name
+from deltalm_ds.threads import waiting_threads
 
 PACKAGES = (
     "torch",
@@ -39,6 +40,7 @@ def environment() -> dict[str, Any]:
         "processor": processor_name(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "waiting_threads": waiting_threads(),
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory, "sm": [gpu.major, gpu.minor]} for gpu in gpus],
         "kernels": _kernels(),
         "linear": linear_choice.record(),

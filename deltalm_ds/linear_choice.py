@@ -67,8 +67,8 @@ def find_rates(model: nn.Module, products: Iterable[str], known: Rates | None = 
                 write_json(path, {**memory, machine(): {**memory.get(machine(), {}), **rates}})
     except OSError as error:
         print(
-            f"deltalm: {_memory()} cannot be written ({error.strerror or error}): PyTorch computes every product, though "
-            "another library may be faster. XDG_CACHE_HOME names another place.",
+            f"deltalm: {_memory()} cannot be written ({error.strerror or error}): PyTorch computes every product, even "
+            "where another library is faster. XDG_CACHE_HOME names another place.",
             file=sys.stderr,
         )
         return {}

@@ -19,6 +19,7 @@ import psutil
 import torch
 
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
+from deltalm_ds.threads import let_waiting_threads_sleep
 from deltalm_ds.training.collectives import STARTED_BY
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
@@ -133,6 +134,7 @@ def _devices(num_ranks: int) -> list[str]:
 def _environment(num_ranks: int) -> dict[str, str]:
     """The ranks share the cores, find this Python first, and no module of the working directory in front of others."""
     environment = os.environ.copy()
+    let_waiting_threads_sleep(environment)
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONSAFEPATH", "1")  # Python 3.11 and later: a user's queue.py is not the library's

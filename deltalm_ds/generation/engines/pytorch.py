@@ -9,6 +9,7 @@ from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
+from deltalm_ds.linear_choice import use_fastest
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
@@ -42,4 +43,6 @@ def open_engine(directory: Path, threads: int) -> PyTorchEngine:
     """See `EngineEntry.open`; on the GPU where there is one. `threads` are this process's."""
     if threads:
         torch.set_num_threads(threads)
-    return PyTorchEngine(load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+    use_fastest(model, ["forward"])
+    return PyTorchEngine(model)
