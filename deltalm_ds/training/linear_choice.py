@@ -18,8 +18,8 @@ from deltalm_ds.training.collectives import first_fault, of_all_ranks
 def choose_for_all_ranks(model: nn.Module, run: Path) -> None:
     """Let every rank use what rank 0 chooses for this model; nothing to do on a GPU. A collective.
 
-    A run that goes on keeps what it recorded, as other libraries round differently. Where it cannot, because the machine,
-    the number of threads or DELTALM_LINEAR is another one, rank 0 says so, and events.jsonl has it.
+    A run that goes on keeps what it recorded, as other libraries round differently. Where it cannot, because machine,
+    number of threads or DELTALM_LINEAR is another one, rank 0 says so, and events.jsonl has it.
 
     Raises:
         InputError: the ranks do not agree on DELTALM_LINEAR, or it names no library.
@@ -38,17 +38,16 @@ def choose_for_all_ranks(model: nn.Module, run: Path) -> None:
 
 
 def _check_settings() -> None:
-    fault = None
+    own, fault = None, None
     try:
-        settings = of_all_ranks(setting())
+        own = setting()
     except InputError as error:
-        settings, fault = of_all_ranks(None), str(error)
-    if len(set(settings)) > 1 and fault is None:
-        fault = (
-            f"DELTALM_LINEAR differs between the ranks: {', '.join(map(str, settings))}. Set it alike on every host."
-        )
+        fault = str(error)
     if (first := first_fault(fault)) is not None:
         raise InputError(first)
+    settings = of_all_ranks(own)
+    if len(set(settings)) > 1:
+        raise InputError(f"DELTALM_LINEAR differs between ranks: {', '.join(settings)}. Set it alike on every host.")
 
 
 def _recorded(run: Path) -> dict[str, Any]:
