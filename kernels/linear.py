@@ -107,29 +107,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if _needs_gradient(x, weight, bias):
         return _Linear.apply(x, weight, bias)
-    return _contender("forward", len(x), weight)(x, weight, bias)
+    return CONTENDERS[_contender("forward", len(x), weight)](x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x · weightᵀ + bias) in the erf form; in one pass where the library can and no gradient is needed."""
     is_plain = _is_torchs_alone(x, weight) or _needs_gradient(x, weight, bias)
-    if is_plain or _contender("forward", len(x), weight) is not onednn_linear:
+    if is_plain or _contender("forward", len(x), weight) != "onednn":
         return F.gelu(linear(x, weight, bias))
     return onednn_linear(x, weight, bias, with_gelu=True)
 
 
-def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """grad · weight, the gradient of a layer's input; not differentiable. grad: [T, N]; weight: [N, K] -> [T, K]."""
-    if _is_torchs_alone(grad, weight):
-        return grad.mm(weight)
-    return _contender("input_gradient", len(grad), weight)(grad, weight.T, None)
+def input_gradient(grad: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """grad · weight, the gradient of a layer's input; not differentiable.
+
+    grad: [T, N]; weight: [N, K] -> [T, K], which is `out` where that is given.
+    """
+    name = "torch" if _is_torchs_alone(grad, weight) else _contender("input_gradient", len(grad), weight)
+    if name == "torch":
+        return torch.mm(grad, weight, out=out)
+    found = CONTENDERS[name](grad, weight.T, None)
+    return found if out is None else out.copy_(found)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """gradᵀ · x, the gradient of `weight` [N, K]; not differentiable. grad: [T, N]; x: [T, K] -> [N, K]."""
-    if _is_torchs_alone(grad, weight):
-        return grad.T.mm(x)
-    return _contender("weight_gradient", len(grad), weight)(grad.T, x.T, None)
+    name = "torch" if _is_torchs_alone(grad, weight) else _contender("weight_gradient", len(grad), weight)
+    return CONTENDERS[name](grad.T, x.T, None)
 
 
 class _Linear(torch.autograd.Function):
@@ -138,7 +142,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _contender("forward", len(x), weight)(x, weight, bias)
+        return CONTENDERS[_contender("forward", len(x), weight)](x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -166,9 +170,9 @@ def _needs_gradient(*inputs: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
-def _contender(product: str, num_tokens: int, weight: Tensor) -> Callable[..., Tensor]:
-    name = setting()
-    if name == AUTO:
-        layer = Layer(weight.shape[0], weight.shape[1], weight.dtype)
-        name = _in_use.others.get(class_of(product, num_tokens, layer), "torch")
-    return CONTENDERS[name]
+def _contender(product: str, num_tokens: int, weight: Tensor) -> str:
+    forced = setting()
+    if forced != AUTO:
+        return forced
+    layer = Layer(weight.shape[0], weight.shape[1], weight.dtype)
+    return _in_use.others.get(class_of(product, num_tokens, layer), "torch")

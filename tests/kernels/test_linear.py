@@ -144,15 +144,11 @@ def test_gelu_with_and_without_gradient(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The contenders in the order of their calls."""
-    made: list[str] = []
-
-    def noting(name: str, multiply: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *x: made.append(name) or multiply(*x)
-
-    for name, multiply in CONTENDERS.items():
-        monkeypatch.setitem(CONTENDERS, name, noting(name, multiply))
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of the left operand in each call of oneDNN."""
+    made: list[tuple[int, ...]] = []
+    multiply = CONTENDERS["onednn"]
+    monkeypatch.setitem(CONTENDERS, "onednn", lambda a, b, bias: made.append(tuple(a.shape)) or multiply(a, b, bias))
     return made
 
 
@@ -161,7 +157,7 @@ needs_two = pytest.mark.skipif(len(contenders(torch.float32)) == 1, reason="PyTo
 
 @needs_two
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_each_class_is_served_by_its_fastest(calls: list[str], product: str) -> None:
+def test_each_class_is_served_by_its_fastest(calls: list[tuple[int, ...]], product: str) -> None:
     """Here one product of few tokens is faster by oneDNN, and nothing else."""
     layer = Layer(48, 32, torch.float32)
     use({class_of(product, 1, layer): {"torch": 100.0, "onednn": 104.0}})
@@ -169,16 +165,24 @@ def test_each_class_is_served_by_its_fastest(calls: list[str], product: str) -> 
     for tokens, expected in ((MANY_TOKENS, [product]), (MANY_TOKENS + 1, [])):
         calls.clear()
         linear(torch.randn(tokens, 32, requires_grad=True), weight, bias).sum().backward()
-        order = ["forward", "input_gradient", "weight_gradient"]
-        assert calls == ["onednn" if name in expected else "torch" for name in order]
+        left = {"forward": (tokens, 32), "input_gradient": (tokens, 48), "weight_gradient": (48, tokens)}
+        assert calls == [left[name] for name in expected]
 
 
 @needs_two
-def test_what_needs_no_gradient_is_not_computed(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_no_gradient_is_not_computed(calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "onednn")
     weight = torch.randn(48, 32, requires_grad=True)
     linear(torch.randn(5, 32), weight).sum().backward()
-    assert calls == ["onednn"] * 2
+    assert calls == [(5, 32), (48, 5)]  # forward and weight
+
+
+@pytest.mark.parametrize("name", contenders(torch.float32))
+def test_a_result_goes_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(VARIABLE, name)
+    grad, weight, out = torch.randn(9, 33), torch.randn(33, 40), torch.empty(12, 40)
+    assert input_gradient(grad, weight, out=out[3:]).data_ptr() == out[3:].data_ptr()
+    assert_close(out[3:], grad.double() @ weight.double())
 
 
 def test_only_what_is_clearly_faster_is_taken() -> None:
@@ -204,7 +208,7 @@ def test_an_output_layer_is_one_class_with_and_without_its_padding_rows() -> Non
     ],
 )
 def test_where_nothing_is_chosen(
-    calls: list[str], monkeypatch: pytest.MonkeyPatch, call: Callable[[Tensor, Tensor], Any]
+    calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, call: Callable[[Tensor, Tensor], Any]
 ) -> None:
     """Under torch.compile, in other types, for no tokens, in other shapes, on other devices: torch's own function."""
     monkeypatch.setenv(VARIABLE, "onednn")
