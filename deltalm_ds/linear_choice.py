@@ -101,8 +101,9 @@ def machine() -> str:
 
 def _layers(model: nn.Module) -> list[Layer]:
     """The linear layers of different shapes, the output layer with the token table among them, largest first."""
-    dtype = next(model.parameters()).dtype
-    if torch.cuda.is_available() or len(contenders(dtype)) == 1:
+    weight = next(model.parameters())
+    dtype = weight.dtype
+    if weight.device.type != "cpu" or len(contenders(dtype)) == 1:
         return []
     shapes = {(module.out_features, module.in_features) for module in model.modules() if isinstance(module, nn.Linear)}
     shapes |= {(m.num_embeddings, m.embedding_dim) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -119,9 +120,10 @@ def _read(path: Path) -> dict[str, Rates]:
     if not path.exists():
         return {}
     try:
-        return read_json(path)
+        memory = read_json(path)
     except InputError:
         return {}
+    return memory if isinstance(memory, dict) else {}
 
 
 @contextmanager

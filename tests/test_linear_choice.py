@@ -110,9 +110,10 @@ def test_a_forced_library_needs_no_measurement(
     assert record()["setting"] == name
 
 
-def test_a_damaged_memory_is_made_anew(measured: list[str], cache: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_damaged_memory_is_made_anew(measured: list[str], cache: Path, content: str) -> None:
     cache.parent.mkdir()
-    cache.write_text("{")
+    cache.write_text(content)
     rates = find_rates(Model(), ["forward"])
     assert json.loads(cache.read_text()) == {machine(): rates}
 

@@ -15,8 +15,10 @@ from deltalm_ds.runs.events import record_event
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
 
 
-def choose_for_all_ranks(model: nn.Module, run: Path) -> None:
+def choose_for_all_ranks(model: nn.Module, device: torch.device, run: Path) -> None:
     """Let every rank use what rank 0 chooses for this model; nothing to do on a GPU. A collective.
+
+    On a GPU the weights may lie in the host's memory all the same, so it is asked for the device that computes.
 
     A run that goes on keeps what it recorded, as other libraries round differently. Where it cannot, because machine,
     number of threads or DELTALM_LINEAR is another one, rank 0 says so, and events.jsonl has it.
@@ -24,7 +26,7 @@ def choose_for_all_ranks(model: nn.Module, run: Path) -> None:
     Raises:
         InputError: the ranks do not agree on DELTALM_LINEAR, or it names no library.
     """
-    if torch.cuda.is_available():
+    if device.type != "cpu":
         return
     _check_settings()
     before = _recorded(run) if distributed.get_rank() == 0 else {}

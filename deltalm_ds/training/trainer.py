@@ -52,7 +52,7 @@ class Trainer:
         check_prepared(self.inputs, run)
         self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
         self.state.inputs = self.inputs.identity
-        choose_for_all_ranks(self.ds_engine.module, run)
+        choose_for_all_ranks(self.ds_engine.module, torch.device(self.ds_engine.device), run)
         self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
         self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
         self.rates, self.note = Rates(), ""

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(len(contenders(torch.float32)) == 1, reason="PyT
 RANK = """
 import json, sys
 from pathlib import Path
+import torch
 from torch import distributed, nn
 from deltalm_ds import linear_choice
 from deltalm_ds.files import write_json
@@ -29,7 +30,7 @@ distributed.init_process_group("gloo")
 rank, run = distributed.get_rank(), Path(sys.argv[1])
 linear_choice.measure = lambda cases: {name: {"torch": 2.0, "onednn": 1.0 + 2 * (rank == 0)} for name in cases}
 try:
-    choose_for_all_ranks(nn.Linear(256, 512), run)
+    choose_for_all_ranks(nn.Linear(256, 512), torch.device("cpu"), run)
     found = in_use()
 except Exception as error:
     found = str(error)
