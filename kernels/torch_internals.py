@@ -73,9 +73,13 @@ def has_onednn_linear(dtype: torch.dtype) -> bool:
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, with_gelu: bool = False) -> Tensor:
-    """x · weightᵀ + bias by oneDNN, then GELU in the erf form where asked; CPU alone, without gradients.
+    """x · weightᵀ + bias by oneDNN; CPU alone, without gradients.
 
-    x [T, K] is copied where its rows are not contiguous; weight [N, K] is read where it is, whatever its strides.
+    Args:
+        x: [T, K], of a dtype that `has_onednn_linear`; copied where it is not contiguous.
+        weight: [N, K], read where it is, whatever its strides.
+        bias: [N].
+        with_gelu: put GELU in the erf form behind it.
     """
     epilogue, form = ("gelu", "none") if with_gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, epilogue, [], form)
