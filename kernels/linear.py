@@ -158,7 +158,7 @@ class _Linear(torch.autograd.Function):
 
 def _is_torchs_alone(x: Tensor, weight: Tensor) -> bool:
     """Whether there is nothing to choose: not a CPU's, nobody else computes it, or somebody looks on."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_traced(x):
+    if not x.is_cpu or torch.compiler.is_compiling() or is_traced(x):
         return True
     if x.dim() != 2 or not len(x) or x.dtype != weight.dtype or not has_onednn_linear(x.dtype):
         return True
