@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 import deltalm_ds
+from deltalm_ds import linear_choice
 from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
 from deltalm_ds.kernels.table import OPS
+from deltalm_ds.processor import processor_name
+from deltalm_ds.threads import waiting_threads
 
 PACKAGES = (
     "torch",
@@ -37,12 +40,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "waiting_threads": waiting_threads(),
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory, "sm": [gpu.major, gpu.minor]} for gpu in gpus],
         "gpu_allocator": {name: os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ},
         "kernels": _kernels(),
+        "linear": linear_choice.record(),
     }
 
 
@@ -63,12 +68,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()

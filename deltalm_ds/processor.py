@@ -1,10 +1,21 @@
-"""What a processor can compute in, where no GPU does the work, and what a GPU computes slowly."""
+"""What the processor is and can compute in, where no GPU does the work, and what a GPU computes slowly."""
 
+import platform
 import sys
 
 import torch
 
 from deltalm_ds.errors import InputError
+
+
+def processor_name() -> str:
+    """Its name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
 
 
 def native_bfloat16() -> bool:

@@ -3,13 +3,13 @@
 Legend: T tokens, M model dim, F ffn dim.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltalm_ds.kernels import reference
 from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.dropout_mask import draw_seed
+from deltalm_ds.kernels.linear import linear, linear_gelu
 
 
 def feed_forward(
@@ -39,8 +39,8 @@ def feed_forward(
 def _torch(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor, dropout_p: float
 ) -> Tensor:
-    hidden = F.gelu(F.linear(x, weight_in, bias_in))  # [T, F]; in the erf form, as fairseq
-    return F.linear(dropout(hidden, dropout_p), weight_out, bias_out)
+    hidden = linear_gelu(x, weight_in, bias_in)  # [T, F]; in the erf form, as fairseq
+    return linear(dropout(hidden, dropout_p), weight_out, bias_out)
 
 
 def _triton(

@@ -12,6 +12,7 @@ from torch import Tensor
 from deltalm_ds.kernels import reference
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dispatch import Op, implementation
+from deltalm_ds.kernels.linear import input_gradient, linear
 from deltalm_ds.kernels.reference import IGNORED_LABEL
 from deltalm_ds.kernels.torch_internals import adds_products_in_float32, graph_is_kept
 
@@ -112,7 +113,7 @@ def _forward(
     for start in range(0, len(hidden), num_tokens):
         chunk = slice(start, start + num_tokens)
         grad_logits = losses_and_grad(
-            hidden[chunk] @ used_weight.T,
+            linear(hidden[chunk], used_weight),
             labels[chunk],
             vocabulary_size,
             label_smoothing,
@@ -120,7 +121,7 @@ def _forward(
             token_nll[chunk],
         )
         if needs_hidden:
-            torch.mm(grad_logits, used_weight, out=grad_hidden[chunk])
+            input_gradient(grad_logits, used_weight, out=grad_hidden[chunk])
         if needs_weight:
             _add_product_(grad_weight[: len(used_weight)], grad_logits.T, hidden[chunk], is_first=start == 0)
         del grad_logits  # before the next chunk's are made

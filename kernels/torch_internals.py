@@ -149,3 +149,24 @@ def flash_attention_backward(
     return torch.ops.aten._flash_attention_backward(
         grad, q, k, v, out, log_total, *lengths, dropout_p, causal, masks, unused
     )
+
+
+@functools.cache
+def has_onednn_linear(dtype: torch.dtype) -> bool:
+    """Whether `onednn_linear` is there and computes in this dtype on this processor."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, with_gelu: bool = False) -> Tensor:
+    """x · weightᵀ + bias by oneDNN; CPU alone, without gradients.
+
+    Args:
+        x: [T, K], of a dtype that `has_onednn_linear`; copied where it is not contiguous.
+        weight: [N, K], read where it is, whatever its strides.
+        bias: [N].
+        with_gelu: put GELU in the erf form behind it.
+    """
+    epilogue, form = ("gelu", "none") if with_gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, epilogue, [], form)

@@ -20,6 +20,7 @@ import torch
 
 from deltalm_ds.environment import ALLOCATOR_VARIABLES
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
+from deltalm_ds.threads import let_waiting_threads_sleep
 from deltalm_ds.training.collectives import STARTED_BY
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
@@ -137,6 +138,7 @@ def _environment(num_ranks: int) -> dict[str, str]:
     On GPUs their memory is in segments that grow: micro-batches of ever new sizes leave no holes too small to use.
     """
     environment = os.environ.copy()
+    let_waiting_threads_sleep(environment)
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONSAFEPATH", "1")  # Python 3.11 and later: a user's queue.py is not the library's

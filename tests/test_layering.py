@@ -25,10 +25,10 @@ CONFINED = {
 }
 # The folders and modules of deltalm_ds from the ground up: each imports lower levels only, lazily or not.
 LEVELS = (
-    {"errors", "allocator", "progress", "arrays", "token_ids"},
+    {"errors", "allocator", "progress", "arrays", "token_ids", "threads"},
     {"files", "lines", "kernels", "processor", "languages"},
-    {"model", "runs", "environment"},
-    {"vocabulary", "report"},
+    {"model", "runs", "linear_choice"},
+    {"vocabulary", "report", "environment"},
     {"checkpoints", "data"},
     {"generation", "data_tools"},
     {"evaluation", "export"},

@@ -12,6 +12,7 @@ import typer
 from deltalm_ds.cli import data, evaluation, export, models, recipe, training, translation, vocab
 from deltalm_ds.errors import InputError, os_error_sentence
 from deltalm_ds.files import naming_full_disk
+from deltalm_ds.threads import let_waiting_threads_sleep
 
 app = typer.Typer(
     help="Train and ship DeltaLM-style multilingual sequence-to-sequence models.",
@@ -42,6 +43,7 @@ for verb in (
 
 def main() -> None:
     """Entry point: a user's mistake is one message and an exit code, never a traceback."""
+    let_waiting_threads_sleep()  # before a verb imports torch
     try:
         try:
             _prepare_streams()

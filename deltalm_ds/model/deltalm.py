@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from deltalm_ds.kernels.embedding import shared_embedding
+from deltalm_ds.kernels.linear import linear
 from deltalm_ds.kernels.linear_cross_entropy import CrossEntropy, linear_cross_entropy
 from deltalm_ds.model.cache import DecoderCache
 from deltalm_ds.model.config import DeltaLMConfig
@@ -126,7 +127,7 @@ class DeltaLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the real vocabulary. hidden: [..., M] -> [..., V]."""
-        return hidden @ self.token_embedding.weight[: self.config.vocabulary_size].T
+        return linear(hidden, self.token_embedding.weight[: self.config.vocabulary_size])
 
     def start_decoding(self, source: PackedSequences) -> DecoderCache:
         """Encode the source and prepare step-by-step decoding."""

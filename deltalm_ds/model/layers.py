@@ -10,9 +10,18 @@ from deltalm_ds.kernels.attention import cross_attention, decode_attention, self
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.feed_forward import feed_forward
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
+from deltalm_ds.kernels.linear import linear
 from deltalm_ds.model.cache import CrossAttentionCache, SelfAttentionCache
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.packing import PackedSequences
+
+
+class Linear(nn.Linear):
+    """PyTorch's layer, multiplied by the fastest library of a CPU where one was chosen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [T, K] -> [T, N]."""
+        return linear(x, self.weight, self.bias)
 
 
 class PostNorm(nn.Module):
@@ -52,8 +61,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: DeltaLMConfig, causal: bool) -> None:
         super().__init__()
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
         self.norm = PostNorm(config)
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.causal, self.dropout = causal, config.attention_dropout
@@ -78,9 +87,9 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: DeltaLMConfig) -> None:
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key_value = Linear(config.hidden_size, 2 * config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
         self.norm = PostNorm(config)
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.dropout = config.attention_dropout
@@ -126,8 +135,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: DeltaLMConfig) -> None:
         super().__init__()
-        self.input = nn.Linear(config.hidden_size, config.ffn_size)
-        self.output = nn.Linear(config.ffn_size, config.hidden_size)
+        self.input = Linear(config.hidden_size, config.ffn_size)
+        self.output = Linear(config.ffn_size, config.hidden_size)
         self.norm = PostNorm(config)
         self.dropout = config.activation_dropout
 

@@ -36,6 +36,7 @@ from deltalm_ds.training.deepspeed_engine import initialize
 from deltalm_ds.training.graphs import GraphedForward, reason_against_graphs
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
+from deltalm_ds.training.linear_choice import choose_for_all_ranks
 from deltalm_ds.training.prepare import check_prepared
 from deltalm_ds.training.records import Rates, loss_record
 from deltalm_ds.training.step import LossSums, train_step
@@ -58,6 +59,7 @@ class Trainer:
         self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
         self.to_shape = self._record_micro_batches()
         self.state.inputs = self.inputs.identity
+        choose_for_all_ranks(self.ds_engine.module, torch.device(self.ds_engine.device), run)
         self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
         self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
         self.rates, self.note = Rates(), ""

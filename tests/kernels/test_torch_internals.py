@@ -12,7 +12,9 @@ from deltalm_ds.kernels.torch_internals import (
     flash_attention_backward,
     flash_attention_forward,
     graph_is_kept,
+    has_onednn_linear,
     is_traced,
+    onednn_linear,
     softmax_backward,
 )
 
@@ -168,3 +170,21 @@ def test_the_efficient_kernel_is_attention(causal: bool) -> None:
     found = attention.OP.torch((q, k, v), Lengths(cu, cu), causal, 0.0)
     expected = reference.attention(q.double(), k.double(), v.double(), cu, cu, causal, 0.0, None)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=4e-3)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_onednn_multiplies_what_it_is_given(dtype: torch.dtype) -> None:
+    assert has_onednn_linear(torch.float32), (
+        "PyTorch has another name or place for it: kernels/linear.py lost a library"
+    )
+    if not has_onednn_linear(dtype):
+        pytest.skip("this processor has no bfloat16")
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(size, dtype=dtype) for size in ((5, 48), (48, 64), (64,)))
+    expected = x.double() @ weight.double() + bias.double()
+    tolerance = 16 * torch.finfo(dtype).eps * 8  # of sums of about 8
+    torch.testing.assert_close(onednn_linear(x, weight.T, bias).double(), expected, rtol=0, atol=tolerance)
+    gelu = torch.nn.functional.gelu(expected)
+    torch.testing.assert_close(onednn_linear(x, weight.T, bias, with_gelu=True).double(), gelu, rtol=0, atol=tolerance)
+    assert not has_onednn_linear(torch.float64)

@@ -15,6 +15,7 @@ import torch
 from deltalm_ds.environment import environment as recorded_environment
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch import local
+from deltalm_ds.threads import SET_BY_USERS
 
 FAKE = Path(__file__).with_name("fake_launcher.py")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -178,6 +179,7 @@ def test_ranks_share_the_cores(num_ranks, monkeypatch):
     assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // num_ranks)
     assert (environment["PYTHONSAFEPATH"], environment["DELTALM_STARTED_BY"]) == ("1", str(os.getpid()))
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert any(name in environment for name in SET_BY_USERS)  # ranks that wait do not take the others' cores
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert local._environment(num_ranks)["OMP_NUM_THREADS"] == "7"
 

@@ -12,6 +12,7 @@ from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
 from deltalm_ds.kernels.precision import sum_products_in_float32
+from deltalm_ds.linear_choice import use_fastest
 from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
@@ -58,7 +59,9 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
         keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
-    return PyTorchEngine(load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype))
+    model = load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype)
+    use_fastest(model, ["forward"])
+    return PyTorchEngine(model)
 
 
 def _dtype(name: str | None, gpu: int | None) -> torch.dtype:

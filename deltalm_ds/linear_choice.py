@@ -1,0 +1,135 @@
+"""Which library multiplies matrices on this machine's processor: measured once, remembered in the user's cache.
+
+`use_fastest` is for entry points that run a model in one process; training agrees on one choice for all its ranks.
+"""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.files import read_json, write_json
+from deltalm_ds.kernels.linear import (
+    AUTO,
+    PRODUCTS,
+    SMALL_WEIGHT,
+    Layer,
+    Rates,
+    contenders,
+    fastest,
+    in_use,
+    setting,
+    use,
+)
+from deltalm_ds.kernels.linear_rates import classes, measure
+from deltalm_ds.processor import processor_name
+
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # environment: instructions that the libraries may use
+
+
+def use_fastest(model: nn.Module, products: Iterable[str] = PRODUCTS) -> None:
+    """Let the fastest library compute this model's linear layers from now on; nothing to do on a GPU.
+
+    Args:
+        model: of its final dtype, and torch of its final number of threads.
+        products: those that will be needed; a search needs `forward` alone.
+    """
+    use(find_rates(model, products))
+
+
+def find_rates(model: nn.Module, products: Iterable[str], known: Rates | None = None) -> Rates:
+    """The rates of this model's products: those that are known or remembered, the others measured and remembered.
+
+    Nothing on a GPU and where DELTALM_LINEAR forces a library. Nothing, so that PyTorch computes everything, also where
+    rates cannot be remembered: they would differ from process to process, and with them the last bits of results.
+    """
+    layers = _layers(model)
+    if setting() != AUTO or not layers:
+        return {}
+    needed = classes(layers, products)
+    rates = dict(known or {})
+    if needed.keys() <= rates.keys():
+        return {name: rates[name] for name in needed}
+    try:
+        with _locked_memory() as path:  # two processes measure one after the other, and the second need not any more
+            memory = _read(path)
+            rates = {**memory.get(machine(), {}), **rates}
+            missing = {name: case for name, case in needed.items() if name not in rates}
+            if missing:
+                rates |= measure(missing)
+                write_json(path, {**memory, machine(): {**memory.get(machine(), {}), **rates}})
+    except OSError as error:
+        print(
+            f"deltalm: {_memory()} cannot be written ({error.strerror or error}): PyTorch computes every product, even "
+            "where another library is faster. XDG_CACHE_HOME names another place.",
+            file=sys.stderr,
+        )
+        return {}
+    return {name: rates[name] for name in needed}
+
+
+def record() -> dict[str, Any]:
+    """What serves linear layers on this processor: the setting, and each class measured, as plain JSON."""
+    rates = in_use() or _read(_memory()).get(machine(), {})
+    products = [{"product": name, "by": fastest(of_class), **of_class} for name, of_class in rates.items()]
+    return {"setting": setting(), "machine": machine(), "unit": "GFLOP/s", "products": products}
+
+
+def rates_of_record(recorded: dict[str, Any]) -> Rates:
+    """The rates of a `record`, if it was made on a machine like this one, in as many threads."""
+    if recorded.get("machine") != machine():
+        return {}
+    return {
+        row["product"]: {name: rate for name, rate in row.items() if name not in ("product", "by")}
+        for row in recorded["products"]
+    }
+
+
+def machine() -> str:
+    """What rates depend on besides the product: processor, instructions, threads, PyTorch, precision of float32."""
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    parts = [processor_name(), torch.backends.cpu.get_cpu_capability(), *limits, f"{torch.get_num_threads()} threads"]
+    return ", ".join([*parts, f"torch {torch.__version__}", f"float32 {torch.get_float32_matmul_precision()}"])
+
+
+def _layers(model: nn.Module) -> list[Layer]:
+    """The linear layers of different shapes, the output layer with the token table among them, largest first."""
+    weight = next(model.parameters())
+    dtype = weight.dtype
+    if weight.device.type != "cpu" or len(contenders(dtype)) == 1:
+        return []
+    shapes = {(module.out_features, module.in_features) for module in model.modules() if isinstance(module, nn.Linear)}
+    shapes |= {(m.num_embeddings, m.embedding_dim) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return [Layer(*shape, dtype) for shape in sorted(shapes, reverse=True) if shape[0] * shape[1] >= SMALL_WEIGHT]
+
+
+def _memory() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "deltalm_ds" / "linear.json"
+
+
+def _read(path: Path) -> dict[str, Rates]:
+    """What is remembered; nothing if there is no file, or a damaged one, which the next measurement replaces."""
+    if not path.exists():
+        return {}
+    try:
+        memory = read_json(path)
+    except InputError:
+        return {}
+    return memory if isinstance(memory, dict) else {}
+
+
+@contextmanager
+def _locked_memory() -> Iterator[Path]:
+    path = _memory()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path

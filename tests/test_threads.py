@@ -1,0 +1,43 @@
+"""Waiting threads sleep where our entry points start, unless the user wants it otherwise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deltalm_ds.threads import SET_BY_USERS, let_waiting_threads_sleep, waiting_threads
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SET_BY_USERS:
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+
+
+def test_they_sleep() -> None:
+    assert waiting_threads() == "spin"
+    let_waiting_threads_sleep()
+    assert waiting_threads() == "OMP_WAIT_POLICY=passive"
+
+
+@pytest.mark.parametrize("name", SET_BY_USERS)
+def test_a_users_setting_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    let_waiting_threads_sleep()
+    assert waiting_threads() == f"{name}=1"
+
+
+def test_the_command_line_sets_it_before_openmp_starts() -> None:
+    """OMP_DISPLAY_ENV makes the OpenMP library print what it read when it was loaded."""
+    environment = {name: value for name, value in os.environ.items() if name not in SET_BY_USERS}
+    environment |= {"OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", "from deltalm_ds.cli import main; main()", "env"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "waiting_threads: OMP_WAIT_POLICY=passive" in process.stdout
+    shown = [line for line in process.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
+    if not shown:
+        pytest.skip("this OpenMP library shows no settings")
+    assert all("PASSIVE" in line.upper() for line in shown)
