@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from benchmarks.device import DEVICE, ON_GPU, best_seconds, copy_rate, peak_rate
 from benchmarks.recording import keep, parser, report, row_of_process
 from benchmarks.train_step_kinds import MAKERS, SIZE, VOCABULARY, Parts, make_batch
 from deltalm_ds.allocator import keep_freed_memory
+from deltalm_ds.kernels.linear import CONTENDERS, contenders
 
 ADAM_BYTES = 28  # a parameter: gradient, weight and two moments read, the last three written
 ROW_LIMIT_S = 60.0  # on a GPU, whose time is short
@@ -174,16 +176,18 @@ def _products(scale: int) -> Counter[tuple[int, int, int, int]]:
 
 
 def _products_seconds(scale: int, dtype: torch.dtype) -> float:
-    """Every product timed alone, the operands in the layout of a linear layer."""
+    """Every product timed alone, the operands in the layout of a linear layer, by the library that is fastest at it."""
     total = 0.0
     for (batch, m, k, n), times in _products(scale).items():
         a = torch.randn(batch, m, k, device=DEVICE).to(dtype)
-        b = torch.randn(batch, n, k, device=DEVICE).to(dtype).transpose(1, 2)
+        b = torch.randn(batch, n, k, device=DEVICE).to(dtype)
         out = torch.empty(batch, m, n, dtype=dtype, device=DEVICE)
-        multiply = (lambda a=a[0], b=b[0], out=out[0]: torch.mm(a, b, out=out)) if batch == 1 else (
-            lambda a=a, b=b, out=out: torch.bmm(a, b, out=out)
-        )  # fmt: skip
-        total += times * best_seconds(multiply, 0.02 if ON_GPU else 0.15)
+        ways: list[Callable[[], object]] = [partial(torch.bmm, a, b.transpose(1, 2), out=out)]
+        if batch == 1:
+            ways = [partial(torch.mm, a[0], b[0].T, out=out[0])]
+            if not ON_GPU:
+                ways += [partial(CONTENDERS[name], a[0], b[0], None) for name in contenders(dtype) if name != "torch"]
+        total += times * min(best_seconds(way, 0.02 if ON_GPU else 0.15) for way in ways)
     return total
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.device import DEVICE, ON_GPU, TOY
 from deltalm_ds.data.collation import Batch
+from deltalm_ds.linear_choice import use_fastest
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
@@ -113,6 +114,7 @@ def bare(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[], N
     model, batch = SIZE.model(), batch.to(DEVICE)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     update = _Update(model, dtype)
+    use_fastest(model)
 
     def step() -> None:
         with parts.timed("forward"):
@@ -192,7 +194,9 @@ def _ds_engine(dtype: torch.dtype) -> tuple[Any, int]:
     name = "fp32_zero1" if dtype == torch.float32 else "bf16_zero1"
     model = SIZE.model()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return initialize(model, load_recipe(recipe_path("cldr_en_de"), [f"deepspeed={name}"])), num_parameters
+    ds_engine = initialize(model, load_recipe(recipe_path("cldr_en_de"), [f"deepspeed={name}"]))
+    use_fastest(ds_engine.module)
+    return ds_engine, num_parameters
 
 
 def engine(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[], None], int]:
