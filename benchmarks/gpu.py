@@ -89,6 +89,7 @@ class Run:
                 for process in started.values():
                     if process.poll() is None:
                         kill_group(process.pid)
+                        process.wait()
 
     def _start(self, name: str, log: Path) -> "subprocess.Popen[bytes]":
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -97,7 +98,8 @@ class Run:
         with open(log, "wb") as file:
             return subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
-                env=os.environ | self._variables, start_new_session=True,
+                # unbuffered: the log of a stopped part is whole, and the last line of one that fails is its error
+                env=os.environ | self._variables | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
             )  # fmt: skip
 
     def _end(self, name: str, process: "subprocess.Popen[bytes]", limit: float, start: float, log: Path) -> None:
