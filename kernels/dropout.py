@@ -21,16 +21,16 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def _torch(x: Tensor, p: float) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    return x * keep_scale(x, p)
+    return x * keep_mask(x, p).mul_(scale(p))
 
 
-def keep_scale(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """What dropout multiplies x by, 0 or the scale, in the shape and dtype of x: eight random bits an element."""
+def keep_mask(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
+    """1 where an element of x stays and 0 elsewhere, in the shape and dtype of x: eight random bits an element."""
     words = torch.randint(  # `random_` would stop torch.compile
         -(2**63), 2**63 - 1, (-(-x.numel() // 8),), generator=generator, dtype=torch.int64, device=x.device
     )
-    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold(p)
-    return (kept * scale(p)).to(x.dtype)
+    random_bytes = words.view(torch.uint8)[: x.numel()].view(x.shape)
+    return torch.ge(random_bytes, threshold(p), out=x.new_empty(x.shape))  # PyTorch is slow to make bool of bytes
 
 
 def _triton(x: Tensor, p: float) -> Tensor:

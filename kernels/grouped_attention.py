@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.kernels.custom_op import CustomOp
-from deltalm_ds.kernels.dropout import keep_scale
+from deltalm_ds.kernels.dropout import keep_mask
+from deltalm_ds.kernels.dropout_mask import scale
 from deltalm_ds.kernels.torch_internals import softmax_backward
 
-GROUP_SCORES = 1 << 20  # of a group, unless one sequence has more
+GROUP_SCORES = 1 << 17  # of a group, unless one sequence has more: all that is made of them stays in a core's cache
 LENGTH_MULTIPLE = 8  # of lengths where code is compiled for every shape: shapes are then few
 SHORT_LENGTH = 32  # up to it, padding costs less than calls for another group
 
@@ -54,9 +55,10 @@ def _forward(
     Returns:
         [Tq, H, D], the dtype of q.
     """
-    out = q.new_zeros(q.shape)
-    for group in _groups(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
-        group.side_q.unpad_(out, group.dropped() @ group.v)
+    plan = _plan_of(q, cu_seqlens_q, cu_seqlens_k)
+    out = _room(q, [side_q for side_q, _ in plan])
+    for group in _groups(plan, q, k, v, causal, p, seed):
+        group.side_q.unpad_(out, _product(group.dropped(), group.v, scale(p)))
     return out
 
 
@@ -76,16 +78,18 @@ def _backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    grad_q, grad_k, grad_v = (x.new_zeros(x.shape) for x in (q, k, v))
-    for group in _groups(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
+    plan = _plan_of(q, cu_seqlens_q, cu_seqlens_k)
+    grad_q = _room(q, [side_q for side_q, _ in plan])
+    grad_k, grad_v = (_room(x, [side_k for _, side_k in plan]) for x in (k, v))
+    for group in _groups(plan, q, k, v, causal, p, seed):
         grad_out = group.side_q.pad(grad)
-        group.side_k.unpad_(grad_v, group.dropped().transpose(1, 2) @ grad_out)
-        grad_p = (grad_out @ group.v.transpose(1, 2)).to(group.probabilities.dtype)
+        group.side_k.unpad_(grad_v, _product(group.dropped().transpose(1, 2), grad_out, scale(p)))
+        grad_p = _product(grad_out, group.v.transpose(1, 2), scale(p)).to(group.probabilities.dtype)
         if group.kept is not None:
             grad_p *= group.kept
         grad_scores = softmax_backward(grad_p, group.probabilities).to(q.dtype)
-        group.side_q.unpad_(grad_q, _product_over_root(grad_scores, group.k, q.shape[2]))
-        group.side_k.unpad_(grad_k, _product_over_root(grad_scores.transpose(1, 2), group.q, q.shape[2]))
+        group.side_q.unpad_(grad_q, _product(grad_scores, group.k, 1 / math.sqrt(q.shape[2])))
+        group.side_k.unpad_(grad_k, _product(grad_scores.transpose(1, 2), group.q, 1 / math.sqrt(q.shape[2])))
     return grad_q, grad_k, grad_v
 
 
@@ -141,7 +145,7 @@ class _Side(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """q, k, v: [N, L, D]; probabilities: [N, Lq, Lk], float32 at least; kept: what dropout multiplies them by."""
+    """q, k, v: [N, L, D]; probabilities: [N, Lq, Lk], float32 at least; kept: 1 where dropout leaves them."""
 
     side_q: _Side
     side_k: _Side
@@ -152,33 +156,31 @@ class _Group(NamedTuple):
     kept: Tensor | None
 
     def dropped(self) -> Tensor:
-        """The probabilities after dropout, in the dtype of v."""
+        """The probabilities after dropout but for its scale, in the dtype of v."""
         dropped = self.probabilities if self.kept is None else self.probabilities * self.kept
         return dropped.to(self.v.dtype)
 
 
+def _room(x: Tensor, sides: list[_Side]) -> Tensor:
+    """A tensor like x for what the sides write; zeros if they leave rows out."""
+    num_rows = sum(len(side.grid_rows) for side in sides)
+    return x.new_empty(x.shape) if num_rows == len(x) else x.new_zeros(x.shape)
+
+
 def _groups(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    causal: bool,
-    p: float,
-    seed: Tensor | None,
+    plan: list[tuple[_Side, _Side]], q: Tensor, k: Tensor, v: Tensor, causal: bool, p: float, seed: Tensor | None
 ) -> Iterator[_Group]:
-    lengths_q, lengths_k = (tuple(cu_seqlens.diff().tolist()) for cu_seqlens in (cu_seqlens_q, cu_seqlens_k))
     generator = None if seed is None else torch.Generator(q.device).manual_seed(int(seed))
-    for side_q, side_k in _plan(lengths_q, lengths_k, q.shape[1], shapes_are_compiled(q), q.device):
+    for side_q, side_k in plan:
         queries, keys, values = side_q.pad(q), side_k.pad(k), side_k.pad(v)
-        scores = _product_over_root(queries, keys.transpose(1, 2), q.shape[2])
+        scores = _product(queries, keys.transpose(1, 2), 1 / math.sqrt(q.shape[2]))
         scores = scores.to(torch.promote_types(q.dtype, torch.float32))  # PyTorch's softmax is slow in 16 bits
         if causal:  # padding is on the right, so no valid query sees it
             scores += _causal_mask(*scores.shape[1:], scores.dtype, scores.device)
         elif side_k.mask is not None:
             scores.view(len(side_k.mask), -1, *scores.shape[1:]).add_(side_k.mask)
         probabilities = scores.softmax(-1)
-        kept = None if generator is None else keep_scale(probabilities, p, generator)
+        kept = None if generator is None else keep_mask(probabilities, p, generator)
         yield _Group(side_q, side_k, queries, keys, values, probabilities, kept)
 
 
@@ -188,9 +190,9 @@ def _causal_mask(num_queries: int, num_keys: int, dtype: torch.dtype, device: to
     return torch.full((num_queries, num_keys), -torch.inf, dtype=dtype, device=device).triu(1)
 
 
-def _product_over_root(a: Tensor, b: Tensor, head_dim: int) -> Tensor:
-    """a b / √D. a: [N, X, Y]; b: [N, Y, Z]."""
-    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=1 / math.sqrt(head_dim))
+def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """a b · factor. a: [N, X, Y]; b: [N, Y, Z]."""
+    return a.new_empty(a.shape[0], a.shape[1], b.shape[2]).baddbmm_(a, b, beta=0, alpha=factor)
 
 
 def shapes_are_compiled(x: Tensor) -> bool:
@@ -200,13 +202,19 @@ def shapes_are_compiled(x: Tensor) -> bool:
     return x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
 
 
+def _plan_of(q: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> list[tuple[_Side, _Side]]:
+    lengths_q, lengths_k = (tuple(cu_seqlens.diff().tolist()) for cu_seqlens in (cu_seqlens_q, cu_seqlens_k))
+    return _plan(lengths_q, lengths_k, q.shape[1], shapes_are_compiled(q), q.device)
+
+
 @functools.lru_cache(maxsize=16)  # all layers ask for the same few, in forward and backward
 def _plan(
     lengths_q: tuple[int, ...], lengths_k: tuple[int, ...], num_heads: int, is_compiled: bool, device: torch.device
 ) -> list[tuple[_Side, _Side]]:
     """Where queries and keys of each group are. Sequences without queries or keys are in none."""
     multiple = LENGTH_MULTIPLE if is_compiled else 1
-    groups = _members_of_groups(lengths_q, lengths_k, GROUP_SCORES // num_heads, multiple)
+    max_scores = 4 * GROUP_SCORES if is_compiled else GROUP_SCORES  # a call of oneDNN costs more
+    groups = _members_of_groups(lengths_q, lengths_k, max_scores // num_heads, multiple)
     return [(_side(lengths_q, group, multiple, device), _side(lengths_k, group, multiple, device)) for group in groups]
 
 
