@@ -50,6 +50,20 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     return {**config, **_FIXED, **decided}
 
 
+def for_ranks(config: dict[str, Any], num_ranks: int, on_cpu: bool) -> dict[str, Any]:
+    """What `num_ranks` ranks make of a configuration: one rank on a CPU takes each float32 gradient as it comes.
+
+    Stages 1 and 2 are the same where there is nobody to share with, but stage 1 has all gradients twice in the end: as
+    the backward leaves them and as the optimizer reads them. A bucket gathers what is sent together: there is nothing
+    to gather, and one of a single element sends every gradient straight to its place.
+    """
+    zero = config["zero_optimization"]
+    is_float32 = not any(config.get(precision, {}).get("enabled") for precision in ("bf16", "fp16"))
+    if num_ranks > 1 or not on_cpu or not is_float32 or zero["stage"] == 3 or offloads_optimizer(zero):
+        return config
+    return {**config, "zero_optimization": {**zero, "stage": 2, "reduce_bucket_size": 1, "overlap_comm": False}}
+
+
 def offloads_optimizer(zero: dict[str, Any]) -> bool:
     """Whether the section `zero_optimization` keeps the optimizer off the device; null is as good as nothing."""
     offload = zero.get("offload_optimizer") or {}

@@ -1,8 +1,17 @@
 """What training uses of DeepSpeed that is not public, each in one function; its test fails when DeepSpeed changes."""
 
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
 import deepspeed
 import deepspeed.ops
-from torch import Tensor
+import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor, distributed
+
+BLOCK = 1 << 22  # elements of a gradient that are widened at a time: 32 MiB in float64
 
 
 def leave_out_shared_memory_op() -> None:
@@ -26,3 +35,75 @@ def link_moments(ds_engine: deepspeed.DeepSpeedEngine) -> None:
 def full_size(parameter: Tensor) -> int:
     """Elements of a parameter as the model knows it; at ZeRO stage 3 the tensor itself is empty between its uses."""
     return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def hold_numbers_once(ds_engine: deepspeed.DeepSpeedEngine) -> None:
+    """Take less memory at ZeRO stages 1 and 2 by the same numbers; an offloaded optimizer is left as it is.
+
+    float32 weights are their own master weights; gradients are summed where the optimizer reads them; and nothing
+    makes a temporary as large as the token embedding.
+    """
+    optimizer, on_cpu = ds_engine.optimizer, ds_engine.device.type == "cpu"
+    if isinstance(optimizer, BF16_Optimizer) and on_cpu:
+        optimizer._update_hp_grad = partial(_add_in_blocks, optimizer)
+    if not isinstance(optimizer, DeepSpeedZeroOptimizer) or optimizer.cpu_offload:
+        return
+    optimizer.get_grad_norm_direct = partial(_norm_in_blocks, optimizer.get_grad_norm_direct)
+    if optimizer.dtype == torch.float32:
+        _share_master_weights(optimizer)
+        # as for 16-bit weights: gradients are added to one flat buffer, which the step does not flatten again
+        optimizer._use_compact_grad_partition_buffer = lambda group: True
+    if on_cpu:
+        optimizer._build_compact_grad_partition_buffer = _KeptGradients(optimizer)
+
+
+def _share_master_weights(optimizer: DeepSpeedZeroOptimizer) -> None:
+    """Let float32 master weights be this rank's part of the weights, of which they are a copy."""
+    for number, master in enumerate(optimizer.single_partition_of_fp32_groups):
+        rank = distributed.get_rank(optimizer.real_dp_process_group[number])
+        master.data = optimizer.parallel_partitioned_bit16_groups[number][rank]
+    optimizer._link_all_hp_params()  # parameters find their master weights by views of them
+
+
+class _KeptGradients:
+    """Flat gradients of the groups that have them, made before the first step, and zeroed where others were made.
+
+    Memory that a step would free, others would use, and the next step would need as much again in one piece.
+    """
+
+    def __init__(self, optimizer: DeepSpeedZeroOptimizer) -> None:
+        build, uses = optimizer._build_compact_grad_partition_buffer, optimizer._use_compact_grad_partition_buffer
+        self._kept = {group: build(group) for group, _ in enumerate(optimizer.bit16_groups) if uses(group)}
+
+    def __call__(self, group: int) -> Any:
+        self._kept[group].flat_partition.zero_()
+        return self._kept[group]
+
+
+def _norm_in_blocks(
+    norm: Callable[..., Tensor], gradients: Iterable[Tensor], parameters: Iterable[Tensor], *options: Any
+) -> Tensor:
+    """DeepSpeed's norm of gradients, which copies each of them in float64, a block of a gradient at a time."""
+    blocks, owners = [], []
+    real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
+    for gradient, parameter in zip(real, parameters):  # there may be padding behind the last one's
+        parts = gradient.reshape(-1).split(BLOCK)
+        blocks += parts
+        owners += [parameter] * len(parts)
+    return norm(blocks, owners, *options)
+
+
+def _add_in_blocks(
+    optimizer: BF16_Optimizer, parameter: Tensor, group: int, number: int, clear_lp_grads: bool = False
+) -> None:
+    """Add a parameter's bfloat16 gradient to its float32 sum, without DeepSpeed's copy of it in float32."""
+    if parameter.grad is None:
+        return
+    total = optimizer.fp32_groups_gradients[group][number]
+    with torch.no_grad():
+        for block, part in zip(total.split(BLOCK), parameter.grad.view(-1).split(BLOCK), strict=True):
+            block.add_(part)  # a CPU widens the operand in a temporary
+        if clear_lp_grads:
+            parameter.grad.zero_()
+    parameter._hp_grad = total
+    optimizer.fp32_groups_has_gradients[group][number] = True
