@@ -1,6 +1,6 @@
 """What training uses of DeepSpeed that is not public, each in one function; its test fails when DeepSpeed changes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,7 @@ def hold_numbers_once(ds_engine: deepspeed.DeepSpeedEngine) -> None:
         optimizer._use_compact_grad_partition_buffer = lambda group: True
     if on_cpu:
         optimizer._build_compact_grad_partition_buffer = _KeptGradients(optimizer)
+        optimizer.copy_grads_in_partition = partial(_let_go, optimizer, optimizer.copy_grads_in_partition)
 
 
 def _share_master_weights(optimizer: DeepSpeedZeroOptimizer) -> None:
@@ -80,17 +81,33 @@ class _KeptGradients:
         return self._kept[group]
 
 
+def _let_go(optimizer: DeepSpeedZeroOptimizer, copy: Callable[..., None], parameter: Tensor, group: int) -> None:
+    """Drop a parameter's gradient once it is in the flat one; DeepSpeed does so only when the backward is over.
+
+    On a GPU another stream may still be reading it.
+    """
+    copy(parameter, group)
+    if optimizer._use_compact_grad_partition_buffer(group):
+        optimizer.clear_grad_attribute(parameter)
+
+
 def _norm_in_blocks(
     norm: Callable[..., Tensor], gradients: Iterable[Tensor], parameters: Iterable[Tensor], *options: Any
 ) -> Tensor:
-    """DeepSpeed's norm of gradients, which copies each of them in float64, a block of a gradient at a time."""
-    blocks, owners = [], []
+    """DeepSpeed's norm of gradients, a block at a time: it would copy each gradient in float64, which a block is."""
     real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
-    for gradient, parameter in zip(real, parameters):  # there may be padding behind the last one's
-        parts = gradient.reshape(-1).split(BLOCK)
-        blocks += parts
-        owners += [parameter] * len(parts)
-    return norm(blocks, owners, *options)
+    pairs = list(zip(real, parameters))  # noqa: B905, there may be padding behind the last parameter's
+    owners = [parameter for gradient, parameter in pairs for _ in range(0, gradient.numel(), BLOCK)]
+    return norm(_widened([gradient for gradient, _ in pairs]), owners, *options)
+
+
+def _widened(gradients: list[Tensor]) -> Iterator[Tensor]:
+    """The gradients' blocks in float64, one after the other in the same memory."""
+    longest = min(BLOCK, max(map(Tensor.numel, gradients), default=0))
+    memory = [gradient.new_empty(longest, dtype=torch.float64) for gradient in gradients[:1]]
+    for gradient in gradients:
+        for block in gradient.reshape(-1).split(BLOCK):
+            yield memory[0][: len(block)].copy_(block)
 
 
 def _add_in_blocks(
