@@ -11,7 +11,16 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, distributed
 
-BLOCK = 1 << 22  # elements of a gradient that are widened at a time: 32 MiB in float64
+from deltalm_ds.training.deepspeed_config import NORM_BLOCK
+
+_REPLACED = (
+    "get_grad_norm_direct",
+    "copy_grads_in_partition",
+    "_use_compact_grad_partition_buffer",
+    "_build_compact_grad_partition_buffer",
+    "parallel_partitioned_bit16_groups",
+    "_link_all_hp_params",
+)
 
 
 def leave_out_shared_memory_op() -> None:
@@ -41,12 +50,13 @@ def hold_numbers_once(ds_engine: deepspeed.DeepSpeedEngine) -> None:
     """Take less memory at ZeRO stages 1 and 2 by the same numbers; an offloaded optimizer is left as it is.
 
     float32 weights are their own master weights; gradients are summed where the optimizer reads them; and nothing
-    makes a temporary as large as the token embedding.
+    makes a temporary as large as the token embedding. A DeepSpeed that is made differently is left as it is, too.
     """
     optimizer, on_cpu = ds_engine.optimizer, ds_engine.device.type == "cpu"
     if isinstance(optimizer, BF16_Optimizer) and on_cpu:
         optimizer._update_hp_grad = partial(_add_in_blocks, optimizer)
-    if not isinstance(optimizer, DeepSpeedZeroOptimizer) or optimizer.cpu_offload:
+    is_known = isinstance(optimizer, DeepSpeedZeroOptimizer) and all(hasattr(optimizer, name) for name in _REPLACED)
+    if not is_known or optimizer.cpu_offload:
         return
     optimizer.get_grad_norm_direct = partial(_norm_in_blocks, optimizer.get_grad_norm_direct)
     if optimizer.dtype == torch.float32:
@@ -97,16 +107,16 @@ def _norm_in_blocks(
     """DeepSpeed's norm of gradients, a block at a time: it would copy each gradient in float64, which a block is."""
     real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
     pairs = list(zip(real, parameters))  # noqa: B905, there may be padding behind the last parameter's
-    owners = [parameter for gradient, parameter in pairs for _ in range(0, gradient.numel(), BLOCK)]
+    owners = [parameter for gradient, parameter in pairs for _ in range(0, gradient.numel(), NORM_BLOCK)]
     return norm(_widened([gradient for gradient, _ in pairs]), owners, *options)
 
 
 def _widened(gradients: list[Tensor]) -> Iterator[Tensor]:
     """The gradients' blocks in float64, one after the other in the same memory."""
-    longest = min(BLOCK, max(map(Tensor.numel, gradients), default=0))
+    longest = min(NORM_BLOCK, max(map(Tensor.numel, gradients), default=0))
     memory = [gradient.new_empty(longest, dtype=torch.float64) for gradient in gradients[:1]]
     for gradient in gradients:
-        for block in gradient.reshape(-1).split(BLOCK):
+        for block in gradient.reshape(-1).split(NORM_BLOCK):
             yield memory[0][: len(block)].copy_(block)
 
 
@@ -118,7 +128,7 @@ def _add_in_blocks(
         return
     total = optimizer.fp32_groups_gradients[group][number]
     with torch.no_grad():
-        for block, part in zip(total.split(BLOCK), parameter.grad.view(-1).split(BLOCK), strict=True):
+        for block, part in zip(total.split(NORM_BLOCK), parameter.grad.view(-1).split(NORM_BLOCK), strict=True):
             block.add_(part)  # a CPU widens the operand in a temporary
         if clear_lp_grads:
             parameter.grad.zero_()
