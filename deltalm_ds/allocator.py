@@ -14,7 +14,9 @@ def keep_freed_memory() -> None:
     page fault for every 4 KiB, more than half of the step's time at base size (benchmarks/RESULTS.md). The price is
     memory: what was freed in between is only used again where it fits.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
     if mallopt is not None:
+        libc.malloc_trim(0)  # what was freed before stays in pieces of other sizes
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)  # the largest size there is

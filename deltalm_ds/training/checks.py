@@ -10,10 +10,9 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.translation import make_scorer
 from deltalm_ds.processor import check_precision
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import deepspeed_config
+from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
 from deltalm_ds.training.initial_model import check_finite, starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
-from deltalm_ds.training.memory import precision
 
 CHECKED_BYTES = 4 << 30  # data sets up to this size are read whole: some seconds
 LOOKED_AT_STEPS = 64

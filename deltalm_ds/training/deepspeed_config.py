@@ -11,6 +11,8 @@ from deltalm_ds.recipe.schema import Recipe
 
 CONFIG_DIRECTORY = Path(__file__).parents[1] / "ds_configs"
 
+NORM_BLOCK = 1 << 22  # elements of gradients that are widened at a time: 32 MiB in float64
+
 # what the recipe decides: the file says "auto" or the very same value
 _DECIDED_BY_RECIPE = {"gradient_clipping": lambda recipe: recipe.training.clip_norm}
 # what our step does itself: DeepSpeed must not do it a second time [facts: done once]
@@ -48,6 +50,25 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         raise InputError(f"The DeepSpeed configuration {path} does not fit the recipe:\n  " + "\n  ".join(faults))
     decided = {key: decide(recipe) for key, decide in _DECIDED_BY_RECIPE.items()}
     return {**config, **_FIXED, **decided}
+
+
+def precision(ds_config: dict[str, Any]) -> str:
+    """`fp32`, `bf16` or `fp16`, by a DeepSpeed configuration."""
+    return next((name for name in ("bf16", "fp16") if ds_config.get(name, {}).get("enabled")), "fp32")
+
+
+def for_ranks(config: dict[str, Any], num_ranks: int, on_cpu: bool) -> dict[str, Any]:
+    """What `num_ranks` ranks make of a configuration: one rank on a CPU takes each float32 gradient as it comes.
+
+    Stages 1 and 2 are the same where there is nobody to share with, but stage 1 has all gradients twice in the end: as
+    the backward leaves them and as the optimizer reads them. A bucket gathers what is sent together: there is nothing
+    to gather, and one of a single element sends every gradient straight to its place.
+    """
+    zero = config["zero_optimization"]
+    alone_on_cpu = num_ranks == 1 and on_cpu
+    if not alone_on_cpu or precision(config) != "fp32" or zero["stage"] == 3 or offloads_optimizer(zero):
+        return config
+    return {**config, "zero_optimization": {**zero, "stage": 2, "reduce_bucket_size": 1, "overlap_comm": False}}
 
 
 def offloads_optimizer(zero: dict[str, Any]) -> bool:

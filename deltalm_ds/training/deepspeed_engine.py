@@ -5,6 +5,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_set_full_fp32_param
 from torch.optim import Optimizer
 
 from deltalm_ds.allocator import keep_freed_memory
@@ -13,8 +14,13 @@ from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
-from deltalm_ds.training.deepspeed_config import deepspeed_config, offloads_optimizer
-from deltalm_ds.training.deepspeed_internals import leave_out_shared_memory_op, link_moments, master_weights
+from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offloads_optimizer, precision
+from deltalm_ds.training.deepspeed_internals import (
+    hold_numbers_once,
+    leave_out_shared_memory_op,
+    link_moments,
+    master_weights,
+)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -37,11 +43,17 @@ def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.De
     Args:
         updates: how many the optimizer has made, for a run that goes on.
     """
-    config = deepspeed_config(recipe)
+    on_cpu = not torch.cuda.is_available()
+    config = for_ranks(deepspeed_config(recipe), torch.distributed.get_world_size(), on_cpu)
     optimizer = make_optimizer(model, recipe.optimizer, config["zero_optimization"])
+    exact = {} if precision(config) == "fp32" else {name: p.detach().clone() for name, p in model.named_parameters()}
     ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    if exact:  # 16-bit engines take weights already rounded as their float32 masters [facts: masters]
+        for name, parameter in ds_engine.module.named_parameters():
+            safe_set_full_fp32_param(parameter, exact.pop(name))
+    hold_numbers_once(ds_engine)
     create_moments(ds_engine, updates)
-    if not torch.cuda.is_available():
+    if on_cpu:
         keep_freed_memory()
     return ds_engine
 

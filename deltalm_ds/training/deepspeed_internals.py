@@ -1,8 +1,26 @@
 """What training uses of DeepSpeed that is not public, each in one function; its test fails when DeepSpeed changes."""
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
 import deepspeed
 import deepspeed.ops
-from torch import Tensor
+import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor, distributed
+
+from deltalm_ds.training.deepspeed_config import NORM_BLOCK
+
+_REPLACED = (
+    "get_grad_norm_direct",
+    "copy_grads_in_partition",
+    "_use_compact_grad_partition_buffer",
+    "_build_compact_grad_partition_buffer",
+    "parallel_partitioned_bit16_groups",
+    "_link_all_hp_params",
+)
 
 
 def leave_out_shared_memory_op() -> None:
@@ -26,3 +44,93 @@ def link_moments(ds_engine: deepspeed.DeepSpeedEngine) -> None:
 def full_size(parameter: Tensor) -> int:
     """Elements of a parameter as the model knows it; at ZeRO stage 3 the tensor itself is empty between its uses."""
     return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def hold_numbers_once(ds_engine: deepspeed.DeepSpeedEngine) -> None:
+    """Take less memory at ZeRO stages 1 and 2 by the same numbers; an offloaded optimizer is left as it is.
+
+    float32 weights are their own master weights; gradients are summed where the optimizer reads them; and nothing
+    makes a temporary as large as the token embedding. A DeepSpeed that is made differently is left as it is, too.
+    """
+    optimizer, on_cpu = ds_engine.optimizer, ds_engine.device.type == "cpu"
+    if isinstance(optimizer, BF16_Optimizer) and on_cpu:
+        optimizer._update_hp_grad = partial(_add_in_blocks, optimizer)
+    is_known = isinstance(optimizer, DeepSpeedZeroOptimizer) and all(hasattr(optimizer, name) for name in _REPLACED)
+    if not is_known or optimizer.cpu_offload:
+        return
+    optimizer.get_grad_norm_direct = partial(_norm_in_blocks, optimizer.get_grad_norm_direct)
+    if optimizer.dtype == torch.float32:
+        _share_master_weights(optimizer)
+        # as for 16-bit weights: gradients are added to one flat buffer, which the step does not flatten again
+        optimizer._use_compact_grad_partition_buffer = lambda group: True
+    if on_cpu:
+        optimizer._build_compact_grad_partition_buffer = _KeptGradients(optimizer)
+        optimizer.copy_grads_in_partition = partial(_let_go, optimizer, optimizer.copy_grads_in_partition)
+
+
+def _share_master_weights(optimizer: DeepSpeedZeroOptimizer) -> None:
+    """Let float32 master weights be this rank's part of the weights, of which they are a copy."""
+    for number, master in enumerate(optimizer.single_partition_of_fp32_groups):
+        rank = distributed.get_rank(optimizer.real_dp_process_group[number])
+        master.data = optimizer.parallel_partitioned_bit16_groups[number][rank]
+    optimizer._link_all_hp_params()  # parameters find their master weights by views of them
+
+
+class _KeptGradients:
+    """Flat gradients of the groups that have them, made before the first step, and zeroed where others were made.
+
+    Memory that a step would free, others would use, and the next step would need as much again in one piece.
+    """
+
+    def __init__(self, optimizer: DeepSpeedZeroOptimizer) -> None:
+        build, uses = optimizer._build_compact_grad_partition_buffer, optimizer._use_compact_grad_partition_buffer
+        self._kept = {group: build(group) for group, _ in enumerate(optimizer.bit16_groups) if uses(group)}
+
+    def __call__(self, group: int) -> Any:
+        self._kept[group].flat_partition.zero_()
+        return self._kept[group]
+
+
+def _let_go(optimizer: DeepSpeedZeroOptimizer, copy: Callable[..., None], parameter: Tensor, group: int) -> None:
+    """Drop a parameter's gradient once it is in the flat one; DeepSpeed does so only when the backward is over.
+
+    On a GPU another stream may still be reading it.
+    """
+    copy(parameter, group)
+    if optimizer._use_compact_grad_partition_buffer(group):
+        optimizer.clear_grad_attribute(parameter)
+
+
+def _norm_in_blocks(
+    norm: Callable[..., Tensor], gradients: Iterable[Tensor], parameters: Iterable[Tensor], *options: Any
+) -> Tensor:
+    """DeepSpeed's norm of gradients, a block at a time: it would copy each gradient in float64, which a block is."""
+    real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
+    pairs = list(zip(real, parameters))  # noqa: B905, there may be padding behind the last parameter's
+    owners = [parameter for gradient, parameter in pairs for _ in range(0, gradient.numel(), NORM_BLOCK)]
+    return norm(_widened([gradient for gradient, _ in pairs]), owners, *options)
+
+
+def _widened(gradients: list[Tensor]) -> Iterator[Tensor]:
+    """The gradients' blocks in float64, one after the other in the same memory."""
+    longest = min(NORM_BLOCK, max(map(Tensor.numel, gradients), default=0))
+    memory = [gradient.new_empty(longest, dtype=torch.float64) for gradient in gradients[:1]]
+    for gradient in gradients:
+        for block in gradient.reshape(-1).split(NORM_BLOCK):
+            yield memory[0][: len(block)].copy_(block)
+
+
+def _add_in_blocks(
+    optimizer: BF16_Optimizer, parameter: Tensor, group: int, number: int, clear_lp_grads: bool = False
+) -> None:
+    """Add a parameter's bfloat16 gradient to its float32 sum, without DeepSpeed's copy of it in float32."""
+    if parameter.grad is None:
+        return
+    total = optimizer.fp32_groups_gradients[group][number]
+    with torch.no_grad():
+        for block, part in zip(total.split(NORM_BLOCK), parameter.grad.view(-1).split(NORM_BLOCK), strict=True):
+            block.add_(part)  # a CPU widens the operand in a temporary
+        if clear_lp_grads:
+            parameter.grad.zero_()
+    parameter._hp_grad = total
+    optimizer.fp32_groups_has_gradients[group][number] = True

@@ -26,8 +26,7 @@ from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, Places
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import deepspeed_config
-from deltalm_ds.training.memory import precision
+from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
 
 MAX_GRAPHS = 64  # pairs that are kept; each is some megabytes of kernels' arguments
 # that look at lengths or labels from the host, which a recording cannot

@@ -10,29 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltalm_ds.kernels.linear_cross_entropy import chunk_tokens
+from deltalm_ds.kernels.linear_cross_entropy import CPU_CHUNK_TOKENS, chunk_tokens
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
-from deltalm_ds.training.deepspeed_config import offloads_optimizer
+from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offloads_optimizer, precision
 
-OPTIMIZER_BYTES = 12  # a parameter: float32 master weight and Adam's two moments, in every precision
+MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precision
+MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
+LIBRARIES_BYTES = 420 << 20  # resident in a process on a CPU with torch and DeepSpeed, before there is a model
 SAMPLE_TOKENS = 64
 
 
-def precision(ds_config: dict[str, Any]) -> str:
-    """`fp32`, `bf16` or `fp16`, by a DeepSpeed configuration."""
-    return next((name for name in ("bf16", "fp16") if ds_config.get(name, {}).get("enabled")), "fp32")
-
-
-def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int) -> dict[str, int]:
+def model_states(
+    ds_config: dict[str, Any], num_parameters: int, num_ranks: int, on_cpu: bool = False
+) -> dict[str, int]:
     """What a rank holds of the model and its training, at its largest, just before an update.
 
-    As [Rajbhandari+20 §5], with what DeepSpeed 0.19.8 was seen to keep (live tensors counted on 2 and 4 ranks, stages
-    1 to 3, float32 and bf16): a float32 master copy also where the weights are float32, gradients summed in float32,
-    beside them at stage 1 those of 16-bit weights (bf16's `immediate_grad_update` frees them), and a bucket of
-    `reduce_bucket_size` elements, which is allocated whole. Stage 3 gathers weights as layers need them and may keep
-    `stage3_max_live_parameters` of them.
+    As [Rajbhandari+20 §5], with what DeepSpeed 0.19.8 was seen to keep under `hold_numbers_once` (live tensors counted
+    on 2 and 4 ranks, stages 1 to 3, float32 and bf16): a float32 master copy, at stage 3 also where the weights are
+    float32, gradients summed in float32, beside them at stage 1 those of 16-bit weights (bf16's
+    `immediate_grad_update` frees them), and a bucket of `reduce_bucket_size` elements, which is allocated whole. Stage
+    3 gathers weights as layers need them and may keep `stage3_max_live_parameters` of them.
+
+    Args:
+        ds_config: the DeepSpeed configuration, `for_ranks`.
+        num_parameters: of the model.
+        num_ranks: that share what the stage says.
+        on_cpu: where a rank keeps its share of the gradients from step to step, at stage 1 beside all of them.
 
     Returns:
         bytes by what they are for; an offloaded optimizer's are in the host's memory and not counted.
@@ -43,6 +48,8 @@ def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int)
     keeps_narrow = weight_bytes == 2 and not ds_config.get("bf16", {}).get("immediate_grad_update", False)
     full_gradient_bytes = 4 + 2 * keeps_narrow
     offloaded = offloads_optimizer(zero)
+    shares_masters = weight_bytes == 4 and stage < 3
+    keeps_share = shares_masters and on_cpu and not offloaded
     share = -(-num_parameters // num_ranks)
     gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0
     buckets = 2 if stage < 3 and zero.get("overlap_comm") else 1
@@ -50,8 +57,8 @@ def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int)
     return {
         "weights": weight_bytes * (share if stage == 3 else num_parameters),
         "gathered_weights": weight_bytes * gathered,
-        "gradients": full_gradient_bytes * num_parameters if stage == 1 else 4 * share,
-        "optimizer": 0 if offloaded else OPTIMIZER_BYTES * share,
+        "gradients": full_gradient_bytes * num_parameters + 4 * share * keeps_share if stage == 1 else 4 * share,
+        "optimizer": 0 if offloaded else (MOMENT_BYTES + MASTER_BYTES * (not shares_masters)) * share,
         "reduce_buckets": buckets * communication_bytes * int(zero.get("reduce_bucket_size", 5e8)),
     }
 
@@ -59,7 +66,8 @@ def model_states(ds_config: dict[str, Any], num_parameters: int, num_ranks: int)
 def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num_ranks: int) -> int:
     """The most that the gradient's norm holds, after the last micro-batch: the float64 copy of a parameter's gradient.
 
-    As DeepSpeed 0.19.8 is written (`get_norm_dtype`); its optimizer for bf16 at stage 1 takes the norm in float32.
+    As DeepSpeed 0.19.8 is written (`get_norm_dtype`), at stages 1 and 2 a block of a gradient at a time; its optimizer
+    for bf16 at stage 1 takes the norm in float32.
 
     Args:
         ds_config: the DeepSpeed configuration.
@@ -68,8 +76,8 @@ def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num
         num_ranks: that share the gradients.
     """
     zero = ds_config["zero_optimization"]
-    if precision(ds_config) == "bf16" and zero["stage"] == 1 and not offloads_optimizer(zero):
-        return 0
+    if zero["stage"] < 3 and not offloads_optimizer(zero):
+        largest = 0 if precision(ds_config) == "bf16" and zero["stage"] == 1 else min(largest, NORM_BLOCK)
     of_rank = -(-largest // num_ranks) if zero["stage"] == 3 else min(largest, -(-num_parameters // num_ranks))
     return 8 * of_rank
 
@@ -128,12 +136,14 @@ class ActivationCost:
         return round(outside + kept * inputs + max(num_source_tokens * self.encoder_layer, block))
 
 
-def loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int) -> int:
+def loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int, on_cpu: bool = False) -> int:
     """The most that the fused output projection and loss hold: one chunk of logits, which becomes their gradient in
-    place, and the gradient of the token embedding in float32 beside the part of one chunk."""
-    chunk = min(num_target_tokens, chunk_tokens(config.num_embedding_rows, weight_bytes)) * config.vocabulary_size
+    place, and the gradient of the token embedding; that of 16-bit weights is summed over several chunks in float32,
+    and rounded beside it."""
+    chunk = CPU_CHUNK_TOKENS if on_cpu else chunk_tokens(config.num_embedding_rows, weight_bytes)
+    sums = 4 if weight_bytes < 4 and num_target_tokens > chunk else 0
     table = config.num_embedding_rows * config.hidden_size
-    return chunk * weight_bytes + table * (4 + weight_bytes)
+    return min(num_target_tokens, chunk) * config.vocabulary_size * weight_bytes + table * (weight_bytes + sums)
 
 
 def _one_sequence(length: int) -> PackedSequences:

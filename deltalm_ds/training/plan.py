@@ -11,9 +11,15 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.checks import check_inputs
-from deltalm_ds.training.deepspeed_config import deepspeed_config
+from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, precision
 from deltalm_ds.training.graphs import reason_against_graphs
-from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, norm_bytes, precision
+from deltalm_ds.training.memory import (
+    LIBRARIES_BYTES,
+    ActivationCost,
+    loss_bytes,
+    model_states,
+    norm_bytes,
+)
 
 CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
 
@@ -22,20 +28,20 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     """Check a recipe as `prepare_run` does and plan some of its steps for `num_ranks` ranks; JSON-ready.
 
     Memory is an estimate for one rank: the states of the model by ZeRO stage [Rajbhandari+20], and the activations
-    and loss of the largest micro-batch planned. The allocator's and the libraries' own memory comes on top.
+    and loss of the largest micro-batch planned, and on a CPU the libraries. The allocator's own comes on top.
 
     Raises:
         InputError, DataError: the recipe or something it names does not hold; every check is made before planning.
     """
-    ds_config = deepspeed_config(recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ds_config = for_ranks(deepspeed_config(recipe), num_ranks, device.type == "cpu")
     inputs = check_inputs(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
     num_parameters = model.num_parameters(padding_rows=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     no_graphs = reason_against_graphs(recipe, inputs.model_config, device)
-    memory = _memory(ds_config, model, micro_batches, num_ranks, has_graphs=no_graphs is None)
+    memory = memory_of_rank(ds_config, model, micro_batches, num_ranks, device, has_graphs=no_graphs is None)
     checkpoint_bytes = CHECKPOINT_BYTES * num_parameters
     return {
         "recipe": recipe.name,
@@ -43,7 +49,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         "deepspeed": {
             "name": recipe.deepspeed,
             "precision": precision(ds_config),
-            "zero_stage": ds_config["zero_optimization"]["stage"],
+            "zero_stage": deepspeed_config(recipe)["zero_optimization"]["stage"],
         },
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
@@ -88,17 +94,25 @@ def _planned_steps(
     return records, micro_batches
 
 
-def _memory(
-    ds_config: dict[str, Any], model: DeltaLM, micro_batches: list[tuple[int, int]], num_ranks: int, has_graphs: bool
+def memory_of_rank(
+    ds_config: dict[str, Any],
+    model: DeltaLM,
+    micro_batches: list[tuple[int, int]],
+    num_ranks: int,
+    device: torch.device,
+    has_graphs: bool,
 ) -> dict[str, int]:
     """Bytes on a rank by what they are for, and the most there are at a time."""
     num_parameters = model.num_parameters(padding_rows=True)
     largest = max(parameter.numel() for parameter in model.parameters())
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
-    memory = model_states(ds_config, num_parameters, num_ranks)
+    on_cpu = device.type == "cpu"
+    memory = model_states(ds_config, num_parameters, num_ranks, on_cpu)
+    if on_cpu:
+        memory["libraries"] = LIBRARIES_BYTES
     to_shape = on_ladder if has_graphs else rounded_up
     padded = [to_shape(Shape(*sizes, sequences=1, longest_source=1, longest_target=1)) for sizes in micro_batches]
-    activations, loss = _largest_micro_batch(model.config, weight_bytes, [shape[:2] for shape in padded])
+    activations, loss = _largest_micro_batch(model.config, weight_bytes, [shape[:2] for shape in padded], on_cpu)
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
         memory["cuda_graphs"] = weight_bytes * num_parameters + activations + loss
     norm = norm_bytes(ds_config, num_parameters, largest, num_ranks)
@@ -107,12 +121,12 @@ def _memory(
 
 
 def _largest_micro_batch(
-    config: DeltaLMConfig, weight_bytes: int, micro_batches: list[tuple[int, int]]
+    config: DeltaLMConfig, weight_bytes: int, micro_batches: list[tuple[int, int]], on_cpu: bool
 ) -> tuple[int, int]:
     """Bytes of activations and loss of the micro-batch that needs most."""
     cost = ActivationCost.measure(config, weight_bytes)
     needs = [
-        (cost.micro_batch(source, target), loss_bytes(config, cost.weight_bytes, target))
+        (cost.micro_batch(source, target), loss_bytes(config, weight_bytes, target, on_cpu))
         for source, target in micro_batches
     ]
     return max(needs, key=sum)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.utils import safe_set_full_fp32_param
 from torch import distributed
 
 from deltalm_ds.checkpoints.provenance import provenance
@@ -68,10 +67,7 @@ class Trainer:
     def _begin(self) -> tuple[TrainingState, Any]:
         torch.manual_seed(self.recipe.seed)
         model = starting_model(self.inputs.start, self.inputs.model_config)
-        initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        ds_engine = initialize(model, self.recipe)
-        _set_exact_masters(ds_engine, initial)
-        return TrainingState(), ds_engine
+        return TrainingState(), initialize(model, self.recipe)
 
     def _go_on(self, checkpoint: Path) -> tuple[TrainingState, Any]:
         torch.manual_seed(self.recipe.seed)
@@ -230,10 +226,3 @@ class Trainer:
     def _say(self, message: str) -> None:
         if self.rank == 0:
             print(f"{self.recipe.name}: {message}", file=sys.stderr, flush=True)
-
-
-def _set_exact_masters(ds_engine: Any, weights: dict[str, torch.Tensor]) -> None:
-    """16-bit engines round the weights they are given: set the float32 masters to the exact ones [facts: masters]."""
-    if ds_engine.bfloat16_enabled() or ds_engine.fp16_enabled():
-        for name, parameter in ds_engine.module.named_parameters():
-            safe_set_full_fp32_param(parameter, weights[name])

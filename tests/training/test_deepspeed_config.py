@@ -7,7 +7,7 @@ import pytest
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config
+from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config, for_ranks
 
 RECIPE = {
     "name": "test",
@@ -96,3 +96,16 @@ def test_deepspeed_files_that_are_none(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(InputError, match="must be a JSON object"):
         deepspeed_config(recipe_with(Path(tmp_path / "list.json")))
+
+
+def test_one_rank_on_a_cpu_takes_float32_gradients_as_they_come():
+    config = deepspeed_config(recipe_with("fp32_zero1"))
+    alone = for_ranks(config, 1, on_cpu=True)
+    assert (alone["zero_optimization"]["stage"], alone["zero_optimization"]["reduce_bucket_size"]) == (2, 1)
+    assert config["zero_optimization"]["stage"] == 1  # the recipe's own is not changed
+    assert for_ranks(config, 2, on_cpu=True) == for_ranks(config, 1, on_cpu=False) == config
+    for name in ("bf16_zero1", "bf16_zero2", "fp16_zero1", "fp32_zero3"):
+        config = deepspeed_config(recipe_with(name))
+        assert for_ranks(config, 1, on_cpu=True) == config
+    config["zero_optimization"] |= {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    assert for_ranks(config, 1, on_cpu=True) == config

@@ -12,10 +12,13 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import pytest
+import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
 
+from deltalm_ds.training.deepspeed_config import config_path
 from deltalm_ds.training.deepspeed_internals import leave_out_shared_memory_op
 
 SHAPES = [(5, 7), (5,), (3, 5), (3,)]
@@ -23,10 +26,6 @@ SHAPES = [(5, 7), (5,), (3, 5), (3,)]
 
 def look_at_engines() -> None:
     """In a process of its own, which is the only rank: print a JSON object for each stage."""
-    import torch
-    from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
-
-    from deltalm_ds.training.deepspeed_config import config_path
     from deltalm_ds.training.deepspeed_engine import MOMENTS, create_moments, start_distributed
     from deltalm_ds.training.deepspeed_internals import full_size, master_weights
 
@@ -58,18 +57,78 @@ def look_at_engines() -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def engines() -> list[dict[str, Any]]:
-    """What DeepSpeed engines of stages 1, 1, 2 and 3 show."""
+def compare_engines() -> None:
+    """In a process of its own, which is the only rank: train with and without `hold_numbers_once`, and print both."""
+    from deltalm_ds.training import deepspeed_internals
+    from deltalm_ds.training.deepspeed_engine import start_distributed
+
+    start_distributed()
+    deepspeed_internals.NORM_BLOCK = 8  # of the 35 elements of the largest parameter
+    for name in ("fp32_zero1", "fp32_zero2", "bf16_zero1", "bf16_zero2"):
+        print(json.dumps({"name": name, "plain": trained(name, False), "held": trained(name, True)}), flush=True)
+    torch.distributed.destroy_process_group()
+
+
+def trained(name: str, is_held: bool) -> dict[str, Any]:
+    """Weights, moments and norms of three steps of two micro-batches, in hexadecimal, and where things lie."""
+    from deltalm_ds.training.deepspeed_engine import MOMENTS
+    from deltalm_ds.training.deepspeed_internals import hold_numbers_once, master_weights
+
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
+    config = json.loads(config_path(name).read_text()) | {"gradient_clipping": 0.5}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    if is_held:
+        hold_numbers_once(ds_engine)
+    norms, places = [], set()
+    for _ in range(3):
+        for _ in range(2):
+            x = torch.randn(4, 7).to(torch.bfloat16 if "bf16" in name else torch.float32)
+            ds_engine.backward(ds_engine(x).float().square().sum(), scale_wrt_gas=False)
+            flat = getattr(ds_engine.optimizer, "averaged_gradients", {}).get(0)
+            places.add(flat.flat_partition.data_ptr() if hasattr(flat, "flat_partition") else 0)
+        ds_engine.step()
+        norms.append(float(ds_engine.get_global_grad_norm()).hex())
+    parameters = list(ds_engine.module.parameters())
+    numbers = [p.detach().float() for p in parameters] + [safe_get_full_fp32_param(p) for p in parameters]
+    numbers += [safe_get_full_optimizer_state(p, moment) for p in parameters for moment in MOMENTS]
+    return {
+        "numbers": [value.hex() for tensor in numbers for value in tensor.flatten().tolist()],
+        "norms": norms,
+        "shares": master_weights(ds_engine)[0].data_ptr() == parameters[0].data_ptr(),
+        "flat gradients": 0 not in places and len(places),
+    }
+
+
+def printed_by(what: str) -> list[dict[str, Any]]:
+    """The JSON lines of this file run as the only rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     process = subprocess.run(
-        [sys.executable, Path(__file__)], env={**os.environ, **place}, capture_output=True, text=True, check=False
+        [sys.executable, Path(__file__), what], env={**os.environ, **place}, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr[-5000:]
     return [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def engines() -> list[dict[str, Any]]:
+    """What DeepSpeed engines of stages 1, 1, 2 and 3 show."""
+    return printed_by("look")
+
+
+def test_numbers_held_once_are_those_of_deepspeed() -> None:
+    """Bit for bit; what makes the difference is looked at, so that none of it can be lost unnoticed."""
+    for found in printed_by("compare"):
+        plain, held = found["plain"], found["held"]
+        assert held["numbers"] == plain["numbers"] and held["norms"] == plain["norms"], found["name"]
+        assert all(float.fromhex(norm) > 0.5 for norm in held["norms"])  # or clipping would change nothing
+        assert not plain["shares"] and held["shares"] == found["name"].startswith("fp32"), found["name"]
+        if found["name"].endswith("zero2"):
+            assert held["flat gradients"] == 1, found["name"]  # at one place in all steps
 
 
 def test_the_shared_memory_op_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,4 +166,4 @@ def test_a_step_goes_on_from_the_moments_and_the_count(engines: list[dict[str, A
 
 
 if __name__ == "__main__":
-    look_at_engines()
+    compare_engines() if sys.argv[1] == "compare" else look_at_engines()
