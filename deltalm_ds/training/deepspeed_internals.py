@@ -121,14 +121,14 @@ def _widened(gradients: list[Tensor]) -> Iterator[Tensor]:
 
 
 def _add_in_blocks(
-    optimizer: BF16_Optimizer, parameter: Tensor, group: int, number: int, clear_lp_grads: bool = False
+    optimizer: BF16_Optimizer, parameter: Any, group: int, number: int, clear_lp_grads: bool = False
 ) -> None:
     """Add a parameter's bfloat16 gradient to its float32 sum, without DeepSpeed's copy of it in float32."""
     if parameter.grad is None:
         return
     total = optimizer.fp32_groups_gradients[group][number]
     with torch.no_grad():
-        for block, part in zip(total.split(NORM_BLOCK), parameter.grad.view(-1).split(NORM_BLOCK), strict=True):
+        for block, part in zip(total.split(NORM_BLOCK), parameter.grad.reshape(-1).split(NORM_BLOCK), strict=True):
             block.add_(part)  # a CPU widens the operand in a temporary
         if clear_lp_grads:
             parameter.grad.zero_()
