@@ -30,7 +30,7 @@ def keep_mask(x: Tensor, p: float, generator: torch.Generator | None = None) -> 
         -(2**63), 2**63 - 1, (-(-x.numel() // 8),), generator=generator, dtype=torch.int64, device=x.device
     )
     random_bytes = words.view(torch.uint8)[: x.numel()].view(x.shape)
-    return torch.ge(random_bytes, threshold(p), out=x.new_empty(x.shape))  # PyTorch is slow to make bool of bytes
+    return random_bytes.to(x.dtype).ge_(threshold(p))  # exact, and PyTorch is slow to make bool of bytes
 
 
 def _triton(x: Tensor, p: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deltalm_ds.kernels import reference
+from deltalm_ds.kernels import reference, vocabulary_blocks
 from deltalm_ds.kernels.custom_op import CustomOp
 from deltalm_ds.kernels.dispatch import Op, implementation
 from deltalm_ds.kernels.linear import input_gradient, linear
@@ -104,6 +104,12 @@ def _forward(
     The gradients are made here, chunk by chunk, while the chunk's logits are at hand.
     """
     token_loss, token_nll, grad_hidden, grad_weight = _outputs(hidden, weight, needs_hidden, needs_weight)
+    if not is_fused and needs_weight and _are_few(hidden):
+        grad_weight[vocabulary_size:].zero_()
+        losses = (*_smoothing(label_smoothing, vocabulary_size), token_loss, token_nll)
+        gradients = (grad_hidden if needs_hidden else None, grad_weight[:vocabulary_size])
+        vocabulary_blocks.losses_and_gradients_(hidden, weight[:vocabulary_size], labels, *losses, *gradients)
+        return token_loss.sum(), token_loss, token_nll, grad_hidden, grad_weight
     if is_fused:  # the kernel masks padding columns by itself: whole rows keep its loads aligned
         used_weight, losses_and_grad = weight, _losses_and_grad_fused
     else:
@@ -148,6 +154,11 @@ def _outputs(hidden: Tensor, weight: Tensor, needs_hidden: bool, needs_weight: b
 
 def _chunk_tokens(weight: Tensor) -> int:
     return CPU_CHUNK_TOKENS if weight.device.type == "cpu" else chunk_tokens(len(weight), weight.element_size())
+
+
+def _are_few(hidden: Tensor) -> bool:
+    """Whether the tokens are one chunk of a CPU whose logits find room in the weight's gradient."""
+    return hidden.device.type == "cpu" and 0 < len(hidden) <= min(CPU_CHUNK_TOKENS, hidden.shape[1])
 
 
 def _add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deltalm_ds.kernels import linear_cross_entropy as module
+from deltalm_ds.kernels import vocabulary_blocks
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL, linear_cross_entropy
 
 V, ROWS, M = 37, 64, 5  # 27 padding rows
@@ -54,6 +55,36 @@ def test_ignored_labels_are_torchs(label_smoothing, monkeypatch):
     wanted = torch.autograd.grad(expected.sum(), (hidden, weight))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4, 5])  # at most as many as the model has dimensions
+@pytest.mark.parametrize("num_rows", [8, 19, 36, 37, 64])  # blocks of the vocabulary: even, uneven, one of one row, one
+@pytest.mark.parametrize("needs_hidden", [True, False])
+def test_logits_of_few_tokens_lie_in_the_gradient_of_the_weight(num_tokens, num_rows, needs_hidden, monkeypatch):
+    monkeypatch.setattr(vocabulary_blocks, "BLOCK_ROWS", num_rows)
+    monkeypatch.setattr(vocabulary_blocks, "PART_LOGITS", 2 * num_rows)
+    hidden, weight, labels = tensors(num_tokens)
+    if num_tokens > 1:
+        labels[0], labels[1] = V - 1, IGNORED_LABEL
+    loss, token_loss, token_nll = linear_cross_entropy(hidden.requires_grad_(needs_hidden), weight, labels, V, 0.1)
+    expected = reference(hidden, weight, labels, 0.1)
+    torch.testing.assert_close(token_loss, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(token_nll, reference(hidden, weight, labels, 0.0).detach(), rtol=1e-12, atol=1e-12)
+    inputs = (hidden, weight)[not needs_hidden :]
+    found, wanted = torch.autograd.grad(loss, inputs), torch.autograd.grad(expected.sum(), inputs)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_tokens_take_no_memory_for_logits(dtype, monkeypatch):
+    monkeypatch.setattr(vocabulary_blocks, "BLOCK_ROWS", 1024)
+    hidden = torch.randn(64, 64).to(dtype).requires_grad_()
+    weight = torch.randn(65_000, 64).to(dtype).requires_grad_()
+    labels = torch.randint(64_991, (64,))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        linear_cross_entropy(hidden, weight, labels, 64_991, 0.1).loss.backward()
+    assert weight.nbytes <= peak_bytes(profile) < 1.25 * weight.nbytes  # logits in their own place: 2
 
 
 def test_gradcheck():
@@ -142,8 +173,12 @@ def test_the_logits_of_all_tokens_never_exist(monkeypatch):
     hidden, weight, labels = tensors(200)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         linear_cross_entropy(hidden, weight, labels, V, 0.1).loss.backward()
+    assert 10 * V < peak_bytes(profile) / 8 < 200 * V
+
+
+def peak_bytes(profile):
     held = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         held += event.nbytes() if event.name() == "[memory]" else 0
         peak = max(peak, held)
-    assert 10 * V < peak / 8 < 200 * V
+    return peak
