@@ -137,9 +137,17 @@ class ActivationCost:
 
 
 def loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int, on_cpu: bool = False) -> int:
-    """The most that the fused output projection and loss hold: one chunk of logits, which becomes their gradient in
-    place, and the gradient of the token embedding; that of 16-bit weights is summed over several chunks in float32,
-    and rounded beside it."""
+    """The most that the fused output projection and loss hold: a chunk of logits and the token embedding's gradient.
+
+    That of 16-bit weights is summed over several chunks in float32, and rounded beside it. A few tokens' logits, which
+    a CPU puts into the gradient, are counted all the same: the estimate is the higher one.
+
+    Args:
+        config: of the model.
+        weight_bytes: of an element of its weights.
+        num_target_tokens: of the largest micro-batch.
+        on_cpu: whether a CPU computes.
+    """
     chunk = CPU_CHUNK_TOKENS if on_cpu else chunk_tokens(config.num_embedding_rows, weight_bytes)
     sums = 4 if weight_bytes < 4 and num_target_tokens > chunk else 0
     table = config.num_embedding_rows * config.hidden_size

@@ -102,7 +102,16 @@ def memory_of_rank(
     device: torch.device,
     has_graphs: bool,
 ) -> dict[str, int]:
-    """Bytes on a rank by what they are for, and the most there are at a time."""
+    """Bytes on a rank by what they are for, and the most there are at a time.
+
+    Args:
+        ds_config: DeepSpeed's configuration.
+        model: of the training, on any device.
+        micro_batches: tokens of source and target of each.
+        num_ranks: that share the work.
+        device: that a rank computes on.
+        has_graphs: whether micro-batches are CUDA graphs.
+    """
     num_parameters = model.num_parameters(padding_rows=True)
     largest = max(parameter.numel() for parameter in model.parameters())
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
