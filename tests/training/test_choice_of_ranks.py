@@ -37,6 +37,8 @@ except Exception as error:
 if rank == 0:
     write_json(run / "environment.json", {"linear": linear_choice.record()})
 (run / f"{rank}.json").write_text(json.dumps(found))
+distributed.barrier()  # a rank that ends first takes the connections of the other away
+distributed.destroy_process_group()
 """
 
 
