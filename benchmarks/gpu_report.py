@@ -11,11 +11,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import ROWS
 from benchmarks.gpu_goals import GOALS, Rows
 from benchmarks.recording import RESULTS, table
 from deltalm_ds.errors import InputError
 
-ROWS = "rows.jsonl"
 TITLES = {
     "facts": "The machine",
     "tests": "Tests of the kernels",

@@ -2,11 +2,10 @@
 
     python -m benchmarks.padding --ranks 2 --steps 400 demo/finetuning/recipe.yaml
 
-Nothing is trained: a step's lengths are enough. Rank 0's micro-batches are followed through `GraphedForward`'s rules: a
-shape is recorded the second time it comes, and of many the last ones stay.
+Nothing is trained: a step's lengths are enough. Rank 0's micro-batches are followed through the `Recordings` of a
+training.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.graphs import MAX_GRAPHS
+from deltalm_ds.training.graphs import Recordings
 from deltalm_ds.training.inputs import open_inputs
 
 
@@ -69,19 +68,16 @@ def _added(shapes: Iterable[Shape], to_shape: Callable[[Shape], Shape]) -> float
 
 def _graphs(shapes: Iterable[Shape]) -> tuple[int, int]:
     """How many recordings are made, and how many micro-batches are replays."""
-    seen: set[Shape] = set()
-    recorded: OrderedDict[Shape, None] = OrderedDict()
-    num_recordings = num_replays = 0
+    recordings, made = Recordings[Shape](), list[Shape]()
+    num_replays = 0
     for shape in shapes:
-        if shape in seen:
-            num_replays += 1
-            num_recordings += shape not in recorded
-            recorded[shape] = None
-            recorded.move_to_end(shape)
-            if len(recorded) > MAX_GRAPHS:
-                recorded.popitem(last=False)
-        seen.add(shape)
-    return num_recordings, num_replays
+
+        def record(shape: Shape = shape) -> Shape:
+            made.append(shape)
+            return shape
+
+        num_replays += recordings.of(shape, record) is not None
+    return len(made), num_replays
 
 
 if __name__ == "__main__":

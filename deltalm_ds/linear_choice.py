@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import InputError, os_error_sentence
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.kernels.linear import (
     AUTO,
+    CONTENDERS,
     PRODUCTS,
     SMALL_WEIGHT,
     Layer,
@@ -60,15 +61,15 @@ def find_rates(model: nn.Module, products: Iterable[str], known: Rates | None = 
     try:
         with _locked_memory() as path:  # two processes measure one after the other, and the second need not any more
             memory = _read(path)
-            rates = {**memory.get(machine(), {}), **rates}
+            rates = {**_sound(memory.get(machine())), **rates}
             missing = {name: case for name, case in needed.items() if name not in rates}
             if missing:
                 rates |= measure(missing)
-                write_json(path, {**memory, machine(): {**memory.get(machine(), {}), **rates}})
+                write_json(path, {**memory, machine(): rates})
     except OSError as error:
         print(
-            f"deltalm: {_memory()} cannot be written ({error.strerror or error}): PyTorch computes every product, even "
-            "where another library is faster. XDG_CACHE_HOME names another place.",
+            f"deltalm: what was measured cannot be written ({os_error_sentence(error)[:-1]}): PyTorch computes "
+            "every product, even where another one is faster. XDG_CACHE_HOME names another place.",
             file=sys.stderr,
         )
         return {}
@@ -77,7 +78,7 @@ def find_rates(model: nn.Module, products: Iterable[str], known: Rates | None = 
 
 def record() -> dict[str, Any]:
     """What serves linear layers on this processor: the setting, and each class measured, as plain JSON."""
-    rates = in_use() or _read(_memory()).get(machine(), {})
+    rates = in_use() or _remembered()
     products = [{"product": name, "by": fastest(of_class), **of_class} for name, of_class in rates.items()]
     return {"setting": setting(), "machine": machine(), "unit": "GFLOP/s", "products": products}
 
@@ -86,10 +87,12 @@ def rates_of_record(recorded: dict[str, Any]) -> Rates:
     """The rates of a `record`, if it was made on a machine like this one, in as many threads."""
     if recorded.get("machine") != machine():
         return {}
-    return {
-        row["product"]: {name: rate for name, rate in row.items() if name not in ("product", "by")}
-        for row in recorded["products"]
-    }
+    return _sound(
+        {
+            row["product"]: {name: rate for name, rate in row.items() if name not in ("product", "by")}
+            for row in recorded["products"]
+        }
+    )
 
 
 def machine() -> str:
@@ -111,11 +114,35 @@ def _layers(model: nn.Module) -> list[Layer]:
 
 
 def _memory() -> Path:
+    """The file; OSError where this user has no home directory, as in some containers."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "deltalm_ds" / "linear.json"
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "deltalm_ds" / "linear.json"
+    except RuntimeError as error:
+        raise OSError("this user has no home directory") from error
 
 
-def _read(path: Path) -> dict[str, Rates]:
+def _remembered() -> Rates:
+    """What is remembered of this machine, as far as it can be read."""
+    try:
+        return _sound(_read(_memory()).get(machine()))
+    except OSError:
+        return {}
+
+
+def _sound(rates: Any) -> Rates:
+    """Those that this version can use; others may have written the file."""
+    if not isinstance(rates, dict):
+        return {}
+    return {name: of_class for name, of_class in rates.items() if _is_sound(of_class)}
+
+
+def _is_sound(of_class: Any) -> bool:
+    is_known = isinstance(of_class, dict) and "torch" in of_class and of_class.keys() <= CONTENDERS.keys()
+    return is_known and all(isinstance(rate, int | float) for rate in of_class.values())
+
+
+def _read(path: Path) -> dict[str, Any]:
     """What is remembered; nothing if there is no file, or a damaged one, which the next measurement replaces."""
     if not path.exists():
         return {}

@@ -13,49 +13,9 @@ from deltalm_ds.kernels.torch_internals import flash_attention_backward, flash_a
 MAX_HEAD_DIM, HEAD_DIM_MULTIPLE = 256, 8
 
 
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    causal: bool,
-    p: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The result [Tq, H, D], the log-sum-exp of each query's scores [H, Tq] float32, and the state of its masks."""
-    if not len(q) or not len(k):  # its kernels cannot be launched for nothing
-        out, log_total, masks = _forward_shapes(q, k, v)
-        return out.zero_(), log_total.zero_(), masks
-    return flash_attention_forward(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, p)
-
-
 def _forward_shapes(q, k, v, *others):
     log_total = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
     return q.new_empty(q.shape), log_total, q.new_empty(2, dtype=torch.uint64)
-
-
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    log_total: Tensor,
-    masks: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    causal: bool,
-    p: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v."""
-    if not len(q) or not len(k):
-        return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
-    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    return flash_attention_backward(grad, q, k, v, out, log_total, masks, *lengths, causal, p)
 
 
 def _backward_shapes(grad, q, k, v, *others):
@@ -75,8 +35,8 @@ def _gradients(ctx, grad, _grad_log_total, _grad_masks):
     return *_BACKWARD(grad, *ctx.saved_tensors, *others), *[None] * 6
 
 
-_BACKWARD = CustomOp("flash_attention_backward", _backward, _backward_shapes)
-_FORWARD = CustomOp("flash_attention", _forward, _forward_shapes, _setup_context, _gradients)
+_BACKWARD = CustomOp("flash_attention_backward", flash_attention_backward, _backward_shapes)
+_FORWARD = CustomOp("flash_attention", flash_attention_forward, _forward_shapes, _setup_context, _gradients)
 
 
 def flash_attention(

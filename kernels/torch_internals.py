@@ -93,8 +93,8 @@ def flash_attention_forward(
     """PyTorch's FlashAttention-2 over packed sequences; its public function drops nothing. CUDA from sm_80 on alone.
 
     Args:
-        q: [Tq, H, D], 16 bits, D a multiple of 8, Tq > 0.
-        k: [Tk, H, D], Tk > 0.
+        q: [Tq, H, D], 16 bits, D a multiple of 8.
+        k: [Tk, H, D].
         v: [Tk, H, D].
         cu_seqlens_q: [B + 1] int32, cumulative lengths from 0.
         cu_seqlens_k: [B + 1] int32.
@@ -104,8 +104,12 @@ def flash_attention_forward(
         dropout_p: rate of dropout on the probabilities, with masks of its own.
 
     Returns:
-        [Tq, H, D], zeros for queries without keys; and for its backward [H, Tq] float32 and [2] uint64.
+        [Tq, H, D], zeros for queries without keys; and for its backward the log-sum-exp of each query's scores [H, Tq]
+        float32 and the state of its masks [2] uint64.
     """
+    if not len(q) or not len(k):  # its kernels cannot be launched for nothing
+        nothing = q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float32)
+        return q.new_zeros(q.shape), nothing, q.new_empty(2, dtype=torch.uint64)
     out, log_total, masks, _unused, _probabilities = torch.ops.aten._flash_attention_forward(
         q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, causal, return_debug_mask=False
     )
@@ -144,6 +148,8 @@ def flash_attention_backward(
         causal: as in the forward.
         dropout_p: as in the forward.
     """
+    if not len(q) or not len(k):
+        return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     unused = torch.empty(0, dtype=torch.uint64, device=q.device)
     lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     return torch.ops.aten._flash_attention_backward(

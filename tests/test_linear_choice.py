@@ -110,10 +110,26 @@ def test_a_forced_library_needs_no_measurement(
     assert record()["setting"] == name
 
 
-@pytest.mark.parametrize("content", ["{", "[1]"])
+CLASS = "forward few 512x256 float32"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[1]",
+        '{"MACHINE": "x"}',
+        f'{{"MACHINE": {{"{CLASS}": 7}}}}',
+        f'{{"MACHINE": {{"{CLASS}": {{"onednn": 3}}}}}}',
+        f'{{"MACHINE": {{"{CLASS}": {{"torch": "fast", "onednn": 3}}}}}}',
+        f'{{"MACHINE": {{"{CLASS}": {{"torch": 2, "of a later version": 3}}}}}}',
+    ],
+)
 def test_a_damaged_memory_is_made_anew(measured: list[str], cache: Path, content: str) -> None:
+    """Or one of another version; what it holds is used by nobody."""
     cache.parent.mkdir()
-    cache.write_text(content)
+    cache.write_text(content.replace("MACHINE", machine()))
+    assert record()["products"] == []
     rates = find_rates(Model(), ["forward"])
     assert json.loads(cache.read_text()) == {machine(): rates}
 
@@ -125,6 +141,21 @@ def test_what_cannot_be_remembered_is_not_chosen(
     cache.parent.write_text("a file where the directory should be")
     assert find_rates(Model(), PRODUCTS) == {}
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_without_a_home_directory_nothing_is_chosen(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a container's user is in no list of users."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    assert find_rates(Model(), PRODUCTS) == {}
+    assert record()["products"] == []
+    assert "(this user has no home directory)" in capsys.readouterr().err
 
 
 def test_processes_that_start_together_choose_the_same() -> None:

@@ -106,18 +106,20 @@ def _norm_in_blocks(
 ) -> Tensor:
     """DeepSpeed's norm of gradients, a block at a time: it would copy each gradient in float64, which a block is."""
     real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
-    pairs = list(zip(real, parameters))  # noqa: B905, there may be padding behind the last parameter's
+    pairs = list(zip(real, parameters, strict=False))  # there may be padding behind the last parameter's
     owners = [parameter for gradient, parameter in pairs for _ in range(0, gradient.numel(), NORM_BLOCK)]
     return norm(_widened([gradient for gradient, _ in pairs]), owners, *options)
 
 
 def _widened(gradients: list[Tensor]) -> Iterator[Tensor]:
     """The gradients' blocks in float64, one after the other in the same memory."""
-    longest = min(NORM_BLOCK, max(map(Tensor.numel, gradients), default=0))
-    memory = [gradient.new_empty(longest, dtype=torch.float64) for gradient in gradients[:1]]
+    if not gradients:
+        return
+    longest = min(NORM_BLOCK, max(map(Tensor.numel, gradients)))
+    memory = gradients[0].new_empty(longest, dtype=torch.float64)
     for gradient in gradients:
         for block in gradient.reshape(-1).split(NORM_BLOCK):
-            yield memory[0][: len(block)].copy_(block)
+            yield memory[: len(block)].copy_(block)
 
 
 def _add_in_blocks(

@@ -10,8 +10,8 @@ with ZeRO stage 2 all ranks must reduce them in one, and a shape that one rank h
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,29 @@ def reason_against_graphs(recipe: Recipe, config: DeltaLMConfig, device: torch.d
     return None
 
 
+Kept = TypeVar("Kept")
+
+
+class Recordings(Generic[Kept]):
+    """What is made of a shape when it comes for the second time; of many, those that were used last are kept."""
+
+    def __init__(self) -> None:
+        self._seen: set[Any] = set()
+        self._kept: OrderedDict[Any, Kept] = OrderedDict()
+
+    def of(self, shape: Any, make: Callable[[], Kept]) -> Kept | None:
+        """That of a shape, made now if it is not there; None where the shape comes for the first time."""
+        if shape not in self._seen:
+            self._seen.add(shape)
+            return None
+        if shape not in self._kept:
+            if len(self._kept) == MAX_GRAPHS:
+                self._kept.popitem(last=False)
+            self._kept[shape] = make()
+        self._kept.move_to_end(shape)
+        return self._kept[shape]
+
+
 class GraphedForward:
     """What takes the place of a model's `forward` in training.
 
@@ -80,8 +103,7 @@ class GraphedForward:
         self._twin.load_state_dict(weights, assign=True)
         self._recorder = GraphRecorder(self._parameters[0].device)
         self._gradients: list[Tensor] = []
-        self._seen: set[Any] = set()
-        self._recorded: OrderedDict[Any, _Recorded] = OrderedDict()
+        self._recordings: Recordings[_Recorded] = Recordings()
         self.num_replays = 0
 
     def __call__(
@@ -103,19 +125,18 @@ class GraphedForward:
     ) -> "_Pass":
         sides = source, target_input
         shape = *((len(side.tokens), side.num_sequences, side.max_seqlen) for side in sides), label_smoothing
-        if shape not in self._seen:
-            self._seen.add(shape)
-            return _Eager(self._twin, source, target_input, labels, label_smoothing)
-        if shape not in self._recorded:
-            if len(self._recorded) == MAX_GRAPHS:
-                self._recorded.popitem(last=False)
+
+        def record() -> _Recorded:
             self._gradients = self._gradients or [torch.empty_like(weight) for weight in self._parameters]
             eager = _Eager(self._twin, _static(source), _static(target_input), labels.clone(), label_smoothing)
-            self._recorded[shape] = _Recorded(eager, self._gradients, self._recorder)
-        self._recorded.move_to_end(shape)
+            return _Recorded(eager, self._gradients, self._recorder)
+
+        recorded = self._recordings.of(shape, record)
+        if recorded is None:
+            return _Eager(self._twin, source, target_input, labels, label_smoothing)
         self.num_replays += 1
-        self._recorded[shape].load(source, target_input, labels)
-        return self._recorded[shape]
+        recorded.load(source, target_input, labels)
+        return recorded
 
 
 class _Pass(Protocol):

@@ -34,7 +34,8 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         InputError, DataError: the recipe or something it names does not hold; every check is made before planning.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ds_config = for_ranks(deepspeed_config(recipe), num_ranks, device.type == "cpu")
+    of_recipe = deepspeed_config(recipe)
+    ds_config = for_ranks(of_recipe, num_ranks, device.type == "cpu")
     inputs = check_inputs(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
@@ -49,7 +50,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         "deepspeed": {
             "name": recipe.deepspeed,
             "precision": precision(ds_config),
-            "zero_stage": deepspeed_config(recipe)["zero_optimization"]["stage"],
+            "zero_stage": of_recipe["zero_optimization"]["stage"],
         },
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
