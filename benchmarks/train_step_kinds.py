@@ -220,6 +220,7 @@ def trainer(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[]
     """The step of `deltalm train`, from the batch on the host to the updated weights; on a GPU by CUDA graphs."""
     from deltalm_ds.data.padding import on_ladder
     from deltalm_ds.training.graphs import GraphedForward
+    from deltalm_ds.training.sections import Sections
     from deltalm_ds.training.step import LossSums, train_step
 
     ds_engine, num_parameters = _ds_engine(dtype)
@@ -229,7 +230,7 @@ def trainer(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[]
     sums = LossSums(1, DEVICE)
 
     def step() -> None:
-        train_step(ds_engine, [batch], len(batch.labels), 1e-4, SMOOTHING, (0, 0), sums, lambda: None)
+        train_step(ds_engine, [batch], len(batch.labels), 1e-4, SMOOTHING, (0, 0), sums, lambda: None, Sections())
 
     return step, num_parameters
 

@@ -15,6 +15,7 @@ from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.training.sections import Sections
 
 
 class LossSums:
@@ -48,6 +49,7 @@ def train_step(
     dropout_key: tuple[int, int],
     sums: LossSums,
     before_next: Callable[[], None],
+    sections: Sections,
 ) -> bool:
     """One update from this rank's micro-batches; returns whether it was applied: not if a gradient was inf or nan.
 
@@ -60,6 +62,7 @@ def train_step(
         dropout_key: (seed, step); with rank and micro-batch it decides every dropout mask.
         sums: where losses are counted.
         before_next: called between micro-batches; may give the step up by raising.
+        sections: the clock to tell what is done.
     """
     world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     for group in ds_engine.optimizer.param_groups:
@@ -71,10 +74,13 @@ def train_step(
             before_next()
         batch = batch.to(ds_engine.device)
         torch.manual_seed(int(hash_counters(*dropout_key, rank, index)) >> 1)
-        loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
+        with sections.section("forward"):
+            loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
         losses.append((batch, token_loss, token_nll))
-        ds_engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
-    ds_engine.step()
+        with sections.section("backward"):
+            ds_engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
+    with sections.section("optimizer"):
+        ds_engine.step()
     for batch, token_loss, token_nll in losses:  # only now, as the step may have been given up
         sums.add(batch, token_loss, token_nll)
     return ds_engine.was_step_applied()

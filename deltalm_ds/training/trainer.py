@@ -38,6 +38,7 @@ from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.linear_choice import choose_for_all_ranks
 from deltalm_ds.training.prepare import check_prepared
 from deltalm_ds.training.records import Rates, loss_record
+from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.step import LossSums, train_step
 from deltalm_ds.training.validation import validate
 
@@ -46,7 +47,7 @@ class Trainer:
     """One rank of a run."""
 
     def __init__(self, run: Path) -> None:
-        self.run = run
+        self.run, self.sections = run, Sections()
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
@@ -101,7 +102,9 @@ class Trainer:
         with log, closing(steps), shown as advance:
             try:
                 self._validate_if_missed()
+                self.sections.switch("data")
                 for batches in steps:
+                    self.sections.switch("other")
                     self._update(batches)
                     saving = self._is_due()
                     # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
@@ -113,6 +116,7 @@ class Trainer:
                         self._save_and_validate()
                     if state.step < training.max_steps:
                         self.stop.check()
+                    self.sections.switch("data")
             except StopRequested:
                 return self._end_early()
         return 0
@@ -139,6 +143,7 @@ class Trainer:
                 (self.recipe.seed, state.step),
                 self.sums,
                 before_next=self.stop.check,
+                sections=self.sections,
             )
             state.updates += applied
             self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
@@ -176,8 +181,10 @@ class Trainer:
         skipped = self.skipped_in_a_row
         if skipped >= self.recipe.training.save_every or (skipped and not self.state.updates):
             raise self._does_not_train("no update was applied since the last checkpoint")
-        self._save()
-        self._validate()
+        with self.sections.section("checkpoint"):
+            self._save()
+        with self.sections.section("validation"):
+            self._validate()
         if self.rank == 0:
             keep_checkpoints(self.run, self.recipe.training.keep_last)
 
