@@ -106,9 +106,13 @@ def _forward(
     token_loss, token_nll, grad_hidden, grad_weight = _outputs(hidden, weight, needs_hidden, needs_weight)
     if not is_fused and needs_weight and _are_few(hidden):
         grad_weight[vocabulary_size:].zero_()
-        losses = (*_smoothing(label_smoothing, vocabulary_size), token_loss, token_nll)
-        gradients = (grad_hidden if needs_hidden else None, grad_weight[:vocabulary_size])
-        vocabulary_blocks.losses_and_gradients_(hidden, weight[:vocabulary_size], labels, *losses, *gradients)
+        used = slice(_num_labelled(labels))
+        for behind in (token_loss, token_nll, grad_hidden):
+            behind[used.stop :].zero_()
+        losses = (*_smoothing(label_smoothing, vocabulary_size), token_loss[used], token_nll[used])
+        gradients = (grad_hidden[used] if needs_hidden else None, grad_weight[:vocabulary_size])
+        operands = (hidden[used], weight[:vocabulary_size], labels[used])
+        vocabulary_blocks.losses_and_gradients_(*operands, *losses, *gradients)
         return token_loss.sum(), token_loss, token_nll, grad_hidden, grad_weight
     if is_fused:  # the kernel masks padding columns by itself: whole rows keep its loads aligned
         used_weight, losses_and_grad = weight, _losses_and_grad_fused
@@ -159,6 +163,12 @@ def _chunk_tokens(weight: Tensor) -> int:
 def _are_few(hidden: Tensor) -> bool:
     """Whether the tokens are one chunk of a CPU whose logits find room in the weight's gradient."""
     return hidden.device.type == "cpu" and 0 < len(hidden) <= min(CPU_CHUNK_TOKENS, hidden.shape[1])
+
+
+def _num_labelled(labels: Tensor) -> int:
+    """Tokens up to the last one with a label, to a multiple of 8; what pads a batch at its end has none."""
+    with_label = (labels != IGNORED_LABEL).nonzero()
+    return min(len(labels), (int(with_label[-1]) // 8 + 1) * 8) if len(with_label) else 0
 
 
 def _add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from deltalm_ds.kernels.linear import linear
+from deltalm_ds.kernels.linear import input_gradient, linear
 
 BLOCK_ROWS = 20_480  # of the weight: products as fast as with all rows, and of the class that those are of
 PART_LOGITS = 1 << 20  # that the element-wise part has at a time: 4 MB in float32, which stay in the cache
@@ -65,12 +65,8 @@ def losses_and_gradients_(
         grad.sub_(each)[tokens, columns] -= target_weight
         grad_logits = grad.index_fill_(0, ignored, 0.0).to(weight.dtype)
         torch.mm(grad_logits.T, hidden, out=grad_weight[rows])
-        if grad_sum is None:
-            continue
-        if grad_sum.dtype == weight.dtype:
-            grad_sum.addmm_(grad_logits, weight[rows])
-        else:
-            grad_sum += grad_logits @ weight[rows]
+        if grad_sum is not None:
+            grad_sum += input_gradient(grad_logits, weight[rows])
     if grad_hidden is not None and grad_sum is not None:
         grad_hidden.copy_(grad_sum)
 

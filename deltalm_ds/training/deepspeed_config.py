@@ -12,6 +12,7 @@ from deltalm_ds.recipe.schema import Recipe
 CONFIG_DIRECTORY = Path(__file__).parents[1] / "ds_configs"
 
 NORM_BLOCK = 1 << 22  # elements of gradients that are widened at a time: 32 MiB in float64
+CPU_NORM_BLOCK = 1 << 17  # the same on a CPU: 1 MiB, which stays in the cache
 
 # what the recipe decides: the file says "auto" or the very same value
 _DECIDED_BY_RECIPE = {"gradient_clipping": lambda recipe: recipe.training.clip_norm}

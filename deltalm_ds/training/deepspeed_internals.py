@@ -11,7 +11,7 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, distributed
 
-from deltalm_ds.training.deepspeed_config import NORM_BLOCK
+from deltalm_ds.training.deepspeed_config import CPU_NORM_BLOCK, NORM_BLOCK
 
 _REPLACED = (
     "get_grad_norm_direct",
@@ -107,7 +107,7 @@ def _norm_in_blocks(
     """DeepSpeed's norm of gradients, a block at a time: it would copy each gradient in float64, which a block is."""
     real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
     pairs = list(zip(real, parameters, strict=False))  # there may be padding behind the last parameter's
-    owners = [parameter for gradient, parameter in pairs for _ in range(0, gradient.numel(), NORM_BLOCK)]
+    owners = [p for gradient, p in pairs for _ in range(0, gradient.numel(), _norm_block(gradient))]
     return norm(_widened([gradient for gradient, _ in pairs]), owners, *options)
 
 
@@ -115,11 +115,15 @@ def _widened(gradients: list[Tensor]) -> Iterator[Tensor]:
     """The gradients' blocks in float64, one after the other in the same memory."""
     if not gradients:
         return
-    longest = min(NORM_BLOCK, max(map(Tensor.numel, gradients)))
+    longest = min(_norm_block(gradients[0]), max(map(Tensor.numel, gradients)))
     memory = gradients[0].new_empty(longest, dtype=torch.float64)
     for gradient in gradients:
-        for block in gradient.reshape(-1).split(NORM_BLOCK):
+        for block in gradient.reshape(-1).split(_norm_block(gradient)):
             yield memory[: len(block)].copy_(block)
+
+
+def _norm_block(gradient: Tensor) -> int:
+    return CPU_NORM_BLOCK if gradient.is_cpu else NORM_BLOCK
 
 
 def _add_in_blocks(
@@ -130,7 +134,8 @@ def _add_in_blocks(
         return
     total = optimizer.fp32_groups_gradients[group][number]
     with torch.no_grad():
-        for block, part in zip(total.split(NORM_BLOCK), parameter.grad.reshape(-1).split(NORM_BLOCK), strict=True):
+        parts = parameter.grad.reshape(-1).split(CPU_NORM_BLOCK)
+        for block, part in zip(total.split(CPU_NORM_BLOCK), parts, strict=True):
             block.add_(part)  # a CPU widens the operand in a temporary
         if clear_lp_grads:
             parameter.grad.zero_()

@@ -76,6 +76,26 @@ def test_logits_of_few_tokens_lie_in_the_gradient_of_the_weight(num_tokens, num_
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_labelled", [0, 1, 7, 8, 9, 23, 24])
+def test_padding_at_the_end_costs_nothing_and_changes_nothing(num_labelled, monkeypatch):
+    multiplied = []
+    product = vocabulary_blocks.linear
+    monkeypatch.setattr(vocabulary_blocks, "linear", lambda x, w: multiplied.append(len(x)) or product(x, w))
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(24, 30, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(ROWS, 30, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(V, (24,), generator=generator)
+    labels[num_labelled:] = IGNORED_LABEL
+    loss, token_loss, token_nll = linear_cross_entropy(hidden, weight, labels, V, 0.1)
+    assert set(multiplied) == {-(-num_labelled // 8) * 8}
+    expected = reference(hidden, weight, labels, 0.1)
+    torch.testing.assert_close(token_loss, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(token_nll, reference(hidden, weight, labels, 0.0).detach(), rtol=1e-12, atol=1e-12)
+    found, wanted = torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected.sum(), (hidden, weight))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_few_tokens_take_no_memory_for_logits(dtype, monkeypatch):
     monkeypatch.setattr(vocabulary_blocks, "BLOCK_ROWS", 1024)

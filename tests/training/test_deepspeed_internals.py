@@ -63,7 +63,7 @@ def compare_engines() -> None:
     from deltalm_ds.training.deepspeed_engine import start_distributed
 
     start_distributed()
-    deepspeed_internals.NORM_BLOCK = 8  # of the 35 elements of the largest parameter
+    deepspeed_internals.CPU_NORM_BLOCK = 8  # of the 35 elements of the largest parameter
     for name in ("fp32_zero1", "fp32_zero2", "bf16_zero1", "bf16_zero2"):
         print(json.dumps({"name": name, "plain": trained(name, False), "held": trained(name, True)}), flush=True)
     torch.distributed.destroy_process_group()
