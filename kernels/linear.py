@@ -8,12 +8,17 @@ which of the three products it is, and on the shape. A class of products is: pro
 a GPU, under torch.compile, and before `use`. No product is timed here: `linear_rates.py` does that, and entry points
 ask for it (`deltalm_ds/linear_choice.py`).
 
+Weights that never change, as in a search, may be brought into oneDNN's own order once (`PackedWeights`): its products
+with few tokens are then up to twice as fast. Such products are classes of their own, of the product `frozen`.
+
 The environment variable DELTALM_LINEAR (torch, onednn) forces one contender for all; `auto`, the default, is what `use`
 was given.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,11 +28,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.kernels.torch_internals import has_onednn_linear, is_traced, onednn_linear
+from deltalm_ds.kernels.torch_internals import (
+    has_onednn_linear,
+    has_onednn_packing,
+    is_traced,
+    onednn_linear,
+    onednn_packed,
+)
 
 VARIABLE = "DELTALM_LINEAR"
 AUTO = "auto"
-PRODUCTS = ("forward", "input_gradient", "weight_gradient")
+PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # of training
+FROZEN = "frozen"  # the forward product with a weight that never changes
+PACKED = "packed"  # its contender: oneDNN with a packed weight
+FEW_TOKENS = 64  # that weights are packed for, and few tokens measured with
 MANY_TOKENS = 256  # more are many
 MANY_OUTPUTS = 16384  # more make no difference
 SMALL_WEIGHT = 1 << 16  # elements: below, the host's time for a choice is longer than what it saves
@@ -54,10 +68,11 @@ def class_of(product: str, num_tokens: int, layer: Layer) -> str:
     return f"{product} {amount} {outputs}x{layer.inputs} {str(layer.dtype).removeprefix('torch.')}"
 
 
-def contenders(dtype: torch.dtype) -> list[str]:
-    """Who can multiply matrices of this dtype on this machine's processor, PyTorch's own first."""
-    others = [name for name in CONTENDERS if name != "torch"]
-    return ["torch", *(others if has_onednn_linear(dtype) else [])]
+def contenders(dtype: torch.dtype, product: str = "forward") -> list[str]:
+    """Who can compute this product in this dtype on this machine's processor, PyTorch's own first."""
+    others = [name for name in CONTENDERS if name != "torch"] if has_onednn_linear(dtype) else []
+    packed = [PACKED] if product == FROZEN and has_onednn_packing(dtype) else []
+    return ["torch", *others, *packed]
 
 
 def setting() -> str:
@@ -101,8 +116,54 @@ def fastest(rates: Mapping[str, float]) -> str:
     return best if rates[best] > CLEARLY_FASTER * rates["torch"] else "torch"
 
 
+class PackedWeights:
+    """Copies of weights in oneDNN's own order, of those that are multiplied fastest so.
+
+    `use` comes first. The weights must live, where they are and as they are, for as long as this is used.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self._packed = {_place(weight): onednn_packed(weight, FEW_TOKENS) for weight in weights if _is_packed(weight)}
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Inside, in this thread, products with these weights that need no gradient are computed with the copies."""
+        token = _packed.set(self._packed)
+        try:
+            yield
+        finally:
+            _packed.reset(token)
+
+
+_packed: ContextVar[Mapping[tuple[int, ...], Tensor]] = ContextVar("packed", default={})  # noqa: B039 (never written)
+
+
+def _place(weight: Tensor) -> tuple[int, ...]:
+    return weight.data_ptr(), *weight.shape
+
+
+def _is_packed(weight: Tensor) -> bool:
+    layer = Layer(weight.shape[0], weight.shape[1], weight.dtype)
+    return weight.is_cpu and _in_use.others.get(class_of(FROZEN, FEW_TOKENS, layer)) == PACKED
+
+
+def _packed_weight(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The packed copy to multiply with, if there is one and it can be taken."""
+    if torch.compiler.is_compiling() or not (found := _packed.get()):
+        return None
+    if _needs_gradient(x, weight, bias) or is_traced(x):
+        return None
+    return found.get(_place(weight))
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias, as `torch.nn.functional.linear`. x: [T, K]; weight: [N, K]; bias: [N] -> [T, N]."""
+    packed = _packed_weight(x, weight, bias)
+    if packed is not None:
+        return onednn_linear(x, packed, bias)
     if _is_torchs_alone(x, weight):
         return F.linear(x, weight, bias)
     if _needs_gradient(x, weight, bias):
@@ -112,6 +173,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x · weightᵀ + bias) in the erf form; in one pass where the library can and no gradient is needed."""
+    packed = _packed_weight(x, weight, bias)
+    if packed is not None:
+        return onednn_linear(x, packed, bias, with_gelu=True)
     is_plain = _is_torchs_alone(x, weight) or _needs_gradient(x, weight, bias)
     if is_plain or _contender("forward", len(x), weight) != "onednn":
         return F.gelu(linear(x, weight, bias))

@@ -109,10 +109,16 @@ def _forward(
         used = slice(_num_labelled(labels))
         for behind in (token_loss, token_nll, grad_hidden):
             behind[used.stop :].zero_()
-        losses = (*_smoothing(label_smoothing, vocabulary_size), token_loss[used], token_nll[used])
-        gradients = (grad_hidden[used] if needs_hidden else None, grad_weight[:vocabulary_size])
-        operands = (hidden[used], weight[:vocabulary_size], labels[used])
-        vocabulary_blocks.losses_and_gradients_(*operands, *losses, *gradients)
+        vocabulary_blocks.losses_and_gradients_(
+            hidden[used],
+            weight[:vocabulary_size],
+            labels[used],
+            *_smoothing(label_smoothing, vocabulary_size),
+            token_loss[used],
+            token_nll[used],
+            grad_hidden[used] if needs_hidden else None,
+            grad_weight[:vocabulary_size],
+        )
         return token_loss.sum(), token_loss, token_nll, grad_hidden, grad_weight
     if is_fused:  # the kernel masks padding columns by itself: whole rows keep its loads aligned
         used_weight, losses_and_grad = weight, _losses_and_grad_fused

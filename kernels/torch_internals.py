@@ -165,12 +165,25 @@ def has_onednn_linear(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def has_onednn_packing(dtype: torch.dtype) -> bool:
+    """Whether `onednn_packed` is there too."""
+    return has_onednn_linear(dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+def onednn_packed(weight: Tensor, num_tokens: int) -> Tensor:
+    """A copy of a layer's weight [N, K] in oneDNN's own order for about so many tokens; `onednn_linear` takes it.
+
+    It is opaque: it has a shape, and nothing else can be done with it.
+    """
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_tokens)
+
+
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, with_gelu: bool = False) -> Tensor:
     """x · weightᵀ + bias by oneDNN; CPU alone, without gradients.
 
     Args:
         x: [T, K], of a dtype that `has_onednn_linear`; copied where it is not contiguous.
-        weight: [N, K], read where it is, whatever its strides.
+        weight: [N, K], read where it is, whatever its strides; or `onednn_packed`.
         bias: [N].
         with_gelu: put GELU in the erf form behind it.
     """

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.recording import parser, report
 from deltalm_ds.allocator import keep_freed_memory
-from deltalm_ds.kernels.linear import CONTENDERS, PRODUCTS, contenders, fastest
+from deltalm_ds.kernels.linear import CONTENDERS, FROZEN, PACKED, PRODUCTS, contenders, fastest
+from deltalm_ds.kernels.torch_internals import onednn_linear, onednn_packed
 from deltalm_ds.threads import WAITING
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -59,7 +60,7 @@ def _rows(dtype: torch.dtype) -> Iterator[dict[str, Any]]:
         for tokens in TOKENS:
             if tokens * outputs <= MAX_LOGITS:
                 x, weight, grad = (torch.randn(size).to(dtype) for size in _sizes(tokens, outputs, inputs))
-                for product in PRODUCTS:
+                for product in (*PRODUCTS, FROZEN):
                     rates = _rates(product, x, weight, grad)
                     yield _row(f"{product} {tokens} x {inputs} x {outputs}, {dtype}", rates)
 
@@ -69,26 +70,25 @@ def _sizes(tokens: int, outputs: int, inputs: int) -> tuple[tuple[int, int], ...
 
 
 def _row(name: str, rates: dict[str, float]) -> dict[str, Any]:
-    unpacked = {contender: rate for contender, rate in rates.items() if contender != "packed"}
     return {
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "product": name,
-        **{contender: rates.get(contender, "") for contender in (*CONTENDERS, "packed")},
-        "fastest": max(rates, key=lambda contender: rates[contender]),
-        "chosen": fastest(unpacked),
-        "chosen / torch": unpacked[fastest(unpacked)] / rates["torch"],
+        **{contender: rates.get(contender, "") for contender in (*CONTENDERS, PACKED)},
+        "chosen": fastest(rates),
+        "chosen / torch": rates[fastest(rates)] / rates["torch"],
     }
 
 
 def _rates(product: str, x: Tensor, weight: Tensor, grad: Tensor) -> dict[str, float]:
     """GFLOP/s by contender."""
-    a, b = {"forward": (x, weight), "input_gradient": (grad, weight.T), "weight_gradient": (grad.T, x.T)}[product]
+    operands = {"input_gradient": (grad, weight.T), "weight_gradient": (grad.T, x.T)}
+    a, b = operands.get(product, (x, weight))
     calls: dict[str, Callable[[], Tensor]] = {
         name: lambda multiply=CONTENDERS[name]: multiply(a, b, None) for name in contenders(x.dtype)
     }
-    if product == "forward":
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
-        calls["packed"] = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    if PACKED in contenders(x.dtype, product):
+        packed = onednn_packed(weight, len(x))
+        calls[PACKED] = lambda: onednn_linear(x, packed)
     best = dict.fromkeys(calls, float("inf"))
     start, number = time.perf_counter(), 0
     while number < MIN_ROUNDS or time.perf_counter() - start < SECONDS:

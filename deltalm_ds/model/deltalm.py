@@ -127,7 +127,20 @@ class DeltaLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the real vocabulary. hidden: [..., M] -> [..., V]."""
-        return linear(hidden, self.token_embedding.weight[: self.config.vocabulary_size])
+        return linear(hidden, self._output_weight)
+
+    @property
+    def _output_weight(self) -> Tensor:
+        return self.token_embedding.weight[: self.config.vocabulary_size]
+
+    def step_weights(self) -> list[Tensor]:
+        """The matrices that every `decode_step` multiplies with: those of the decoder's layers and the output layer.
+
+        Not among them are the keys and values of the source, which are computed once.
+        """
+        once = {id(block.cross_attention.key_value) for block in self._blocks}
+        layers = [module for module in self.decoder.modules() if isinstance(module, nn.Linear)]
+        return [*(layer.weight for layer in layers if id(layer) not in once), self._output_weight]
 
     def start_decoding(self, source: PackedSequences) -> DecoderCache:
         """Encode the source and prepare step-by-step decoding."""

@@ -13,8 +13,10 @@ from deltalm_ds.kernels.torch_internals import (
     flash_attention_forward,
     graph_is_kept,
     has_onednn_linear,
+    has_onednn_packing,
     is_traced,
     onednn_linear,
+    onednn_packed,
     softmax_backward,
 )
 
@@ -188,3 +190,6 @@ def test_onednn_multiplies_what_it_is_given(dtype: torch.dtype) -> None:
     gelu = torch.nn.functional.gelu(expected)
     torch.testing.assert_close(onednn_linear(x, weight.T, bias, with_gelu=True).double(), gelu, rtol=0, atol=tolerance)
     assert not has_onednn_linear(torch.float64)
+    assert has_onednn_packing(dtype)
+    packed = onednn_packed(weight.T, num_tokens=64)
+    torch.testing.assert_close(onednn_linear(x, packed, bias).double(), expected, rtol=0, atol=tolerance)

@@ -298,3 +298,18 @@ def test_fresh_weights():
         elif weight.dim() == 2 and "embedding" not in name:
             bound = math.sqrt(6 / sum(weight.shape))
             assert 0.9 * bound < weight.abs().max().item() <= bound, name
+
+
+@pytest.mark.parametrize("decoder", ["interleaved", "vanilla"])
+def test_step_weights_are_those_that_a_step_multiplies_with(decoder, monkeypatch):
+    model = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=50, decoder=decoder)).eval()
+    seen = []
+    multiply = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: seen.append(w) or multiply(x, w, b))
+    with torch.inference_mode():
+        cache = model.start_decoding(PackedSequences.from_sequences([[4, 5, 2]]))
+        seen.clear()
+        cache.reserve(1)
+        model.decode_step(torch.tensor([2]), cache)
+    places = [(weight.data_ptr(), weight.shape) for weight in seen]
+    assert sorted(places) == sorted((weight.data_ptr(), weight.shape) for weight in model.step_weights())

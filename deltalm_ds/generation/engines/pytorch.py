@@ -1,6 +1,7 @@
 """Running a model directory, or a model that is in memory already, with PyTorch and our own beam search."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
+from deltalm_ds.kernels.linear import FROZEN, PackedWeights
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
 from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.linear_choice import use_fastest
@@ -20,10 +22,13 @@ from deltalm_ds.token_ids import EOS_ID
 
 
 class PyTorchEngine:
-    """Our own model in this process, on the device and in the dtype of its weights."""
+    """Our own model in this process, on the device and in the dtype of its weights.
 
-    def __init__(self, model: DeltaLM) -> None:
-        self.model = model
+    packed: copies of weights that a search is faster with; only of a model that does not change any more.
+    """
+
+    def __init__(self, model: DeltaLM, packed: PackedWeights | None = None) -> None:
+        self.model, self._packed = model, packed
         self.vocabulary_size, self.max_positions = model.config.vocabulary_size, model.config.max_positions
         self.batch_tokens = BATCH_TOKENS[model.token_embedding.weight.device.type]
 
@@ -31,7 +36,8 @@ class PyTorchEngine:
         """See `Engine`; beam search by fairseq's rules."""
         self.model.eval()
         weight = self.model.token_embedding.weight
-        with torch.cuda.device_of(weight):  # kernels and graphs are launched on the current GPU
+        packed = self._packed.used() if self._packed else nullcontext()
+        with packed, torch.cuda.device_of(weight):  # kernels and graphs are launched on the current GPU
             recorder = GraphRecorder(weight.device) if weight.is_cuda else None
             return beam_search(self.model, pack_with_eos(sources).to(weight.device), options, recorder)
 
@@ -60,8 +66,8 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
     if options.threads:
         torch.set_num_threads(options.threads)
     model = load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype)
-    use_fastest(model, ["forward"])
-    return PyTorchEngine(model)
+    use_fastest(model, ["forward", FROZEN])
+    return PyTorchEngine(model, PackedWeights(model.step_weights()))
 
 
 def _dtype(name: str | None, gpu: int | None) -> torch.dtype:
