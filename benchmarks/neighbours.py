@@ -2,9 +2,9 @@
 
 Translating alone, beside a Python loop, and beside two programs that multiply with as many threads as there are cores;
 training alone. Each with waiting threads that spin for ever, with OpenMP's default (they spin for a while), and with
-OMP_WAIT_POLICY=passive, as our entry points set it. The fair share is the best rate alone times the part of the cores
-that a program of as many threads as cores gets where all busy threads get the same. Run it on a machine with nothing
-else to do.
+OMP_WAIT_POLICY=passive and as many threads as our entry points take. The fair share is the best rate alone times the
+part of the cores that a program of as many threads as cores gets where all busy threads get the same. Run it on a
+machine with nothing else to do.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.recording import parser, report
-from deltalm_ds.threads import SET_BY_USERS
+from deltalm_ds.threads import SET_BY_USERS, WAITING
 
 SETTINGS = {"spin": {"OMP_WAIT_POLICY": "active"}, "default": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
 SPIN = "while True: pass"
@@ -121,12 +121,16 @@ def _translating(model: Any, vocabulary: int) -> tuple[Callable[[], object], int
 
     from deltalm_ds.generation.engines.pytorch import PyTorchEngine
     from deltalm_ds.generation.interface import SearchOptions
+    from deltalm_ds.kernels.linear import FROZEN, PackedWeights
     from deltalm_ds.linear_choice import use_fastest
+    from deltalm_ds.threads import threads_to_take
 
-    use_fastest(model, ["forward"])
+    if os.environ.get("OMP_WAIT_POLICY") == WAITING["OMP_WAIT_POLICY"]:  # as our entry points do it
+        torch.set_num_threads(threads_to_take())
+    use_fastest(model, ["forward", FROZEN])
     sources = torch.randint(4, vocabulary, (SENTENCES, LENGTH)).tolist()
     options = SearchOptions(beam=4, min_length=LENGTH, max_length=LENGTH)
-    engine = PyTorchEngine(model)
+    engine = PyTorchEngine(model, PackedWeights(model.step_weights()))
     batches = [sources[start : start + 25] for start in range(0, SENTENCES, 25)]
     return lambda: [engine.generate(batch, options) for batch in batches], SENTENCES
 

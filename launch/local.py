@@ -20,7 +20,7 @@ import torch
 
 from deltalm_ds.environment import ALLOCATOR_VARIABLES
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
-from deltalm_ds.threads import let_waiting_threads_sleep
+from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
 from deltalm_ds.training.collectives import STARTED_BY
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
@@ -139,7 +139,7 @@ def _environment(num_ranks: int) -> dict[str, str]:
     """
     environment = os.environ.copy()
     let_waiting_threads_sleep(environment)
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    threads = max(1, usable_cores() // num_ranks)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment.setdefault("PYTHONSAFEPATH", "1")  # Python 3.11 and later: a user's queue.py is not the library's
     if not environment.keys() & set(ALLOCATOR_VARIABLES):

@@ -5,9 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from deltalm_ds.threads import SET_BY_USERS, let_waiting_threads_sleep, waiting_threads
+from deltalm_ds import threads
+from deltalm_ds.threads import (
+    SET_BY_USERS,
+    let_waiting_threads_sleep,
+    threads_to_take,
+    usable_cores,
+    waiting_threads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +49,32 @@ def test_the_command_line_sets_it_before_openmp_starts() -> None:
     if not shown:
         pytest.skip("this OpenMP library shows no settings")
     assert all("PASSIVE" in line.upper() for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("250000 100000", 2), ("20000 100000", 1), ("6400000 100000", 8), ("", 8)],
+)
+def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert usable_cores() == 8
+    (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "expected"),
+    [(2, 0, 2), (2, 50, 2), (2, 90, 1), (2, 100, 1), (16, 0, 16), (16, 50, 16), (16, 75, 4), (16, 100, 1), (1, 100, 1)],
+)
+def test_a_busy_machine_gets_fewer(monkeypatch: pytest.MonkeyPatch, cores: int, busy: float, expected: int) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: cores)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: busy)
+    assert threads_to_take() == expected
+
+
+def test_a_users_number_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_to_take() == 0

@@ -21,7 +21,7 @@ NoRepeatNgramSize = Annotated[
 EngineName = Annotated[
     str | None, typer.Option("--engine", help=f"{', '.join(ENGINES)}; by default what the model is for.")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 is the engine's default.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores, fewer on a busy machine.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N; by default a GPU if the engine has one.")
 ]

@@ -7,6 +7,7 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
 from deltalm_ds.generation.exports import format_of
 from deltalm_ds.generation.interface import Engine, EngineOptions
+from deltalm_ds.threads import threads_to_take
 
 
 def load_engine(
@@ -20,15 +21,15 @@ def load_engine(
 
     Args:
         name: the engine to take; without it the first of the table that opens this.
-        threads: see `EngineOptions`, as for the following.
-        device: to compute on.
-        dtype: to compute in.
+        threads: CPU threads; 0 takes what `threads_to_take` says.
+        device: see `EngineOptions`.
+        dtype: see `EngineOptions`.
 
     Raises:
         InputError: the directory holds no model, or not one for this engine, or the engine cannot compute there or so.
         DataError: its files are damaged.
     """
-    options = EngineOptions(device, dtype, threads)
+    options = EngineOptions(device, dtype, threads or threads_to_take())
     if name is not None and name not in ENGINES:
         raise InputError(f"There is no engine {name!r}: {_nearest(name)}the engines are {', '.join(ENGINES)}.")
     found = format_of(Path(directory)) or MODEL_DIRECTORY
