@@ -18,8 +18,10 @@ from benchmarks.recording import FAILED, keep, parser, report
 from deltalm_ds.allocator import keep_freed_memory
 
 ROUNDS = 2 if TOY else 7
+LONG, LONG_ROUNDS = 1e12, 2  # on a CPU: operations of a work that takes long, and its rounds
 NOTE = (
-    f"ms: median of {ROUNDS} runs in turn. Ceiling: a large matrix product or copy of the same run. "
+    f"ms: median of {ROUNDS} runs in turn (on a CPU {LONG_ROUNDS} from 1 TFLOP on). "
+    "Ceiling: a large matrix product or copy of the same run. "
     "Peak extra: the most that forward and backward allocate at once, without the gradients they return."
 )
 GPU_NOTE = (
@@ -76,7 +78,8 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
             calls[name] = call
         except Exception as error:  # whatever a peer that does not know this card, size or version raises
             failed[name] = failure(error)
-    times = _times(calls, {name: work.contenders[name][0] for name in calls}, hosts)
+    rounds = LONG_ROUNDS if work.amount >= LONG and not ON_GPU else ROUNDS
+    times = _times(calls, {name: work.contenders[name][0] for name in calls}, hosts, rounds)
     ours = next(iter(times.values()), {}).get("ms", float("nan"))
     for name, contender in work.contenders.items():
         row: dict[str, Any] = {"setting": work.name, "contender": name}
@@ -96,13 +99,16 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def _times(
-    calls: dict[str, Callable[[], object]], forwards: dict[str, Callable[[], Tensor]], hosts: dict[str, float]
+    calls: dict[str, Callable[[], object]],
+    forwards: dict[str, Callable[[], Tensor]],
+    hosts: dict[str, float],
+    rounds: int,
 ) -> dict[str, dict[str, Any]]:
     """Median and best milliseconds of forward and backward; on a GPU of the forward too, and what the host spends."""
     whole: dict[str, list[float]] = {name: [] for name in calls}
     ahead: dict[str, list[float]] = {name: [] for name in calls}
     waited = dict.fromkeys(calls, False)
-    for _ in range(ROUNDS):  # in turn, so that a change of the machine's speed meets all
+    for _ in range(rounds):  # in turn, so that a change of the machine's speed meets all
         for name, call in calls.items():
             timing = time_call(call, hosts[name])
             whole[name].append(timing.seconds)
