@@ -65,7 +65,7 @@ def main() -> None:
         print(f"{loader} is not installed: its rows are missing (see the head of this file).", file=sys.stderr)
     places = {loader: arguments.work / f"{_data_of(loader)}-{arguments.rows}" for loader in present}
     for directory in places.values():
-        in_own_process(_build, directory, arguments.rows)
+        in_own_process(build_rows, directory, arguments.rows)
     cases = [
         (places[loader], loader, objective, arguments.seconds, arguments.rows)
         for loader, objective in itertools.product(present, ASKED)
@@ -112,7 +112,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def _build(directory: Path, num_rows: int) -> dict[str, Any]:
+def build_rows(directory: Path, num_rows: int) -> dict[str, Any]:
     """Write the rows as a loader wants them, unless they are there."""
     if not directory.exists():
         with atomic_directory(directory) as temporary:
@@ -124,12 +124,12 @@ def _feed(directory: Path, loader: str, objective: str, seconds: float, num_rows
     """Micro-batches a second over about the given time: from the first one on, each row at most once, and later."""
     about = {"loader": loader, "objective": objective}
     if loader == "gather":
-        _load_into_cache(directory)
+        load_into_cache(directory)
         return [about | {"cache": "warm"} | _gather(directory, objective, seconds)]
     _drop_from_cache(directory)
     batches = FEEDERS[loader](directory, objective)
     cold = _time(batches, seconds, num_rows)
-    _load_into_cache(directory)
+    load_into_cache(directory)
     warm = _time(batches, seconds)
     return [about | {"cache": "cold"} | cold, about | {"cache": "warm"} | warm]
 
@@ -170,7 +170,7 @@ def _drop_from_cache(directory: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _load_into_cache(directory: Path) -> None:
+def load_into_cache(directory: Path) -> None:
     for path in directory.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:

@@ -22,6 +22,7 @@ from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.data.shards import ShardDataset, ragged_batch, write_corpus
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
+from deltalm_ds.vocabulary.blocks import sentinel
 
 PIECES, SENTINELS = 32_000, 100
 MICRO_BATCH_TOKENS, MICRO_BATCHES = 8_192, 16
@@ -37,7 +38,7 @@ def vocabulary() -> Vocabulary:
     blocks |= {
         "special": ("<s>", "<pad>", "</s>", "<unk>"),
         "pieces": tuple(f"p{number}" for number in range(PIECES)),
-        "sentinels": tuple(f"<sentinel_{number}>" for number in range(SENTINELS)),
+        "sentinels": tuple(map(sentinel, range(SENTINELS))),
         "languages": tuple(f"__{language}__" for language in LANGUAGES),
     }
     return Vocabulary(blocks)

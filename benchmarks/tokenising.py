@@ -193,7 +193,7 @@ def _prepare_build(path: str, num_processes: int) -> Callable[[], tuple[int, int
 
     def run() -> tuple[int, int]:
         with tempfile.TemporaryDirectory(dir=WORK) as directory:
-            spec = CorpusSpec.from_name("text", [TextSource((Path(path),))])
+            spec = CorpusSpec.from_name("mul", [TextSource((Path(path),))])
             (corpus,) = build([spec], vocabulary, Path(directory) / "shards", Settings(), workers).corpora
         opened.__exit__(None, None, None)
         return corpus.num_tokens["source"], corpus.num_bytes

@@ -32,7 +32,7 @@ BUILDING = ".building"  # in a directory where a build is under way or was inter
 SPECIFICATION = "specification.json"  # in there, once all text was cut: what the shards are made of and how
 PARTS_PER_SPAN = 8  # about as many parts come of each span of a large plain file
 NUM_PARTS = 256  # enough for many workers to end at nearly the same time
-CHARACTERS_PER_PART = (4 << 20, 64 << 20)  # what becomes of a part is put together in memory: a worker's memory
+CHARACTERS_PER_PART = (1 << 20, 64 << 20)  # what becomes of a part is put together in memory: a worker's memory
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,13 @@ def start_workers(num_processes: int) -> Iterator[Workers | None]:
 
 @contextmanager
 def _process_workers(num_processes: int) -> Iterator[Workers]:
-    context = multiprocessing.get_context("spawn")  # safe whatever threads the caller has
-    pool = ProcessPoolExecutor(num_processes, context, _start_process)
+    # To start Python and import everything anew takes as long as the work on 10 MB. A fork has all of it, but also the
+    # locks that other threads of Python held; those of libraries are not used by any job.
+    method = "fork" if threading.active_count() == 1 else "spawn"
+    pool = ProcessPoolExecutor(num_processes, multiprocessing.get_context(method), _start_process)
     try:
+        for _ in range(num_processes):  # start them now, while this process gets the jobs ready
+            pool.submit(int)
         yield Workers(pool, num_processes)
     except BrokenProcessPool:
         raise InputError(

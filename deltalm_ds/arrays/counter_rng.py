@@ -35,7 +35,7 @@ def hash_counters(seed: ArrayLike, *counters: ArrayLike) -> np.ndarray:
 def mix_in(state: np.ndarray, *counters: ArrayLike) -> np.ndarray:
     """Go on from a result of `hash_counters`: `mix_in(hash_counters(s, a), b)` is `hash_counters(s, a, b)`."""
     for counter in counters:
-        state = _mix(state ^ np.asarray(counter).astype(np.uint64))
+        state = _mix(state ^ np.asarray(counter).astype(np.uint64, copy=False))
     return state
 
 

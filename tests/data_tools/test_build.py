@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from itertools import count
@@ -33,6 +34,7 @@ from deltalm_ds.data_tools.workers import start_workers
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
+IMPORTED_BY = os.getpid()  # in a forked process another one's
 TEXT = "the cat sees a small dog and the dog sees a big cat near old green trees by blue water"
 
 
@@ -494,11 +496,32 @@ def test_killed_worker_is_one_sentence(vocabulary, specs, tmp_path, monkeypatch)
 
 
 def test_worker_that_cannot_start_does_not_block(workspace, tmp_path):
-    """A program read from stdin cannot be started anew in a worker."""
+    """A program read from stdin cannot be started anew in a worker, which one with threads needs."""
     command = [sys.executable, "-", str(workspace), str(tmp_path / "out"), "2"]
-    result = subprocess.run(command, input=SLOW_BUILD, capture_output=True, text=True, timeout=60, check=False)
+    thread = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    program = f"{thread}\n{SLOW_BUILD}"
+    result = subprocess.run(command, input=program, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode != 0 and "A tokenising process died" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("num_threads", [0, 1])
+def test_workers_are_forked_where_no_thread_can_hold_a_lock(num_threads):
+    """A lock that another thread holds at a fork is held in the worker for ever."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    is_alone = threading.active_count() == 1
+    try:
+        with start_workers(2) as workers:
+            assert set(workers.run(_is_forked, range(4))) == {is_alone}
+    finally:
+        stop.set()
+
+
+def _is_forked(_):
+    return os.getpid() != IMPORTED_BY
 
 
 def test_results_come_whatever_fails_and_nothing_more_is_begun():

@@ -1,0 +1,110 @@
+"""Where a micro-batch's time goes, ours beside `torch-arrays` of benchmarks/feeding.py: `make bench-feeding_profile`.
+
+Both build, frame and pack rows by the same functions; what differs is how rows are chosen, read and batched. A stage's
+time is its own, without that of stages it calls; the rest is of ours the little between them, of torch its sampler and
+the cutting of rows one by one. The page cache is warm.
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks import feeding_loaders
+from benchmarks.feeding import ASKED, SCRATCH, build_rows, in_own_process, load_into_cache
+from benchmarks.recording import parser, report
+from deltalm_ds.arrays.ragged import RaggedRows
+from deltalm_ds.data import stream
+from deltalm_ds.data.objectives import OBJECTIVES
+from deltalm_ds.data.sampler import Sampler
+
+LOADERS = {"ours": "ours", "torch-arrays": "torch"}  # and what its data are called
+SHARED = ("objective", "framing", "packing")
+
+
+def main() -> None:
+    """Time the stages of both loaders, each in a process of its own, and show the nanoseconds a token."""
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, default=400_000, help="pairs")
+    options.add_argument("--seconds", type=float, default=3, help="how long each loader is timed")
+    options.add_argument("--work", type=Path, default=SCRATCH, help="where the data lies")
+    arguments = options.parse_args()
+    columns = {}
+    for loader, data in LOADERS.items():
+        directory = arguments.work / f"{data}-{arguments.rows}"
+        in_own_process(build_rows, directory, arguments.rows)
+        for objective in ASKED:
+            columns[f"{objective}, {loader}"] = in_own_process(_profile, directory, loader, objective, arguments.seconds)
+    stages = sorted({stage for times in columns.values() for stage in times}, key=lambda stage: (stage in SHARED, stage))
+    rows = [{"ns a token": stage} | {name: times.get(stage, 0.0) for name, times in columns.items()} for stage in stages]
+    rows.append({"ns a token": "all"} | {name: sum(times.values()) for name, times in columns.items()})
+    title = f"Where the time of feeding goes: {arguments.rows:,} pairs, warm"
+    report(arguments, title, "python -m benchmarks.feeding_profile", rows, [_limit(columns, name) for name in ASKED])
+
+
+def _limit(columns: dict[str, dict[str, float]], objective: str) -> str:
+    ours, torch = (columns[f"{objective}, {loader}"] for loader in LOADERS)
+    shared = sum(ours[stage] for stage in SHARED)
+    total = sum(torch.values())
+    return (
+        f"{objective}: {total / sum(ours.values()):.2f} times torch's speed; 3 times would leave "
+        f"{total / 3 - shared:.1f} ns a token for what is not shared ({', '.join(SHARED)}: {shared:.1f} ns)."
+    )
+
+
+def _profile(directory: Path, loader: str, objective: str, seconds: float) -> dict[str, float]:
+    """Nanoseconds a token of each stage."""
+    clock = _Clock()
+    for owner, name, stage in [
+        (Sampler, "draw", "choosing samples"),
+        (stream, "permuted_rows", "choosing rows"),
+        (stream.BatchBuilder, "select", "lengths and limits"),
+        (stream, "deal_micro_batches", "dealing by length"),
+        (stream.BatchBuilder, "_read_column", "reading"),
+        (RaggedRows, "from_rows", "reading"),
+        (OBJECTIVES[objective], "build", "objective"),
+        *((module, "frame", "framing") for module in (stream, feeding_loaders)),
+        *((module, "collate", "packing") for module in (stream, feeding_loaders)),
+    ]:
+        setattr(owner, name, clock.timed(getattr(owner, name), stage))
+    load_into_cache(directory)
+    batches, num_tokens, end = feeding_loaders.FEEDERS[loader](directory, objective), 0, time.perf_counter() + seconds
+    for _ in range(100):
+        next(batches)
+    clock.seconds.clear()
+    while time.perf_counter() < end:
+        for _ in range(feeding_loaders.MICRO_BATCHES):
+            batch = next(batches)
+            num_tokens += len(batch.source.tokens) + len(batch.labels)
+    clock.go_to("rest")
+    return {stage: spent * 1e9 / num_tokens for stage, spent in clock.seconds.items()}
+
+
+class _Clock:
+    """Says how long the program was in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._stage, self._since = "rest", time.perf_counter()
+
+    def go_to(self, stage: str) -> str:
+        """Begin a stage; returns the one that it was in."""
+        before, now = self._stage, time.perf_counter()
+        self.seconds[before] += now - self._since
+        self._stage, self._since = stage, now
+        return before
+
+    def timed(self, function: Any, stage: str) -> Any:
+        """The function, whose time is the stage's."""
+
+        def run(*arguments: Any) -> Any:
+            before = self.go_to(stage)
+            result = function(*arguments)
+            self.go_to(before)
+            return result
+
+        return run
+
+
+if __name__ == "__main__":
+    main()
