@@ -14,7 +14,7 @@ from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
-from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offloads_optimizer, precision
+from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offload_device, precision
 from deltalm_ds.training.deepspeed_internals import (
     hold_numbers_once,
     leave_out_shared_memory_op,
@@ -64,14 +64,12 @@ def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict
     Raises:
         InputError: the implementation cannot run here, or not with this engine.
     """
-    offloads = offloads_optimizer(zero)
-    implementation = options.implementation
-    if implementation == "auto":
-        implementation = "deepspeed" if offloads else "torch"
-    if offloads and implementation != "deepspeed":
-        raise InputError(f"optimizer.implementation: {implementation} cannot be offloaded; use deepspeed or auto.")
+    offloads = offload_device(zero) != "none"
+    implementation = "torch" if options.implementation == "auto" else options.implementation
+    if offloads and implementation == "apex":
+        raise InputError("optimizer.implementation: apex cannot be offloaded; use auto.")
     if implementation != "torch" and options.definition != "torch":
-        raise InputError("optimizer.definition: fairseq's is for implementation: torch, without offload.")
+        raise InputError("optimizer.definition: fairseq's is for implementation: torch.")
     if implementation == "deepspeed":
         return _deepspeed_adam(model, options, on_cpu=offloads or not torch.cuda.is_available())
     if implementation == "apex":
