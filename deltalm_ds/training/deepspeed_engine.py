@@ -18,6 +18,7 @@ from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, of
 from deltalm_ds.training.deepspeed_internals import (
     hold_numbers_once,
     leave_out_shared_memory_op,
+    limit_waits,
     link_moments,
     master_weights,
 )
@@ -51,6 +52,7 @@ def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.De
     if exact:  # 16-bit engines take weights already rounded as their float32 masters [facts: masters]
         for name, parameter in ds_engine.module.named_parameters():
             safe_set_full_fp32_param(parameter, exact.pop(name))
+    limit_waits(COLLECTIVE_TIMEOUT)
     hold_numbers_once(ds_engine)
     create_moments(ds_engine, updates)
     if on_cpu:
