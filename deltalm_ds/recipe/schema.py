@@ -106,7 +106,7 @@ class OptimizerSection(Section):
     )
     implementation: Literal["auto", "torch", "deepspeed", "apex"] = Field(
         "auto",
-        description="auto is DeepSpeed's CPUAdam where DeepSpeed offloads the optimizer, else torch's fused Adam.",
+        description="auto is torch's fused Adam, where the weights are or, offloaded, on the CPU; needs no compiler.",
     )
 
 

@@ -14,10 +14,11 @@ from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
-from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offloads_optimizer, precision
+from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offload_device, precision
 from deltalm_ds.training.deepspeed_internals import (
     hold_numbers_once,
     leave_out_shared_memory_op,
+    limit_waits,
     link_moments,
     master_weights,
 )
@@ -51,6 +52,7 @@ def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.De
     if exact:  # 16-bit engines take weights already rounded as their float32 masters [facts: masters]
         for name, parameter in ds_engine.module.named_parameters():
             safe_set_full_fp32_param(parameter, exact.pop(name))
+    limit_waits(COLLECTIVE_TIMEOUT)
     hold_numbers_once(ds_engine)
     create_moments(ds_engine, updates)
     if on_cpu:
@@ -64,14 +66,12 @@ def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict
     Raises:
         InputError: the implementation cannot run here, or not with this engine.
     """
-    offloads = offloads_optimizer(zero)
-    implementation = options.implementation
-    if implementation == "auto":
-        implementation = "deepspeed" if offloads else "torch"
-    if offloads and implementation != "deepspeed":
-        raise InputError(f"optimizer.implementation: {implementation} cannot be offloaded; use deepspeed or auto.")
+    offloads = offload_device(zero) != "none"
+    implementation = "torch" if options.implementation == "auto" else options.implementation
+    if offloads and implementation == "apex":
+        raise InputError("optimizer.implementation: apex cannot be offloaded; use auto.")
     if implementation != "torch" and options.definition != "torch":
-        raise InputError("optimizer.definition: fairseq's is for implementation: torch, without offload.")
+        raise InputError("optimizer.definition: fairseq's is for implementation: torch.")
     if implementation == "deepspeed":
         return _deepspeed_adam(model, options, on_cpu=offloads or not torch.cuda.is_available())
     if implementation == "apex":

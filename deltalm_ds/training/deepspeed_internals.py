@@ -1,6 +1,7 @@
 """What training uses of DeepSpeed that is not public, each in one function; its test fails when DeepSpeed changes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, distributed
+from torch.distributed import distributed_c10d
 
 from deltalm_ds.training.deepspeed_config import CPU_NORM_BLOCK, NORM_BLOCK
 
@@ -26,6 +28,15 @@ _REPLACED = (
 def leave_out_shared_memory_op() -> None:
     """Let ranks on CPUs talk through gloo alone: DeepSpeed's own op would compile for 42 s, and leaks."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def limit_waits(limit: timedelta) -> None:
+    """Let a collective of any group of ranks fail after `limit`.
+
+    DeepSpeed makes groups of its own by torch's default, 10 minutes for NCCL, whatever it was told of the first one.
+    """
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(limit, group)
 
 
 def master_weights(ds_engine: deepspeed.DeepSpeedEngine) -> list[Tensor]:

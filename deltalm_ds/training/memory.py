@@ -14,7 +14,7 @@ from deltalm_ds.kernels.linear_cross_entropy import CPU_CHUNK_TOKENS, chunk_toke
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
-from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offloads_optimizer, precision
+from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offload_device, precision
 
 MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precision
 MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
@@ -47,7 +47,7 @@ def model_states(
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
     keeps_narrow = weight_bytes == 2 and not ds_config.get("bf16", {}).get("immediate_grad_update", False)
     full_gradient_bytes = 4 + 2 * keeps_narrow
-    offloaded = offloads_optimizer(zero)
+    offloaded = offload_device(zero) != "none"
     shares_masters = weight_bytes == 4 and stage < 3
     keeps_share = shares_masters and on_cpu and not offloaded
     share = -(-num_parameters // num_ranks)
@@ -76,7 +76,7 @@ def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num
         num_ranks: that share the gradients.
     """
     zero = ds_config["zero_optimization"]
-    if zero["stage"] < 3 and not offloads_optimizer(zero):
+    if zero["stage"] < 3 and offload_device(zero) == "none":
         largest = 0 if precision(ds_config) == "bf16" and zero["stage"] == 1 else min(largest, NORM_BLOCK)
     of_rank = -(-largest // num_ranks) if zero["stage"] == 3 else min(largest, -(-num_parameters // num_ranks))
     return 8 * of_rank

@@ -97,7 +97,7 @@ def make_run(make_recipe):
 def run_on_ranks():
     """Run jobs on `num_ranks` processes; returns what became of each, on which all ranks must agree."""
 
-    def run(directory: Path, jobs: list[Job], num_ranks: int) -> list[int | str]:
+    def run(directory: Path, jobs: list[Job], num_ranks: int, variables: dict[str, str] | None = None) -> list[int | str]:
         jobs_file = directory / f"jobs_on_{num_ranks}.json"
         jobs_file.write_text(json.dumps([asdict(job) for job in jobs], default=str))
         environment = os.environ | {
@@ -106,6 +106,7 @@ def run_on_ranks():
             "WORLD_SIZE": str(num_ranks),
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(Path(__file__).parents[2]),
+            **(variables or {}),
         }
         command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(jobs_file)]
         logs = [Path(f"{jobs_file}.log{rank}") for rank in range(num_ranks)]

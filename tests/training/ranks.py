@@ -10,18 +10,21 @@ import os
 import shutil
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
+import torch
 from deepspeed.accelerator import get_accelerator
 from safetensors.torch import load_file, save_file
 from torch import distributed
+from torch.distributed import distributed_c10d
 
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
-from deltalm_ds.training import checkpoint, trainer, validation
+from deltalm_ds.training import checkpoint, collectives, deepspeed_engine, trainer, validation
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.trainer import Trainer
 
@@ -68,6 +71,7 @@ def unreadable_validation(*arguments):
     return evaluation_batches(*arguments)
 
 
+LIMIT = timedelta(minutes=7)
 DAMAGES = {
     "truncated optimizer": truncate_optimizer,
     "lost moment": remove_moment,
@@ -118,11 +122,19 @@ def run_job(job):
             return f"{type(error).__name__}: {error}"
 
 
+def limits_of_groups():
+    """After how long each group of ranks gives up a collective."""
+    return {group._get_backend(torch.device("cpu")).options._timeout for group in distributed_c10d._world.pg_map}
+
+
 def main(jobs_file):
+    # another limit than torch's own, so that a group that does not take it is seen
+    collectives.COLLECTIVE_TIMEOUT = deepspeed_engine.COLLECTIVE_TIMEOUT = LIMIT
     start_distributed()
     # a CPU without AVX512-FP16 computes in float16 all the same, only slowly
     get_accelerator().is_fp16_supported = lambda: True
     outcomes = [run_job(job) for job in json.loads(Path(jobs_file).read_text())]
+    assert limits_of_groups() == {LIMIT}
     Path(f"{jobs_file}.{distributed.get_rank()}").write_text(json.dumps(outcomes))
     distributed.destroy_process_group()
 

@@ -1,13 +1,14 @@
 """DeepSpeed's files: what their names say, and every contradiction to the recipe in a sentence, all at once."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config, for_ranks
+from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config, for_ranks, offload_device
 
 RECIPE = {
     "name": "test",
@@ -36,16 +37,18 @@ def written(tmp_path, change):
 @pytest.mark.parametrize("file", sorted(CONFIG_DIRECTORY.glob("*.json")), ids=lambda file: file.stem)
 def test_every_deepspeed_file_is_what_its_name_says(file):
     config = deepspeed_config(recipe_with(file.stem, clip_norm=0.7))
-    precision, stage = file.stem.split("_zero")
+    precision, stage, _, device = re.fullmatch(r"(\w+)_zero(\d)(_offload_(\w+))?", file.stem).groups()
     assert config["zero_optimization"]["stage"] == int(stage)
+    assert offload_device(config["zero_optimization"]) == (device or "none")
     assert [p for p in ("bf16", "fp16") if config.get(p, {}).get("enabled")] == [precision] * (precision != "fp32")
     assert config["gradient_clipping"] == 0.7
-    assert "auto" not in json.dumps(config)
+    assert '"auto"' not in json.dumps(config)
 
 
-def test_there_is_a_file_for_each_precision_and_stage():
-    names = {file.stem for file in CONFIG_DIRECTORY.glob("*.json")}
-    assert {f"{precision}_zero{stage}" for precision in ("fp32", "bf16", "fp16") for stage in (1, 2, 3)} <= names
+def test_there_is_a_file_for_each_precision_stage_and_offload():
+    engines = [f"{precision}_zero{stage}" for precision in ("fp32", "bf16", "fp16") for stage in (1, 2, 3)]
+    offloading = [f"{engine}_offload_cpu" for engine in engines]
+    assert {file.stem for file in CONFIG_DIRECTORY.glob("*.json")} == {*engines, *offloading}
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,13 @@ def test_the_default_is_torchs_fused_adam() -> None:
     assert type(optimizer) is torch.optim.AdamW
     expected = {"lr": 0.0, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.1, "fused": True}
     assert expected.items() <= optimizer.defaults.items()
-    assert type(made({"stage": 1, "offload_optimizer": {"device": "none"}})) is torch.optim.AdamW
+    assert type(made(OFFLOADED)) is torch.optim.AdamW
 
 
 @pytest.mark.parametrize(
     ("zero", "options", "has_gpu", "expected"),
     [
-        (OFFLOADED, {}, True, "DeepSpeedCPUAdam"),
+        (OFFLOADED, {"implementation": "deepspeed"}, True, "DeepSpeedCPUAdam"),
         (PLAIN, {"implementation": "deepspeed"}, False, "DeepSpeedCPUAdam"),
         (PLAIN, {"implementation": "deepspeed"}, True, "FusedAdam"),
     ],
@@ -98,7 +98,7 @@ def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch, native_code
 
     monkeypatch.setattr(native_code, "load", fail)
     with pytest.raises(InputError, match=r"^DeepSpeed's DeepSpeedCPUAdam cannot be compiled here: g\+\+: not found$"):
-        made(OFFLOADED)
+        made(OFFLOADED, implementation="deepspeed")
 
 
 def test_apex_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +109,8 @@ def test_apex_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("zero", "options", "message"),
     [
-        (OFFLOADED, {"implementation": "torch"}, "torch cannot be offloaded"),
         (OFFLOADED, {"implementation": "apex"}, "apex cannot be offloaded"),
-        (OFFLOADED, {"definition": "fairseq"}, "fairseq's is for implementation: torch, without offload"),
+        (OFFLOADED, {"definition": "fairseq", "implementation": "deepspeed"}, "fairseq's is for implementation: torch"),
         (PLAIN, {"definition": "fairseq", "implementation": "apex"}, "fairseq's is for implementation: torch"),
         ({"stage": 3}, {"implementation": "apex"}, "apex miscounts steps with ZeRO stage 3"),
     ],
