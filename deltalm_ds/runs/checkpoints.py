@@ -58,12 +58,13 @@ def checkpoint_directories(run: Path) -> list[Path]:
     directory = run / "checkpoints"
     if not directory.is_dir():
         return []
-    step_of = {
-        path: int(name[1])
-        for path in directory.iterdir()
-        if (name := _NAME.fullmatch(path.name)) and not path.is_symlink() and (path / STATE).is_file()
-    }
-    return sorted(step_of, key=step_of.__getitem__)
+    named = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
+    return sorted((path for path in named if (path / STATE).is_file()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint of a run."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def file_faults(checkpoint: Path, files: dict[str, CheckpointFile], checksums: Sequence[str] = ()) -> list[str]:
