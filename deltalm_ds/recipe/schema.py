@@ -168,8 +168,8 @@ class TrainingSection(Section):
     @field_validator("keep_every")
     @classmethod
     def _meets_checkpoints(cls, keep_every: int | None, info: ValidationInfo) -> int | None:
-        save_every = info.data.get("save_every", keep_every)
-        if keep_every is not None and keep_every % save_every:
+        save_every = info.data.get("save_every")
+        if keep_every is not None and save_every is not None and keep_every % save_every:
             raise ValueError(f"{keep_every} is no multiple of save_every={save_every}: there are no such checkpoints")
         return keep_every
 
@@ -211,9 +211,8 @@ class Recipe(Section):
     @classmethod
     def _keeps_by_what_is_measured(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         validation: ValidationSection | None = info.data.get("validation")
-        metric, measured = training.keep_best.metric, LOSSES
-        if validation is not None and validation.text is not None:
-            measured += validation.metrics
+        metric = training.keep_best.metric
+        measured = LOSSES + (validation.metrics if validation is not None and validation.text is not None else ())
         if metric not in measured and "validation" in info.data:  # else wrong itself
             raise ValueError(
                 f"keep_best.metric={metric} is not measured by the validation; the nearest that is: "

@@ -76,13 +76,9 @@ class Share:
         for name, parameter in self._ds_engine.module.named_parameters():
             for file, key, moment in _tensors_of(name):
                 memory = self.files[file].get(key)
-                if name not in self._holder:  # all ranks put it together
-                    value = _whole(parameter, moment)
-                elif memory is None:
-                    continue
-                else:
-                    value = whole_state(parameter, moment)
+                value = None if name in self._holder else _put_together(parameter, moment)
                 if memory is not None:
+                    value = whole_state(parameter, moment) if value is None else value
                     memory.copy_(value.detach().view_as(memory), non_blocking=True)
         if self._copied is not None:
             self._copied.record()
@@ -98,8 +94,8 @@ def _tensors_of(name: str) -> list[tuple[str, str, str | None]]:
     return [("model", name, None), *(("optimizer", f"{moment}.{name}", moment) for moment in MOMENTS)]
 
 
-def _whole(parameter: Tensor, moment: str | None) -> Tensor:
-    """A parameter's float32 weight, or a moment of it, of which every rank has a part. A collective."""
+def _put_together(parameter: Tensor, moment: str | None) -> Tensor:
+    """A parameter's float32 weight, or a moment of it, of which ranks have parts. A collective."""
     if moment is None:
         return safe_get_full_fp32_param(parameter)
     return safe_get_full_optimizer_state(parameter, moment)

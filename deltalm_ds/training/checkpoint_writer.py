@@ -119,7 +119,7 @@ class CheckpointWriter:
             path = self._run / "checkpoints" / checkpoint_name(state.step)
             raise InputError(
                 f"The checkpoint {path} could not be written: {fault}. {self._unsaved_steps(state.step)} steps are "
-                f"lost; {self._newest()}. Make room, or mend what failed, and give the same command to go on from there."
+                f"lost; {self._newest()}. Make room, or mend what failed; the same command then goes on from there."
             )
 
     def add_validation(self, step: int, validation: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS
-from deltalm_ds.recipe.schema import TrainingSection
+from deltalm_ds.recipe.schema import BestCheckpoints, TrainingSection
 from deltalm_ds.runs.checkpoints import LOSSES, checkpoint_directories, ranked_checkpoints, step_of
 
 
@@ -25,8 +25,7 @@ def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None
     """
     try:
         existing = [path for path in checkpoint_directories(run) if step_of(path) <= step_of(newest)]
-        best = [path for path in _ranked(run, training.keep_best.metric) if path in existing]
-        kept = {*existing[-training.keep_last :], *best[: training.keep_best.count]}
+        kept = {*existing[-training.keep_last :], *_best(existing, training.keep_best)}
         for checkpoint in existing:
             is_permanent = training.keep_every is not None and step_of(checkpoint) % training.keep_every == 0
             if checkpoint not in kept and not is_permanent:
@@ -35,9 +34,9 @@ def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None
         print(f"Old checkpoints of {run} stay: {str(error).removesuffix('.')}.", file=sys.stderr)
 
 
-def _ranked(run: Path, metric: str) -> list[Path]:
-    higher_is_better = metric not in LOSSES and METRICS[metric].higher_is_better
-    return ranked_checkpoints(run, metric, higher_is_better=higher_is_better)
+def _best(checkpoints: list[Path], keep: BestCheckpoints) -> list[Path]:
+    higher_is_better = keep.metric not in LOSSES and METRICS[keep.metric].higher_is_better
+    return ranked_checkpoints(checkpoints, keep.metric, higher_is_better=higher_is_better)[: keep.count]
 
 
 def _hide(checkpoint: Path) -> Path:

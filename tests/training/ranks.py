@@ -35,6 +35,13 @@ def full_disk_at_step_20(path, tensors):
     return write_file(path, tensors)
 
 
+def full_disk_once(path, tensors):
+    """On the last rank alone, at the first save."""
+    if "step_00000010" in str(path) and distributed.get_rank() == distributed.get_world_size() - 1:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return write_file(path, tensors)
+
+
 def truncate_optimizer(checkpoint):
     file = next(checkpoint.glob("optimizer-*"))
     os.truncate(file, file.stat().st_size // 2)
@@ -78,6 +85,7 @@ DAMAGES = {
 PATCHES = {
     "graphs": (trainer, "reason_against_graphs", lambda *_: None),
     "full disk": (checkpoint, "_write", full_disk_at_step_20),
+    "full disk once": (checkpoint, "_write", full_disk_once),
     "validation": (validation, "evaluation_batches", unreadable_validation),
 }
 
