@@ -76,9 +76,9 @@ class Share:
         for name, parameter in self._ds_engine.module.named_parameters():
             for file, key, moment in _tensors_of(name):
                 memory = self.files[file].get(key)
-                value = None if name in self._holder else _put_together(parameter, moment)
+                value = (whole_state if name in self._holder else _put_together)(parameter, moment)
                 if memory is not None:
-                    value = whole_state(parameter, moment) if value is None else value
+                    assert value is not None  # its owner holds all of it
                     memory.copy_(value.detach().view_as(memory), non_blocking=True)
         if self._copied is not None:
             self._copied.record()
