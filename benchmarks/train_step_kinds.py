@@ -180,7 +180,7 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     return x.detach().view(-1).split(1 << 20)
 
 
-def _ds_engine(dtype: torch.dtype) -> tuple[Any, int]:
+def ds_engine_of(dtype: torch.dtype) -> tuple[Any, int]:
     """Our model in a DeepSpeed engine, one rank, ZeRO 1."""
     from deltalm_ds.recipe.loading import load_recipe, recipe_path
     from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
@@ -201,7 +201,7 @@ def _ds_engine(dtype: torch.dtype) -> tuple[Any, int]:
 
 def engine(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[], None], int]:
     """A plain loop around it."""
-    ds_engine, num_parameters = _ds_engine(dtype)
+    ds_engine, num_parameters = ds_engine_of(dtype)
     ds_engine.train()
     batch = batch.to(DEVICE)
 
@@ -223,7 +223,7 @@ def trainer(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[]
     from deltalm_ds.training.sections import Sections
     from deltalm_ds.training.step import LossSums, train_step
 
-    ds_engine, num_parameters = _ds_engine(dtype)
+    ds_engine, num_parameters = ds_engine_of(dtype)
     if ON_GPU:
         ds_engine.module.forward = GraphedForward(ds_engine.module)
         batch = batch.padded(on_ladder, pinned=True)

@@ -6,7 +6,7 @@ makes files that nobody but their owner may read, and has an error of its own fo
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,19 @@ def write_safetensors(
     Raises:
         DataError: a tensor has not the shape that was announced. OSError: the disk is full, say.
     """
+    with open(path, "wb") as file:
+        for block in safetensors_blocks(shapes, read, dtype):
+            file.write(block)
+
+
+def safetensors_blocks(
+    shapes: Mapping[str, Sequence[int]], read: Callable[[str], Tensor], dtype: torch.dtype = torch.float32
+) -> Iterator[bytes | memoryview]:
+    """The bytes of the file that `write_safetensors` writes, a tensor at a time, for whoever does more with them.
+
+    Raises:
+        DataError: a tensor has not the shape that was announced.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -46,11 +59,9 @@ def write_safetensors(
         header[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with open(path, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for name, shape in shapes.items():
-            tensor = read(name).detach()
-            if tuple(tensor.shape) != tuple(shape):
-                raise DataError(f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(shape)}.")
-            raw = tensor.to("cpu", dtype).contiguous().flatten().view(torch.uint8)
-            file.write(raw.numpy().data)
+    yield len(encoded).to_bytes(8, "little") + encoded
+    for name, shape in shapes.items():
+        tensor = read(name).detach()
+        if tuple(tensor.shape) != tuple(shape):
+            raise DataError(f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(shape)}.")
+        yield tensor.to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy().data

@@ -90,7 +90,8 @@ def demo(
 
 def _print_plan(result: dict[str, Any]) -> None:
     ds_config, model = result["deepspeed"], result["model"]
-    checkpoint, checkpoints = size_text(result["checkpoint_bytes"]), size_text(result["checkpoints_bytes"])
+    sizes = "checkpoint_bytes", "checkpoints_bytes", "checkpoint_copy_bytes_per_rank"
+    checkpoint, checkpoints, copy = (size_text(result[name]) for name in sizes)
     print(f"""\
 {result["recipe"]}: {result["num_ranks"]} rank(s), {ds_config["name"]} \
 ({ds_config["precision"]}, ZeRO stage {ds_config["zero_stage"]})
@@ -98,7 +99,7 @@ model: {model["num_encoder_layers"]} encoder layers, {model["num_decoder_blocks"
 width {model["hidden_size"]}, FFN {model["ffn_size"]}, {model["num_heads"]} heads, \
 vocabulary {model["vocabulary_size"]:,}
 parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows)
-checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints
+checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints, a rank {copy} of host memory for a copy
 CUDA graphs: {result["cuda_graphs"]}
 """)
     memory = result["memory_bytes_per_rank"].items()

@@ -14,10 +14,12 @@ from deltalm_ds.data.objectives import OBJECTIVES, Objective
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.sampling import SAMPLINGS, Sampling
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
+from deltalm_ds.errors import nearest
 from deltalm_ds.evaluation.metrics import find_metrics
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.recipe.one_of import OneOf
 from deltalm_ds.recipe.schedules import SCHEDULES, Schedule
+from deltalm_ds.runs.checkpoints import LOSSES
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -125,6 +127,13 @@ class ValidationSection(Section):
     max_length: int = Field(128, gt=0, description="Most tokens of a translation, without `</s>`.")
 
 
+class BestCheckpoints(Section):
+    """Checkpoints kept for what their validation measured."""
+
+    count: int = Field(1, ge=0, description="How many; 0: none.")
+    metric: str = Field("loss", description="loss, nll, or one of validation.metrics.")
+
+
 class TrainingSection(Section):
     """The run itself."""
 
@@ -132,7 +141,19 @@ class TrainingSection(Section):
     clip_norm: float = Field(1.0, ge=0, description="Norm to which a larger gradient is scaled down; 0: no clipping.")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Probability spread evenly over the vocabulary.")
     save_every: int = Field(gt=0, description="Steps between checkpoints, each with a validation.")
-    keep_last: int = Field(5, gt=0, description="Checkpoints kept besides the best one.")
+    keep_last: int = Field(5, gt=0, description="Newest checkpoints that are kept.")
+    keep_every: int | None = Field(
+        None, gt=0, description="Also keep for good those of every so many steps, a multiple of save_every; none: no."
+    )
+    keep_best: BestCheckpoints = Field(
+        BestCheckpoints(), description="Also keep the best ones by a metric of the validation."
+    )
+    max_unsaved_steps: int | None = Field(
+        None,
+        gt=0,
+        description="Steps since the last checkpoint after which a run ends that cannot write another; "
+        "none: ten times save_every.",
+    )
     log_every: int = Field(50, gt=0, description="Steps between records in metrics.jsonl.")
     max_skipped_updates: int = Field(
         50, gt=0, description="Updates skipped in a row, for gradients that are not finite, after which a run ends."
@@ -143,6 +164,14 @@ class TrainingSection(Section):
     cuda_graphs: bool = Field(
         True, description="On a GPU, record micro-batches as CUDA graphs where that can be done; `deltalm plan` says."
     )
+
+    @field_validator("keep_every")
+    @classmethod
+    def _meets_checkpoints(cls, keep_every: int | None, info: ValidationInfo) -> int | None:
+        save_every = info.data.get("save_every")
+        if keep_every is not None and save_every is not None and keep_every % save_every:
+            raise ValueError(f"{keep_every} is no multiple of save_every={save_every}: there are no such checkpoints")
+        return keep_every
 
 
 class Recipe(Section):
@@ -177,6 +206,19 @@ class Recipe(Section):
         None, description="What is measured at every checkpoint; none: nothing."
     )
     training: TrainingSection = Field(description="Length of the run, clipping, checkpoints and logs.")
+
+    @field_validator("training")
+    @classmethod
+    def _keeps_by_what_is_measured(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        validation: ValidationSection | None = info.data.get("validation")
+        metric = training.keep_best.metric
+        measured = LOSSES + (validation.metrics if validation is not None and validation.text is not None else ())
+        if metric not in measured and "validation" in info.data:  # else wrong itself
+            raise ValueError(
+                f"keep_best.metric={metric} is not measured by the validation; the nearest that is: "
+                f"{nearest(metric, measured)} (of {', '.join(measured)})"
+            )
+        return training
 
     @field_validator("model")
     @classmethod

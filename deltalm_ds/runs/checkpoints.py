@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json, sha256_of
 
-LOSSES = ("loss", "nll")  # what every validation measures; the lowest is the best
+LOSSES: tuple[str, ...] = ("loss", "nll")  # what every validation measures; the lowest is the best
 STATE = "state.json"
 _NAME = re.compile(r"step_(\d{8}|[1-9]\d{8,})")  # as `checkpoint_name` writes it
 
@@ -58,12 +58,13 @@ def checkpoint_directories(run: Path) -> list[Path]:
     directory = run / "checkpoints"
     if not directory.is_dir():
         return []
-    step_of = {
-        path: int(name[1])
-        for path in directory.iterdir()
-        if (name := _NAME.fullmatch(path.name)) and not path.is_symlink() and (path / STATE).is_file()
-    }
-    return sorted(step_of, key=step_of.__getitem__)
+    named = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
+    return sorted((path for path in named if (path / STATE).is_file()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint of a run."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def file_faults(checkpoint: Path, files: dict[str, CheckpointFile], checksums: Sequence[str] = ()) -> list[str]:
@@ -139,12 +140,12 @@ def damaged(checkpoint: Path, error: Exception | str) -> DataError:
     return DataError(f"The checkpoint {checkpoint} is damaged ({error}): remove it to go on from another.")
 
 
-def ranked_checkpoints(run: Path, metric: str, *, higher_is_better: bool) -> list[Path]:
-    """The checkpoints that have a validation metric (one of `LOSSES`, or a metric of translations), best first."""
+def ranked_checkpoints(checkpoints: Sequence[Path], metric: str, *, higher_is_better: bool) -> list[Path]:
+    """Those that have a validation metric (one of `LOSSES`, or a metric of translations), best first."""
     sign = -1 if higher_is_better else 1
     validated = [
         (sign * value, directory)
-        for directory in checkpoint_directories(run)
+        for directory in checkpoints
         if math.isfinite(value := read_state(directory).validation.get(metric, math.nan))
     ]
     return [directory for _, directory in sorted(validated)]
@@ -152,7 +153,7 @@ def ranked_checkpoints(run: Path, metric: str, *, higher_is_better: bool) -> lis
 
 def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint with the lowest validation loss, if any was validated."""
-    return next(iter(ranked_checkpoints(run, "loss", higher_is_better=False)), None)
+    return next(iter(ranked_checkpoints(checkpoint_directories(run), "loss", higher_is_better=False)), None)
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
@@ -172,10 +173,11 @@ def best_checkpoints(run: Path, count: int, metric: str, *, higher_is_better: bo
         metric: one of `LOSSES`, or a metric of translations.
         higher_is_better: what the table of metrics says of it.
     """
-    ranked = ranked_checkpoints(run, metric, higher_is_better=higher_is_better)
+    existing = checkpoint_directories(run)
+    ranked = ranked_checkpoints(existing, metric, higher_is_better=higher_is_better)
     if len(ranked) >= count:
         return ranked[:count]
-    known = {name for directory in checkpoint_directories(run) for name in read_state(directory).validation}
+    known = {name for directory in existing for name in read_state(directory).validation}
     raise InputError(
         f"{run} has {len(ranked)} checkpoints with a validation {metric}, not {count}; "
         f"metrics of its checkpoints: {', '.join(sorted(known)) or 'none'}."

@@ -2,16 +2,18 @@
 
 `RUN/checkpoints/step_00001000/` is a model directory (config.json, vocabulary, model-*.safetensors with float32
 weights) plus the optimizer's moments by parameter name (optimizer-*.safetensors) and state.json. Every rank writes
-its part into a hidden directory; rank 0 verifies that all parts are there and renames it: complete or absent.
+its share into a hidden directory; rank 0 verifies that all parts are there and renames it: complete or absent.
 """
 
-import shutil
+import hashlib
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import deepspeed
+import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -21,157 +23,152 @@ from deepspeed.utils import (
 from torch import Tensor, distributed
 
 from deltalm_ds.checkpoints.directory import open_weights
-from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
+from deltalm_ds.checkpoints.safetensors_writer import safetensors_blocks
 from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import fsync_path, publish_directory, sha256_of, write_json
+from deltalm_ds.files import publish_directory, sha256_of, write_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.runs.checkpoints import (
     STATE,
     CheckpointFile,
     TrainingState,
-    best_checkpoint,
-    checkpoint_directories,
-    checkpoint_name,
     damaged,
     find_fault,
     newest_whole_checkpoint,
 )
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
 from deltalm_ds.training.deepspeed_engine import MOMENTS
-from deltalm_ds.training.deepspeed_internals import full_size
+from deltalm_ds.training.deepspeed_internals import full_shape, full_size, whole_state
+from deltalm_ds.training.retention import replaced
 from deltalm_ds.vocabulary import Vocabulary
 
 LOSS_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+BLOCK_BYTES = 8 << 20  # written and hashed at a time, while it is in the processor's cache
 
 
-def save_checkpoint(
-    ds_engine: deepspeed.DeepSpeedEngine,
-    vocabulary: Vocabulary,
-    run: Path,
-    state: TrainingState,
-    provenance: dict[str, Any],
-) -> Path:
-    """Write a checkpoint, all ranks together.
+class Share:
+    """This rank's share of a checkpoint, copied to host memory that is taken once: a second copy allocates nothing.
 
-    Args:
-        ds_engine: holds the weights and the optimizer's moments.
-        vocabulary: written beside the weights.
-        run: the run directory; the checkpoint is named by the state's step.
-        state: where the run is; its `files` become the list of what was written.
-        provenance: what made the checkpoint, for its config.json.
+    A parameter is the share of the rank whose optimizer holds all of it, which copies it without a word to the others;
+    those that ranks hold in parts are dealt by size.
 
-    Raises:
-        InputError: a rank could not write (disk full, say); nothing is left of the attempt.
+    Attributes:
+        files: float32 tensors by kind of file (`model`, `optimizer`) and name.
     """
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    path = run / "checkpoints" / checkpoint_name(state.step)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-    weights, moments = _gather_own_share(ds_engine)
-    distributed.barrier()
-    part = f"{rank + 1:05d}-of-{world_size:05d}.safetensors"
-    written, fault = _try_to_write(temporary, {f"model-{part}": weights, f"optimizer-{part}": moments})
-    state.files = {name: file for files in of_all_ranks(written) for name, file in files.items()}
-    fault = first_fault(fault)
-    if rank == 0:
-        fault = fault or _try_to_publish(ds_engine.module, vocabulary, temporary, path, state, provenance)
-        if fault:
-            shutil.rmtree(temporary, ignore_errors=True)
-    if fault := first_fault(fault):
-        raise InputError(f"The checkpoint {path} could not be written: {fault}. Earlier checkpoints are whole.")
-    return path
+
+    def __init__(self, ds_engine: deepspeed.DeepSpeedEngine) -> None:
+        self._ds_engine, rank = ds_engine, distributed.get_rank()
+        sizes = {name: full_size(parameter) for name, parameter in ds_engine.module.named_parameters()}
+        held = [n for n, parameter in ds_engine.module.named_parameters() if whole_state(parameter) is not None]
+        self._holder = {name: holder for holder, names in enumerate(of_all_ranks(held)) for name in names}
+        owner = _deal(sizes, self._holder)
+        on_gpu = ds_engine.device.type == "cuda"
+        self._copied = torch.cuda.Event() if on_gpu else None
+        self.files: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        for name, parameter in ds_engine.module.named_parameters():
+            if owner[name] == rank:
+                for file, key, _ in _tensors_of(name):  # zeroed: the system gives memory when it is first written to
+                    memory = torch.empty(full_shape(parameter), dtype=torch.float32, pin_memory=on_gpu).zero_()
+                    self.files[file][key] = memory
+
+    def copy(self) -> None:
+        """Take weights and moments as they are now; on a GPU in its turn, without waiting. A collective."""
+        for name, parameter in self._ds_engine.module.named_parameters():
+            for file, key, moment in _tensors_of(name):
+                memory = self.files[file].get(key)
+                value = (whole_state if name in self._holder else _put_together)(parameter, moment)
+                if memory is not None:
+                    assert value is not None  # its owner holds all of it
+                    memory.copy_(value.detach().view_as(memory), non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+    def wait(self) -> None:
+        """Until the copy is made."""
+        if self._copied is not None:
+            self._copied.synchronize()
 
 
-def _gather_own_share(ds_engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Full weights and moments of the parameters dealt to this rank. Collectives: all ranks walk all parameters."""
-    owner = _deal(ds_engine.module)
-    weights, moments = {}, {}
-    for name, parameter in ds_engine.module.named_parameters():
-        weight = safe_get_full_fp32_param(parameter)
-        both = [safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS]
-        if owner[name] == distributed.get_rank():
-            weights[name] = weight.detach().float().cpu().clone()
-            for moment, value in zip(MOMENTS, both, strict=True):
-                moments[f"{moment}.{name}"] = value.detach().float().cpu().clone().view_as(weights[name])
-    return weights, moments
+def _tensors_of(name: str) -> list[tuple[str, str, str | None]]:
+    """Of a parameter: in which kind of file, by which name, and which moment of it, None for its weight."""
+    return [("model", name, None), *(("optimizer", f"{moment}.{name}", moment) for moment in MOMENTS)]
 
 
-def _deal(model: DeltaLM) -> dict[str, int]:
-    """The rank that writes each parameter: largest first, always to the rank with the least so far."""
-    load = [0] * distributed.get_world_size()
-    owner = {}
-    sizes = {name: full_size(parameter) for name, parameter in model.named_parameters()}
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        rank = load.index(min(load))
-        owner[name] = rank
-        load[rank] += sizes[name]
+def _put_together(parameter: Tensor, moment: str | None) -> Tensor:
+    """A parameter's float32 weight, or a moment of it, of which ranks have parts. A collective."""
+    if moment is None:
+        return safe_get_full_fp32_param(parameter)
+    return safe_get_full_optimizer_state(parameter, moment)
+
+
+def _deal(sizes: dict[str, int], holder: dict[str, int]) -> dict[str, int]:
+    """The rank that writes each parameter: its holder, or, largest first, the rank with the least so far."""
+    load, owner = [0] * distributed.get_world_size(), {}
+    for name in sorted(sizes, key=lambda name: (name not in holder, -sizes[name], name)):
+        owner[name] = holder.get(name, load.index(min(load)))
+        load[owner[name]] += sizes[name]
     return owner
 
 
-def _try_to_write(directory: Path, files: dict[str, dict[str, Tensor]]) -> tuple[dict[str, CheckpointFile], str | None]:
-    """Write and flush safetensors files; their sizes and checksums, and what went wrong, if anything."""
-    written = {}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, tensors in files.items():
-            shapes = {key: tensor.shape for key, tensor in tensors.items()}
-            write_safetensors(directory / name, shapes, tensors.__getitem__)
-            fsync_path(directory / name)
-            written[name] = _as_written(directory / name)
-    except Exception as error:  # whatever it is, the other ranks must learn of it
-        return written, f"{type(error).__name__}: {error}"
-    return written, None
+def write_share(share: Share, directory: Path) -> dict[str, CheckpointFile]:
+    """Write and flush this rank's files into a directory that is there; their sizes and checksums.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    part = f"{distributed.get_rank() + 1:05d}-of-{distributed.get_world_size():05d}.safetensors"
+    return {f"{kind}-{part}": _write(directory / f"{kind}-{part}", tensors) for kind, tensors in share.files.items()}
 
 
-def _as_written(path: Path) -> CheckpointFile:
-    return CheckpointFile(path.stat().st_size, sha256_of(path))
+def _write(path: Path, tensors: dict[str, Tensor]) -> CheckpointFile:
+    """Write and flush a safetensors file; the checksum is taken of what is written, without reading it again."""
+    shapes, digest = {name: tensor.shape for name, tensor in tensors.items()}, hashlib.sha256()
+    with open(path, "wb") as file:
+        for tensor in safetensors_blocks(shapes, tensors.__getitem__):
+            whole = memoryview(tensor)
+            for start in range(0, len(whole), BLOCK_BYTES):
+                file.write(block := whole[start : start + BLOCK_BYTES])
+                digest.update(block)
+        file.flush()
+        os.fsync(file.fileno())
+        return CheckpointFile(file.tell(), digest.hexdigest())
 
 
-def _try_to_publish(
+def publish(
     model: DeltaLM,
     vocabulary: Vocabulary,
     temporary: Path,
     path: Path,
     state: TrainingState,
     provenance: dict[str, Any],
-) -> str | None:
-    try:
-        vocabulary.save(temporary)
-        write_json(temporary / "config.json", {"model": model.config.model_dump(), "provenance": provenance})
-        others = [file for file in temporary.iterdir() if file.name not in state.files]
-        state.files |= {file.name: _as_written(file) for file in others}
-        write_json(temporary / STATE, asdict(state))
-        names = {name for name, _ in model.named_parameters()}
-        wanted = names | {f"{moment}.{name}" for moment in MOMENTS for name in names}
-        if open_weights(temporary).keys() | _open_moments(temporary).keys() != wanted:
-            return f"the parts in {temporary} are not complete (is the run directory on a shared disk?)"
-        shutil.rmtree(path, ignore_errors=True)  # the same step saved again after a resume
+) -> None:
+    """Make the parts that all ranks have written a checkpoint.
+
+    Args:
+        model: whose weights they are; only its names and sizes are looked at.
+        vocabulary: written beside the weights.
+        temporary: where the parts are.
+        path: of the checkpoint; one that is there already, of a run that went on from an older one, is replaced.
+        state: where the run is; its `files` list the parts, and are completed.
+        provenance: what made the checkpoint, for its config.json.
+
+    Raises:
+        InputError, OSError: it could not be done.
+    """
+    vocabulary.save(temporary)
+    write_json(temporary / "config.json", {"model": model.config.model_dump(), "provenance": provenance})
+    others = [file for file in temporary.iterdir() if file.name not in state.files]
+    state.files |= {file.name: CheckpointFile(file.stat().st_size, sha256_of(file)) for file in others}
+    write_json(temporary / STATE, asdict(state))
+    wanted = {key for name, _ in model.named_parameters() for _, key, _ in _tensors_of(name)}
+    if open_weights(temporary).keys() | _open_moments(temporary).keys() != wanted:
+        raise InputError(f"the parts in {temporary} are not complete (is the run directory on a shared disk?)")
+    with replaced(path):
         publish_directory(temporary, path)
-    except (OSError, InputError) as error:
-        return str(error)
-    return None
 
 
 def _open_moments(checkpoint: Path) -> TensorFile:
     return TensorFile.joined(checkpoint, sorted(checkpoint.glob("optimizer-*.safetensors")))
-
-
-def keep_checkpoints(run: Path, keep_last: int) -> None:
-    """Remove all but the last ones and the best one, and what an interrupted save left behind.
-
-    What cannot be removed is one warning: it is no reason to stop training.
-    """
-    try:
-        best = best_checkpoint(run)
-        for directory in checkpoint_directories(run)[:-keep_last]:
-            if directory != best:
-                shutil.rmtree(directory)
-        for leftover in (run / "checkpoints").glob(".step_*.tmp"):
-            shutil.rmtree(leftover)
-    except (OSError, InputError) as error:
-        print(f"Old checkpoints of {run} stay: {str(error).removesuffix('.')}.", file=sys.stderr)
 
 
 def checkpoint_to_go_on_from(run: Path) -> Path | None:

@@ -69,13 +69,13 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def of_all_ranks(value: Any) -> list[Any]:
-    """What every rank gives, in order of ranks, the same on every rank. A collective."""
+def of_all_ranks(value: Any, group: distributed.ProcessGroup | None = None) -> list[Any]:
+    """What every rank gives, in order of ranks, the same on every rank. A collective, of all ranks by another group."""
     values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
+    distributed.all_gather_object(values, value, group=group)
     return values
 
 
-def first_fault(fault: str | None) -> str | None:
-    """The first rank's fault that there is, the same on every rank. A collective."""
-    return next((fault for fault in of_all_ranks(fault) if fault), None)
+def first_fault(fault: str | None, group: distributed.ProcessGroup | None = None) -> str | None:
+    """The first rank's fault that there is, the same on every rank. A collective, of all ranks by another group."""
+    return next((fault for fault in of_all_ranks(fault, group) if fault), None)

@@ -57,6 +57,22 @@ def full_size(parameter: Tensor) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
+def full_shape(parameter: Tensor) -> torch.Size:
+    """The shape of a parameter as the model knows it; see `full_size`."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def whole_state(parameter: Any, moment: str | None = None) -> Tensor | None:
+    """A parameter's flat float32 weight, or a moment of it, where this rank's optimizer holds all of it.
+
+    None where ranks share it, and at stage 3, where they share every parameter.
+    """
+    held = None if hasattr(parameter, "ds_id") else getattr(parameter, "_hp_mapping", None)
+    if held is None or held.lp_fragment_address.numel != parameter.numel():
+        return None
+    return held.get_hp_fragment(moment)
+
+
 def hold_numbers_once(ds_engine: deepspeed.DeepSpeedEngine) -> None:
     """Take less memory at ZeRO stages 1 and 2 by the same numbers; an offloaded optimizer is left as it is.
 

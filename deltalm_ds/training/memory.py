@@ -18,6 +18,7 @@ from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offload_device, pre
 
 MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precision
 MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
+CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
 LIBRARIES_BYTES = 420 << 20  # resident in a process on a CPU with torch and DeepSpeed, before there is a model
 SAMPLE_TOKENS = 64
 
@@ -80,6 +81,11 @@ def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num
         largest = 0 if precision(ds_config) == "bf16" and zero["stage"] == 1 else min(largest, NORM_BLOCK)
     of_rank = -(-largest // num_ranks) if zero["stage"] == 3 else min(largest, -(-num_parameters // num_ranks))
     return 8 * of_rank
+
+
+def checkpoint_copy_bytes(num_parameters: int, largest: int, num_ranks: int) -> int:
+    """Host memory of the rank with the largest share of a checkpoint: whole parameters, by `checkpoint.Share`."""
+    return CHECKPOINT_BYTES * max(largest, -(-num_parameters // num_ranks))
 
 
 @dataclass(frozen=True)

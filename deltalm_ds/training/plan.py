@@ -9,19 +9,19 @@ from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.recipe.schema import Recipe, TrainingSection
 from deltalm_ds.training.checks import check_inputs
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, precision
 from deltalm_ds.training.graphs import reason_against_graphs
 from deltalm_ds.training.memory import (
+    CHECKPOINT_BYTES,
     LIBRARIES_BYTES,
     ActivationCost,
+    checkpoint_copy_bytes,
     loss_bytes,
     model_states,
     norm_bytes,
 )
-
-CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
 
 
 def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     no_graphs = reason_against_graphs(recipe, inputs.model_config, device)
     memory = memory_of_rank(ds_config, model, micro_batches, num_ranks, device, has_graphs=no_graphs is None)
     checkpoint_bytes = CHECKPOINT_BYTES * num_parameters
+    largest = max(parameter.numel() for parameter in model.parameters())
     return {
         "recipe": recipe.name,
         "num_ranks": num_ranks,
@@ -58,11 +59,17 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         "cuda_graphs": "on" if no_graphs is None else f"off: {no_graphs}",
         "memory_bytes_per_rank": memory,
         "checkpoint_bytes": checkpoint_bytes,
-        # those kept, the best one, and the one that is being written
-        "checkpoints_bytes": checkpoint_bytes * (recipe.training.keep_last + 2),
+        "checkpoints_bytes": checkpoint_bytes * _most_checkpoints(recipe.training),
+        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(num_parameters, largest, num_ranks),
         "steps": steps,
         "components": _components(recipe.training.max_steps, inputs.stream),
     }
+
+
+def _most_checkpoints(training: TrainingSection) -> int:
+    """That there are at a time: those kept, and the one that is being written."""
+    permanent = training.max_steps // training.keep_every if training.keep_every else 0
+    return training.keep_last + training.keep_best.count + permanent + 1
 
 
 def _planned_steps(
@@ -120,6 +127,7 @@ def memory_of_rank(
     memory = model_states(ds_config, num_parameters, num_ranks, on_cpu)
     if on_cpu:
         memory["libraries"] = LIBRARIES_BYTES
+        memory["checkpoint_copy"] = checkpoint_copy_bytes(num_parameters, largest, num_ranks)
     to_shape = on_ladder if has_graphs else rounded_up
     padded = [to_shape(Shape(*sizes, sequences=1, longest_source=1, longest_target=1)) for sizes in micro_batches]
     activations, loss = _largest_micro_batch(model.config, weight_bytes, [shape[:2] for shape in padded], on_cpu)

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     *("name", "about.*", "deepspeed", "vocabulary", "initial_model", "data.train.*.path", "validation.*", "validation"),
     *("batch.micro_batch_tokens", "batch.min_micro_batches", "optimizer.implementation"),
     *("training.max_steps", "training.save_every", "training.keep_last", "training.log_every"),
+    *("training.keep_every", "training.keep_best.*", "training.max_unsaved_steps"),
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
 )
 

@@ -3,33 +3,25 @@
 import sys
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
-from deltalm_ds.checkpoints.provenance import provenance
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import StepBatches, prefetch
 from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
-from deltalm_ds.files import write_json
 from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.progress import progress
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.runs.checkpoints import STATE, TrainingState, checkpoint_name, read_state
+from deltalm_ds.runs.checkpoints import TrainingState, read_state
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.runs.metrics import MetricsLog
-from deltalm_ds.training.checkpoint import (
-    checkpoint_to_go_on_from,
-    keep_checkpoints,
-    loss_scaler_state,
-    restore,
-    save_checkpoint,
-)
+from deltalm_ds.training.checkpoint import checkpoint_to_go_on_from, restore
+from deltalm_ds.training.checkpoint_writer import CheckpointWriter
 from deltalm_ds.training.collectives import StopRequested, StopSignal
 from deltalm_ds.training.deepspeed_engine import initialize
 from deltalm_ds.training.graphs import GraphedForward, reason_against_graphs
@@ -63,7 +55,8 @@ class Trainer:
         self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
         self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
         self.rates, self.note = Rates(), ""
-        self.skipped_in_a_row, self.updates_when_saved = 0, self.state.updates
+        self.saves = CheckpointWriter(self.ds_engine, self.inputs.vocabulary, self.recipe, run, self.state)
+        self.skipped_in_a_row = 0
 
     def _begin(self) -> tuple[TrainingState, Any]:
         torch.manual_seed(self.recipe.seed)
@@ -98,15 +91,16 @@ class Trainer:
         training, state = self.recipe.training, self.state
         steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size, self._prepare)
         log = closing(self.log) if self.log else nullcontext()
+        saves = closing(self.saves)
         shown = progress("training", training.max_steps, "steps", start=state.step) if self.rank == 0 else nullcontext()
-        with log, closing(steps), shown as advance:
+        with log, saves, closing(steps), shown as advance:
             try:
                 self._validate_if_missed()
                 self.sections.switch("data")
                 for batches in steps:
                     self.sections.switch("other")
                     self._update(batches)
-                    saving = self._is_due()
+                    saving = self._is_due() or self.saves.should_try_again(state.step)
                     # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
                     if saving or state.step % training.log_every == 0:
                         self._log_training()
@@ -117,6 +111,8 @@ class Trainer:
                     if state.step < training.max_steps:
                         self.stop.check()
                     self.sections.switch("data")
+                with self.sections.section("checkpoint"):
+                    self.saves.finish(state)
             except StopRequested:
                 return self._end_early()
         return 0
@@ -147,7 +143,7 @@ class Trainer:
             )
             state.updates += applied
             self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
-        state.step += 1
+        state.step, state.validation = state.step + 1, {}
         self.rates.count(batches)
         if self.skipped_in_a_row >= training.max_skipped_updates:
             raise self._does_not_train(f"{self.skipped_in_a_row} updates in a row were skipped")
@@ -182,20 +178,11 @@ class Trainer:
         if skipped >= self.recipe.training.save_every or (skipped and not self.state.updates):
             raise self._does_not_train("no update was applied since the last checkpoint")
         with self.sections.section("checkpoint"):
-            self._save()
-        with self.sections.section("validation"):
-            self._validate()
-        if self.rank == 0:
-            keep_checkpoints(self.run, self.recipe.training.keep_last)
-
-    def _save(self) -> None:
-        state = self.state
-        state.validation, state.loss_scaler = {}, loss_scaler_state(self.ds_engine)
-        origin = provenance("deltalm train", recipe=self.recipe.name, run=str(self.run), step=state.step)
-        save_checkpoint(self.ds_engine, self.inputs.vocabulary, self.run, state, origin)
-        self.updates_when_saved = state.updates
-        self._say(f"step {state.step}: saved")
-        self.rates = Rates()  # saving is not training time
+            self.saves.save(self.state)
+        self.rates = Rates()  # the copy is not training time
+        if self._is_due():
+            with self.sections.section("validation"):
+                self._validate()
 
     def _validate(self) -> None:
         """Measure for the log and for the checkpoint of this step; a failure is told, and training goes on."""
@@ -211,7 +198,7 @@ class Trainer:
             state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
             if self.log:
                 self.log.write(state.step, "validation", found)
-                write_json(self.run / "checkpoints" / checkpoint_name(state.step) / STATE, asdict(state))
+                self.saves.add_validation(state.step, state.validation)
             self._say(f"step {state.step}: " + ", ".join(f"{name} {v:.3f}" for name, v in state.validation.items()))
         self.rates = Rates()
 
@@ -224,10 +211,8 @@ class Trainer:
         """Save where the run stands, unless that is saved already; the exit code of a stop."""
         if self.rates.steps:  # that were not logged yet
             self._log_training()
-        if self.state.updates != self.updates_when_saved:
-            self._save()
-            if self.rank == 0:
-                keep_checkpoints(self.run, self.recipe.training.keep_last)
+        with self.sections.section("checkpoint"):
+            self.saves.finish(self.state)
         return STOPPED_EXIT_CODE
 
     def _say(self, message: str) -> None:

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
@@ -28,13 +27,22 @@ from deltalm_ds.training import checkpoint, collectives, deepspeed_engine, train
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.trainer import Trainer
 
+write_file = checkpoint._write
 
-def full_disk_at_step_20(path, *arguments):
+
+def full_disk_at_step_20(path, tensors):
     """On the last rank alone."""
     if "step_00000020" in str(path) and distributed.get_rank() == distributed.get_world_size() - 1:
         path.write_bytes(b"the part that fitted")
         raise OSError(errno.ENOSPC, "No space left on device")
-    write_safetensors(path, *arguments)
+    return write_file(path, tensors)
+
+
+def full_disk_once(path, tensors):
+    """On the last rank alone, at the first save."""
+    if "step_00000010" in str(path) and distributed.get_rank() == distributed.get_world_size() - 1:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return write_file(path, tensors)
 
 
 def truncate_optimizer(checkpoint):
@@ -80,7 +88,8 @@ DAMAGES = {
 }
 PATCHES = {
     "graphs": (trainer, "reason_against_graphs", lambda *_: None),
-    "full disk": (checkpoint, "write_safetensors", full_disk_at_step_20),
+    "full disk": (checkpoint, "_write", full_disk_at_step_20),
+    "full disk once": (checkpoint, "_write", full_disk_once),
     "validation": (validation, "evaluation_batches", unreadable_validation),
 }
 

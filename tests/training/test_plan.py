@@ -133,6 +133,9 @@ def test_parameters_and_checkpoints(content: dict[str, Any]) -> None:
     assert result["num_parameters_with_padding_rows"] == result["num_parameters"] + 24 * m
     assert result["checkpoint_bytes"] == 12 * result["num_parameters_with_padding_rows"]
     assert result["checkpoints_bytes"] == 5 * result["checkpoint_bytes"]  # 3 kept, the best, the one being written
+    keeps = {"max_steps": 80, "save_every": 20, "keep_last": 3, "keep_every": 40, "keep_best": {"count": 2}}
+    more = make_plan(recipe_of(content, training=keeps), 2)
+    assert more["checkpoints_bytes"] == 8 * result["checkpoint_bytes"]  # 3, the 2 best, of steps 40 and 80, and one
     memory = result["memory_bytes_per_rank"]
     assert memory["weights"] == 4 * result["num_parameters_with_padding_rows"]
     kept = 0 if torch.cuda.is_available() else 2  # the flat gradients of one of two ranks, on a CPU
@@ -142,6 +145,10 @@ def test_parameters_and_checkpoints(content: dict[str, Any]) -> None:
     states = ("weights", "gathered_weights", "gradients", "optimizer", "reduce_buckets")
     of_micro_batch = memory["activations"] + memory["loss"]
     beside = sum(memory[name] for name in states) + memory.get("libraries", 0)
+    share = result["checkpoint_copy_bytes_per_rank"]
+    assert share == 6 * result["num_parameters_with_padding_rows"]  # half of all, more than the embedding
+    beside += memory.get("checkpoint_copy", 0)
+    assert memory.get("checkpoint_copy", share) == share
     assert memory["total"] == beside + max(of_micro_batch, memory["gradient_norm"])
 
 
@@ -360,6 +367,7 @@ def peak_of_training(_: int, name: str, port: int, result: str) -> None:
     import resource
 
     from deltalm_ds.recipe.loading import load_recipe, recipe_path
+    from deltalm_ds.training.checkpoint import Share
     from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
     from deltalm_ds.training.sections import Sections
     from deltalm_ds.training.step import LossSums, train_step
@@ -374,6 +382,9 @@ def peak_of_training(_: int, name: str, port: int, result: str) -> None:
     sums = LossSums(1, ds_engine.device)
     for step in range(3):
         train_step(ds_engine, [batch], len(batch.labels), 1e-4, 0.1, (0, step), sums, lambda: None, Sections())
+        if not step:
+            share = Share(ds_engine)
+        share.copy()
     Path(result).write_text(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}")
     torch.distributed.destroy_process_group()
 

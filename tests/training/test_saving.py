@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from deltalm_ds.errors import CheckError
+from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.trainer import Trainer
 
 
@@ -24,8 +25,9 @@ def test_a_run_ends_where_a_whole_interval_or_everything_so_far_was_skipped(upda
     trainer, done = Trainer.__new__(Trainer), []
     trainer.recipe = SimpleNamespace(training=SimpleNamespace(save_every=10))
     trainer.state = SimpleNamespace(step=100, updates=updates)
-    trainer.rank, trainer.skipped_in_a_row, trainer.updates_when_saved = 1, skipped_in_a_row, 99
-    trainer._save, trainer._validate = lambda: done.append("saved"), lambda: done.append("validated")
+    trainer.rank, trainer.skipped_in_a_row, trainer.sections = 1, skipped_in_a_row, Sections()
+    trainer.saves = SimpleNamespace(save=lambda state: done.append("saved"))
+    trainer._validate, trainer._is_due = lambda: done.append("validated"), lambda: True
     if saves:
         trainer._save_and_validate()
         assert done == ["saved", "validated"]

@@ -3,6 +3,7 @@
 Most trainings run one after the other in one pair of rank processes; what is killed runs under the launcher.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,6 +45,7 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
     # what the damaged ones go on from
     jobs = [prepare("undisturbed", batch={"min_micro_batches": 1})]
     jobs.append(prepare("full_disk", fault="full disk"))
+    jobs.append(prepare("full_disk_once", fault="full disk once"))
     jobs.append(prepare("failed_validation", fault="validation"))
     with mock.patch.object(checks, "MOST_EMPTY_STEPS", 1.0):
         sparse = {"data": {"overlong": "drop", "max_target_tokens": 6}, "batch": {"tokens_per_step": 40}}
@@ -67,6 +69,19 @@ def test_a_full_disk_on_one_rank_leaves_the_earlier_checkpoints(runs):
     assert "step_00000020 could not be written: OSError: [Errno 28] No space left on device" in message
     entries = (runs.directory / "full_disk" / "checkpoints").iterdir()
     assert [entry.name for entry in entries] == ["step_00000010"]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(runs):
+    """The save is tried again at a step that both ranks agree on; the undisturbed run is the reference."""
+    assert runs.outcome["full_disk_once"] == 0
+    run, whole = runs.directory / "full_disk_once", runs.directory / "2_ranks_fp32_zero1_accumulation1"
+    assert records(run) == records(whole)
+    assert records(run, "validation") == records(whole, "validation")
+    failed = [(event["kind"], event["step"]) for event in read_events(run)]
+    assert failed == [("save failed", 10)]
+    retried, last = (read_state(found) for found in checkpoint_directories(run))
+    assert 10 < retried.step < last.step == 20
+    assert (retried.validation, list(last.validation)) == ({}, ["loss", "nll"])
 
 
 @pytest.mark.parametrize(
@@ -195,3 +210,38 @@ def test_killed_resumed_stopped_and_resumed_it_repeats_every_digit(runs, make_ru
     assert runs.outcome["uninterrupted"] == 0
     assert records(run) == records(uninterrupted)
     assert records(run, "validation") == records(uninterrupted, "validation")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 12 MB, mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk, and not in every container")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_on_a_full_disk_training_goes_on_and_recovers(runs, make_run, small_disk, tmp_path):
+    run = make_run(small_disk / "run", **UNINTERRUPTED)
+    filler = small_disk / "filler"
+    with open(tmp_path / "log", "w") as log:
+        launcher = launch(run, log)
+        try:
+            wait_for(lambda: checkpoint_directories(run), launcher, log)
+            with contextlib.suppress(OSError), open(filler, "wb") as file:
+                while True:
+                    file.write(bytes(1 << 16))
+            wait_for(lambda: "could not be written" in (tmp_path / "log").read_text(), launcher, log)
+            filler.unlink()
+            assert launcher.wait(timeout=120) == 0
+        finally:
+            launcher.kill()
+    uninterrupted = runs.directory / "uninterrupted"
+    assert records(run) == records(uninterrupted)
+    assert records(run, "validation") == records(uninterrupted, "validation")
+    assert "save failed" in [event["kind"] for event in read_events(run)]
+    assert checkpoint_directories(run)[-1].name == "step_00000090"
+    assert read_state(checkpoint_directories(run)[-1]).validation

@@ -1,0 +1,66 @@
+"""Which checkpoints of a run stay, and how one goes: out of sight first, so that nothing half-removed looks whole."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics import METRICS
+from deltalm_ds.recipe.schema import BestCheckpoints, TrainingSection
+from deltalm_ds.runs.checkpoints import LOSSES, checkpoint_directories, ranked_checkpoints, step_of
+
+
+def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None:
+    """Remove the checkpoints of a run that its recipe does not keep.
+
+    What cannot be removed is one warning: it is no reason to stop training.
+
+    Args:
+        run: the run directory.
+        training: how many last and best ones stay, and of which steps all.
+        newest: the checkpoint just published. Those of later steps were damaged, or the run had not gone on from here:
+            they are neither counted nor removed, and replaced when the run comes to their steps.
+    """
+    try:
+        existing = [path for path in checkpoint_directories(run) if step_of(path) <= step_of(newest)]
+        kept = {*existing[-training.keep_last :], *_best(existing, training.keep_best)}
+        for checkpoint in existing:
+            is_permanent = training.keep_every is not None and step_of(checkpoint) % training.keep_every == 0
+            if checkpoint not in kept and not is_permanent:
+                shutil.rmtree(_hide(checkpoint))
+    except (OSError, InputError) as error:
+        print(f"Old checkpoints of {run} stay: {str(error).removesuffix('.')}.", file=sys.stderr)
+
+
+def _best(checkpoints: list[Path], keep: BestCheckpoints) -> list[Path]:
+    higher_is_better = keep.metric not in LOSSES and METRICS[keep.metric].higher_is_better
+    return ranked_checkpoints(checkpoints, keep.metric, higher_is_better=higher_is_better)[: keep.count]
+
+
+def _hide(checkpoint: Path) -> Path:
+    hidden = checkpoint.with_name(f".{checkpoint.name}.old")
+    if hidden.exists():  # an earlier removal that failed half-way
+        shutil.rmtree(hidden)
+    return checkpoint.rename(hidden)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[None]:
+    """Put what is at `path`, if anything, out of the way of what the block publishes there; back if that fails."""
+    hidden = _hide(path) if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if hidden is not None and not path.exists():
+            hidden.rename(path)
+        raise
+    if hidden is not None:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what saves and removals that were interrupted left in a run directory; nobody else writes there."""
+    for leftover in (run / "checkpoints").glob(".step_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
