@@ -1,8 +1,8 @@
 """What can go wrong for a user, and the exit code each gives: one contract for people, launchers and schedulers.
 
-0 done. 75 stopped on request, saved: start it again to go on. 2, 3, 4 (wrong usage or input; damaged or mismatched data;
-a check did not hold): the same command would fail again. 1 (unexpected: a traceback is printed) and any other, such as a
-signal's: it failed, try again.
+0 done. 75 stopped on request, saved: start it again to go on. 2, 3, 4 (wrong usage or input; damaged or mismatched
+data; a check did not hold): the same command would fail again. 1 (unexpected: a traceback is printed) and any other,
+such as a signal's: it failed, try again.
 """
 
 import difflib

@@ -5,6 +5,7 @@ does not get to the last step, `end` (code, reason, step, asked) by what started
 """
 
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def record_start(run: Path, ranks: int, again: bool) -> None:
     if len(failed) >= MOST_STARTS_WITHOUT_PROGRESS:
         ends = "\n".join(f"  {start.time} on {start.host}, {start.ranks} rank(s): {start.reason}" for start in failed)
         raise CheckError(
-            f"{run} makes no progress: {len(failed)} starts failed at step {step}, none of them with a new checkpoint:\n"
-            f"{ends}\nFind out why, and start it with --again."
+            f"{run} makes no progress: {len(failed)} starts failed at step {step}, none of them with a new "
+            f"checkpoint:\n{ends}\nFind out why, and start it with --again."
         )
     record_event(run, "start", host=socket.gethostname(), ranks=ranks, step=step, again=again)
 
@@ -132,5 +133,6 @@ def record_end(run: Path, code: int, reason: str, asked: bool) -> int:
         code, reason = STOPPED_EXIT_CODE, "stopped, saved"
     elif not reason:
         reason = next((end["reason"] for end in ends), f"exit code {code}")
-    record_event(run, "end", code=code, reason=reason, asked=asked, step=_newest_step(run))
+    with suppress(OSError):  # a full disk, say: the code is what matters
+        record_event(run, "end", code=code, reason=reason, asked=asked, step=_newest_step(run))
     return code

@@ -184,7 +184,9 @@ def test_the_optimization_may_change_between_starts(make_recipe, tmp_path, capsy
     (event,) = read_events(run)
     assert event["changes"]["schedule.kind"] == ["inverse_sqrt", "cosine"]
     assert event["changes"]["schedule.peak_lr"] == [3e-3, 1e-3]
-    assert {"optimizer.betas.1", "optimizer.eps", "optimizer.weight_decay", "training.clip_norm"} < set(event["changes"])
+    assert {"optimizer.betas.1", "optimizer.eps", "optimizer.weight_decay", "training.clip_norm"} < set(
+        event["changes"]
+    )
     told = capsys.readouterr().err
     assert f"{run}: schedule.peak_lr was 0.003, is 0.001\n" in told
     assert told.count("\n") == len(event["changes"])
