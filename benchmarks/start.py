@@ -30,8 +30,8 @@ IMPORTS = {  # of what each process imports before it does anything
 }
 NOTE = (
     "CPU seconds are those of all threads of a process. With the model grow `inputs` (the newest checkpoint is read "
-    "once for its checksums), `model`, `DeepSpeed` and `restoring`; with the data what `deltalm train` prepares (shards "
-    "up to 4 GB are read once)."
+    "once for its checksums), `model`, `DeepSpeed` and `restoring`; with the data what `deltalm train` prepares "
+    "(shards up to 4 GB are read once)."
 )
 
 

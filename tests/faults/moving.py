@@ -3,9 +3,9 @@
     python -m tests.faults.moving --steps 20000 --out moving
 
 After every `--leg` steps the moved run is killed (-9, every second time stopped by SIGTERM) and goes on with another
-number of ranks, ZeRO stage, micro-batch and accumulation. Printed is the largest relative difference of the losses, over
-all steps. There is no dropout: its masks depend on how a batch is dealt to ranks. What happened is in OUT/outcomes.jsonl;
-started again, it goes on.
+number of ranks, ZeRO stage, micro-batch and accumulation. Printed is the largest relative difference of the losses,
+over all steps. There is no dropout: its masks depend on how a batch is dealt to ranks. What happened is in
+OUT/outcomes.jsonl; started again, it goes on.
 """
 
 import argparse
