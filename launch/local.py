@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -45,41 +44,40 @@ def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int
     """
     command = _command(run, num_ranks)
     record_start(run, num_ranks, again)
-    asking = stop_signals()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, asking)  # what starts now has them held back, see `_Watch`
-    try:
-        launcher = subprocess.Popen(
-            command, env=_environment(num_ranks), start_new_session=True, stdin=subprocess.DEVNULL
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    watch = _Watch(launcher)
-    code = watch.wait(asking)
+    watch = _Watch(command, _environment(num_ranks))
+    code = watch.wait()
     return record_end(run, code, _why_it_ended(code) if not watch.was_asked else "", watch.was_asked)
 
 
 class _Watch:
-    """Passes signals on to the ranks of a launcher, and sees to it that nothing is left of it in the end.
+    """Starts a launcher, passes signals on to its ranks, and sees to it that nothing is left of it in the end.
 
     All that it watches starts with the signals that ask for an end held back. DeepSpeed's launcher, to which a
     scheduler may send them too, would give its ranks 30 s to save; a rank would end unsaved before it listens
     (`training/collectives.py`).
     """
 
-    def __init__(self, launcher: "subprocess.Popen[bytes]") -> None:
-        self._launcher = launcher
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._stopping_since: float | None = None
         self._is_impatient = False
         self._asked: set[psutil.Process] = set()
+        asking = stop_signals()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in asking}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
+        try:
+            self._launcher = subprocess.Popen(
+                command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @property
     def was_asked(self) -> bool:
         """Whether somebody wanted the end."""
         return self._stopping_since is not None
 
-    def wait(self, asking: Collection[signal.Signals]) -> int:
-        """The launcher's exit code, once it and its ranks have ended; `asking` are the signals to pass on."""
-        previous = {number: signal.signal(number, self._on_signal) for number in asking}
+    def wait(self) -> int:
+        """The launcher's exit code, once it and its ranks have ended; signals are this process's own again."""
         try:
             while self._launcher.poll() is None and not self._is_impatient:
                 time.sleep(0.2)
@@ -92,7 +90,7 @@ class _Watch:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._launcher.pid, signal.SIGKILL)  # whatever is left of its process group
-            for number, handler in previous.items():
+            for number, handler in self._previous.items():
                 signal.signal(number, handler)
         return self._launcher.wait()
 

@@ -29,7 +29,7 @@ KILLS_PER_RUN = 10
 STEPS = 500  # more than a run gets through while it is killed
 RANKS = (2, 1)  # of the runs, in turn
 # what is killed, with -9 unless it is a signal; and when
-TARGETS = ("ranks", "starter", "SIGTERM", "everything", "one rank", "launcher")
+TARGETS = ("ranks", "starter", "SIGTERM", "everything", "SIGTERM everywhere", "one rank", "launcher")
 MOMENTS = ("training", "saving", "starting")
 START_S, TRAINING_S, SAVING_S = 9.0, 1.5, 0.05  # the moment is anywhere in the first so many seconds
 DAMAGES = ("none", "truncated", "none", "flipped bit", "none", "deleted")
@@ -120,9 +120,10 @@ def _check_end(target: str, training: Training, code: int, had_started: bool) ->
     run, last_step = training.run, load_recipe(training.run / "recipe.yaml").training.max_steps
     if has_ended(run, last_step) or not had_started:
         return
-    if target in ("SIGTERM", "starter"):
+    is_stop = target.startswith("SIGTERM")
+    if is_stop or target == "starter":
         assert checkpoint_directories(run)[-1].name == checkpoint_name(max(records(run, "train"))), training.messages
-    assert (code == STOPPED_EXIT_CODE) == (target == "SIGTERM") and code != 0, (code, training.messages[-3000:])
+    assert (code == STOPPED_EXIT_CODE) == is_stop and code != 0, (code, training.messages[-3000:])
 
 
 def _await_moment(training: Training, kill: Kill) -> bool:
@@ -145,15 +146,17 @@ def _saves(run: Path) -> list[str]:
 def _signal(training: Training, target: str) -> int:
     """Kill; how many processes that were. Early in a start there may be nothing but what starts the ranks."""
     processes = training.processes()
+    everything = [process for all_of_a_kind in processes.values() for process in all_of_a_kind]
     victims = {
         "ranks": processes["ranks"],
         "one rank": processes["ranks"][-1:],
         "launcher": processes["launcher"],
-        "everything": [process for all_of_a_kind in processes.values() for process in all_of_a_kind],
+        "everything": everything,
+        "SIGTERM everywhere": everything,  # as schedulers do
     }.get(target) or processes["starter"]
     for process in victims:
         try:
-            process.send_signal(signal.SIGTERM if target == "SIGTERM" else signal.SIGKILL)
+            process.send_signal(signal.SIGTERM if target.startswith("SIGTERM") else signal.SIGKILL)
         except psutil.NoSuchProcess:
             continue
     return len(victims)

@@ -45,7 +45,9 @@ def rank(role: str, directory: Path, behaviour: str, tester: int) -> int:
         return 75  # and stays a zombie: the launcher waits for the other rank first
     if behaviour != "late":
         await_files(directory, "rank0.pid", "rank1.pid")
-    if behaviour == "patient":
+    if behaviour == "scheduler" and role == "rank0":
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+    if behaviour in ("patient", "scheduler"):
         return wait_for_signal_or_file(directory, role)
     while behaviour.startswith("deaf") or not (directory / f"{role}.SIGTERM").exists():
         if behaviour not in ("late", "launcher_dies"):
