@@ -1,12 +1,15 @@
-"""What can go wrong for a user, and the exit code each gives.
+"""What can go wrong for a user, and the exit code each gives: one contract for people, launchers and schedulers.
 
-Exit codes of every command: 0 done, 1 unexpected error (a traceback is printed), 2 wrong usage or input,
-3 damaged or mismatched data, 4 a check did not hold, 75 stopped by a signal after saving (run it again to go on).
+0 done. 75 stopped on request, saved: start it again to go on. 2, 3, 4 (wrong usage or input; damaged or mismatched
+data; a check did not hold): the same command would fail again. 1 (unexpected: a traceback is printed) and any other,
+such as a signal's: it failed, try again.
 """
 
 import difflib
 from collections.abc import Iterable
 
+DONE_EXIT_CODE = 0
+FAILED_EXIT_CODE = 1
 STOPPED_EXIT_CODE = 75
 
 
@@ -26,6 +29,9 @@ class CheckError(InputError):
     """A check that guards a result (an export's parity, say) did not hold."""
 
     exit_code = 4
+
+
+FINAL_EXIT_CODES = frozenset({InputError.exit_code, DataError.exit_code, CheckError.exit_code})  # do not try again
 
 
 def os_error_sentence(error: OSError) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.kernels.torch_internals import constant_when_traced
 
 BACKENDS = ("torch", "triton", "reference", "apex", "flash")
 OF_SOME_OPS = ("apex", "flash")  # forcing one of them leaves the ops without it as they are
@@ -70,7 +71,7 @@ def implementation(op: Op, x: Tensor, has_dropout: bool = False) -> Callable[...
     return getattr(op, _backend(op, x.device, x.dtype, has_dropout))
 
 
-@torch.compiler.assume_constant_result  # what it asks for, tracing could not follow
+@constant_when_traced  # what it asks for, tracing could not follow
 def _backend(op: Op, device: torch.device, dtype: torch.dtype, has_dropout: bool) -> str:
     return choose(op, compute_capability(device), dtype, has_dropout).backend
 

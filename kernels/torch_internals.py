@@ -1,9 +1,13 @@
 """What kernels use of PyTorch that is not public, or not everywhere; `test_torch_internals.py` guards each function."""
 
 import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 def graph_is_kept() -> bool:
@@ -15,6 +19,12 @@ def is_traced(x: Tensor) -> bool:
     """Whether somebody looks at what is done with x: its class or an active mode is a tracer's, or one that counts."""
     is_plain = type(x) is Tensor or type(x) is torch.nn.Parameter
     return not is_plain or torch._C._len_torch_dispatch_stack() > 0
+
+
+def constant_when_traced(function: Callable[P, T]) -> Callable[P, T]:
+    """As `torch.compiler.assume_constant_result`, which takes a second to import the compiler wherever it stands."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @functools.cache

@@ -19,43 +19,65 @@ import psutil
 import torch
 
 from deltalm_ds.environment import ALLOCATOR_VARIABLES
-from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
+from deltalm_ds.errors import InputError
+from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
-from deltalm_ds.training.collectives import STARTED_BY
+from deltalm_ds.training.collectives import STARTED_BY, stop_signals
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none
 
 
-def train_on_this_machine(run: Path, num_ranks: int) -> int:
+def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int:
     """Start `num_ranks` ranks of training on a prepared run directory and wait; returns the exit code.
 
-    0 done, 75 stopped by a signal after saving, else a rank failed (its messages are on stderr).
+    0 done, 75 stopped on request after saving, 2 to 4 useless to try again, else a rank failed: `deltalm_ds.errors`.
+    Start and end are recorded in the run's events.
+
+    Args:
+        run: the run directory.
+        num_ranks: how many ranks.
+        again: start it even if earlier starts all failed at the same step.
 
     Raises:
-        InputError: there are fewer devices than ranks.
+        InputError: there are fewer devices than ranks. CheckError: several starts made no progress.
     """
-    launcher = subprocess.Popen(
-        _command(run, num_ranks), env=_environment(num_ranks), start_new_session=True, stdin=subprocess.DEVNULL
-    )
-    return _Watch(launcher).wait()
+    command = _command(run, num_ranks)
+    record_start(run, num_ranks, again)
+    watch = _Watch(command, _environment(num_ranks))
+    code = watch.wait()
+    return record_end(run, code, _why_it_ended(code) if not watch.was_asked else "", watch.was_asked)
 
 
 class _Watch:
-    """Passes signals on to the ranks of a launcher, and sees to it that nothing is left of it in the end."""
+    """Starts a launcher, passes signals on to its ranks, and sees to it that nothing is left of it in the end.
 
-    def __init__(self, launcher: "subprocess.Popen[bytes]") -> None:
-        self._launcher = launcher
+    All that it watches starts with the signals that ask for an end held back. DeepSpeed's launcher, to which a
+    scheduler may send them too, would give its ranks 30 s to save; a rank would end unsaved before it listens
+    (`training/collectives.py`).
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._stopping_since: float | None = None
         self._is_impatient = False
         self._asked: set[psutil.Process] = set()
+        asking = stop_signals()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in asking}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
+        try:
+            self._launcher = subprocess.Popen(
+                command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether somebody wanted the end."""
+        return self._stopping_since is not None
 
     def wait(self) -> int:
-        """The launcher's exit code, once it and its ranks have ended."""
-        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means: go on
-            numbers.append(signal.SIGHUP)
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        """The launcher's exit code, once it and its ranks have ended; signals are this process's own again."""
         try:
             while self._launcher.poll() is None and not self._is_impatient:
                 time.sleep(0.2)
@@ -68,9 +90,9 @@ class _Watch:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._launcher.pid, signal.SIGKILL)  # whatever is left of its process group
-            for number, handler in previous.items():
+            for number, handler in self._previous.items():
                 signal.signal(number, handler)
-        return self._exit_code(self._launcher.wait())
+        return self._launcher.wait()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stopping_since is None:
@@ -80,30 +102,23 @@ class _Watch:
             self._is_impatient = True
 
     def _ask_ranks_to_stop(self) -> None:
-        """Signal the ranks that were not asked yet; a second signal could meet one that has saved and is ending.
-
-        The ranks alone: launchers that get the signal would kill the ranks before they have saved.
-        """
+        """Signal the ranks that were not asked yet; a second signal could meet one that has saved and is ending."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in set(psutil.Process(self._launcher.pid).children(recursive=True)) - self._asked:
                 with contextlib.suppress(psutil.NoSuchProcess):  # it has ended; the others have not
-                    if "deepspeed.launcher.launch" not in process.cmdline():
-                        process.send_signal(signal.SIGTERM)
-                        self._asked.add(process)
+                    process.send_signal(signal.SIGTERM)
+                    self._asked.add(process)
 
-    def _exit_code(self, code: int) -> int:
-        """That of the launcher, with a sentence where a signal ended a rank."""
-        ended_by = 256 - code if code > 192 else -code  # the launcher gives the rank's -9 as 247
-        if self._stopping_since is not None and ended_by == signal.SIGTERM:
-            return STOPPED_EXIT_CODE  # stopped before the first step: there was nothing to save
-        if self._stopping_since is None and ended_by in list(signal.Signals):
-            reason = "probably out of memory" if ended_by == signal.SIGKILL else signal.strsignal(ended_by)
-            print(
-                f"deltalm: a rank was ended by signal {ended_by} ({reason}); the same command goes on from the newest "
-                "checkpoint.",
-                file=sys.stderr,
-            )
-        return code
+
+def _why_it_ended(code: int) -> str:
+    """What the launcher's exit code says, where a signal ended a rank; it is told."""
+    number = 256 - code if code > 192 else -code  # the launcher gives the rank's -9 as 247
+    if number not in list(signal.Signals):
+        return ""
+    why = "probably out of memory" if number == signal.SIGKILL else signal.strsignal(number)
+    reason = f"a rank was ended by signal {number} ({why})"
+    print(f"deltalm: {reason}; the same command goes on from the newest checkpoint.", file=sys.stderr)
+    return reason
 
 
 def _command(run: Path, num_ranks: int) -> list[str]:

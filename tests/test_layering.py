@@ -25,7 +25,7 @@ CONFINED = {
 }
 # The folders and modules of deltalm_ds from the ground up: each imports lower levels only, lazily or not.
 LEVELS = (
-    {"errors", "allocator", "progress", "arrays", "token_ids", "threads"},
+    {"errors", "allocator", "progress", "arrays", "token_ids", "threads", "streams"},
     {"files", "lines", "kernels", "processor", "languages"},
     {"model", "runs", "linear_choice"},
     {"vocabulary", "report", "environment"},

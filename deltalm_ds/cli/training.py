@@ -41,18 +41,25 @@ def train(
     accept_changed_data: Annotated[
         bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")
+    ] = False,
 ) -> None:
     """Train on this machine, under the deepspeed launcher; stopped at any point, the same command goes on.
+
+    Exit codes: 0 done; 75 stopped on request, saved; 2, 3, 4 do not try again; any other: try again.
 
     Example: deltalm train recipes/multi30k_en_de.yaml --out runs/multi30k --ranks 2 batch.tokens_per_step=4000
     """
     from deltalm_ds.errors import STOPPED_EXIT_CODE
     from deltalm_ds.launch.local import default_ranks, train_on_this_machine
     from deltalm_ds.recipe.loading import load_recipe
+    from deltalm_ds.streams import survive_lost_terminal
     from deltalm_ds.training.prepare import prepare_run
 
+    survive_lost_terminal()
     prepare_run(load_recipe(recipe, overrides or ()), out, accept_changed_data)
-    code = train_on_this_machine(out, ranks or default_ranks())
+    code = train_on_this_machine(out, ranks or default_ranks(), again)
     if code == STOPPED_EXIT_CODE:
         typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
     sys.exit(code)

@@ -219,5 +219,6 @@ def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Train
         for moment in MOMENTS:
             key = f"{moment}.{name}"
             safe_set_full_optimizer_state(parameter, tensors[key], moment)
-    for field, value in (state.loss_scaler or {}).items():
-        setattr(ds_engine.optimizer.loss_scaler, field, value)
+    if ds_engine.fp16_enabled():  # now; the checkpoint may be of another precision
+        for field, value in (state.loss_scaler or {}).items():
+            setattr(ds_engine.optimizer.loss_scaler, field, value)

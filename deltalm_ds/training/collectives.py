@@ -17,14 +17,21 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 STARTED_BY = "DELTALM_STARTED_BY"  # environment: the process whose end is to end the ranks too
 
 
+def stop_signals() -> set[signal.Signals]:
+    """Those that ask a run to end. SIGHUP is none where it is ignored, which is what nohup does: go on."""
+    asking = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP}
+    return asking - {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else asking
+
+
 class StopRequested(Exception):
     """All ranks have agreed to end the run here; nothing of the step at hand was applied."""
 
 
 class StopSignal:
-    """Whether somebody wants the run to end: SIGTERM or SIGUSR1, or the end of what started this rank.
+    """Whether somebody wants the run to end: one of `stop_signals`, or the end of what started this rank.
 
-    A launcher that is killed leaves its ranks behind; without it nobody could stop them, nor see them fail.
+    A launcher that is killed leaves its ranks behind; without it nobody could stop them, nor see them fail. Signals
+    that were held back while this rank started (`launch/local.py`) are looked at from now on.
     """
 
     def __init__(self) -> None:
@@ -37,8 +44,10 @@ class StopSignal:
             except psutil.NoSuchProcess:
                 self._signalled = True
         self._group = distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        asking = stop_signals()
+        for number in asking:
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, asking)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signalled = True

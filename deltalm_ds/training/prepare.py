@@ -1,6 +1,7 @@
 """A run directory before the first step of a start: everything checked, the recipe in it, and what may have changed."""
 
 import fnmatch
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ IN_USE = "Another process trains in {run}: wait for it, or name another director
 # by its content (`Inputs.identity`).
 MAY_CHANGE = (
     *("name", "about.*", "deepspeed", "vocabulary", "initial_model", "data.train.*.path", "validation.*", "validation"),
-    *("batch.micro_batch_tokens", "batch.min_micro_batches", "optimizer.implementation"),
+    *("batch.micro_batch_tokens", "batch.min_micro_batches", "schedule.*", "training.clip_norm"),
+    *("optimizer.betas.*", "optimizer.eps", "optimizer.weight_decay", "optimizer.definition"),
+    *("optimizer.implementation",),
     *("training.max_steps", "training.save_every", "training.keep_last", "training.log_every"),
     *("training.keep_every", "training.keep_best.*", "training.max_unsaved_steps"),
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
@@ -57,6 +60,9 @@ def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) ->
 
 def _write(recipe: Recipe, inputs: Inputs, run: Path, changes: dict[str, tuple[Any, Any]]) -> None:
     if changes:
+        for key, values in changes.items():
+            before, now = (_brief(value) if isinstance(value, dict) else value for value in values)
+            print(f"{run}: {key} was {before}, is {now}", file=sys.stderr)
         record_event(run, "changed", changes=changes)
     with atomic_file(run / "recipe.yaml") as file:
         save_recipe(recipe, file)

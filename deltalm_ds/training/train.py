@@ -8,40 +8,68 @@ whole checkpoint.
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import distributed
 
 from deltalm_ds.environment import environment
-from deltalm_ds.errors import InputError, os_error_sentence
+from deltalm_ds.errors import (
+    DONE_EXIT_CODE,
+    FAILED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    InputError,
+    os_error_sentence,
+)
 from deltalm_ds.files import locked, write_json
+from deltalm_ds.runs.history import record_rank_end
+from deltalm_ds.streams import survive_lost_terminal
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.prepare import IN_USE, LOCK
+from deltalm_ds.training.startup import Startup
 from deltalm_ds.training.trainer import Trainer
 
 
 def main(arguments: list[str]) -> int:
     """Entry point of a rank; returns its exit code."""
+    startup = Startup()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls
     given = [argument for argument in arguments if not argument.startswith("--local_rank=")]  # of DeepSpeed's launcher
     if len(given) != 1 or given[0].startswith("-"):
-        return _say(f"a rank takes a run directory and nothing else; got: {' '.join(given) or 'nothing'}.", 0)
-    run = Path(given[0])
+        _say(f"a rank takes a run directory and nothing else; got: {' '.join(given) or 'nothing'}.", 0)
+        return InputError.exit_code
+    survive_lost_terminal()
     start_distributed()
-    rank = distributed.get_rank()
+    startup.ended("joining ranks")
     try:
-        with _only_writer(run, rank):
-            trainer = Trainer(run)
-            if rank == 0:
-                write_json(run / "environment.json", environment())
-            return trainer.train()
-    except InputError as error:
-        return _say(str(error), rank, error.exit_code)
-    except OSError as error:
-        return _say(os_error_sentence(error), rank)
+        return _train(Path(given[0]), distributed.get_rank(), startup)
     finally:
         distributed.destroy_process_group()
+
+
+def _train(run: Path, rank: int, startup: Startup) -> int:
+    """Train to the end or to a stop; the exit code. An end before the last step is recorded with its reason."""
+    code, reason = FAILED_EXIT_CODE, ""
+    try:
+        with _only_writer(run, rank):
+            trainer = Trainer(run, startup)
+            if rank == 0:
+                write_json(run / "environment.json", environment())
+            code, reason = trainer.train(), "stopped, saved"
+    except InputError as error:
+        code, reason = error.exit_code, str(error)
+        _say(reason, rank)
+    except OSError as error:  # all was readable when the run was prepared: it may be again
+        reason = os_error_sentence(error)
+        _say(reason, rank)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if code != DONE_EXIT_CODE and (rank == 0 or code != STOPPED_EXIT_CODE):
+            with suppress(OSError):
+                record_rank_end(run, rank, code, reason)
+    return code
 
 
 @contextmanager
@@ -58,10 +86,9 @@ def _only_writer(run: Path, rank: int) -> Iterator[None]:
         yield
 
 
-def _say(message: str, rank: int, code: int = InputError.exit_code) -> int:
+def _say(message: str, rank: int) -> None:
     """An error of one rank alone must not be lost."""
     print(f"deltalm: {message}" if rank == 0 else f"deltalm, rank {rank}: {message}", file=sys.stderr, flush=True)
-    return code
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from deltalm_ds.training.linear_choice import choose_for_all_ranks
 from deltalm_ds.training.prepare import check_prepared
 from deltalm_ds.training.records import Rates, loss_record
 from deltalm_ds.training.sections import Sections
+from deltalm_ds.training.startup import Startup
 from deltalm_ds.training.step import LossSums, train_step
 from deltalm_ds.training.validation import validate
 
@@ -38,8 +39,8 @@ from deltalm_ds.training.validation import validate
 class Trainer:
     """One rank of a run."""
 
-    def __init__(self, run: Path) -> None:
-        self.run, self.sections = run, Sections()
+    def __init__(self, run: Path, startup: Startup | None = None) -> None:
+        self.run, self.sections, self.startup = run, Sections(), startup or Startup()
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
@@ -48,7 +49,9 @@ class Trainer:
         checkpoint = checkpoint_to_go_on_from(run)
         self.inputs: Inputs = open_inputs(self.recipe, checkpoint)
         check_prepared(self.inputs, run)
+        self.startup.ended("inputs")
         self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
+        self.startup.ended("restoring" if checkpoint else "DeepSpeed")
         self.to_shape = self._record_micro_batches()
         self.state.inputs = self.inputs.identity
         choose_for_all_ranks(self.ds_engine.module, torch.device(self.ds_engine.device), run)
@@ -61,13 +64,16 @@ class Trainer:
     def _begin(self) -> tuple[TrainingState, Any]:
         torch.manual_seed(self.recipe.seed)
         model = starting_model(self.inputs.start, self.inputs.model_config)
+        self.startup.ended("model")
         return TrainingState(), initialize(model, self.recipe)
 
     def _go_on(self, checkpoint: Path) -> tuple[TrainingState, Any]:
         torch.manual_seed(self.recipe.seed)
         state = read_state(checkpoint)
         model = starting_model(checkpoint, self.inputs.model_config)
+        self.startup.ended("model")
         ds_engine = initialize(model, self.recipe, state.updates)
+        self.startup.ended("DeepSpeed")
         restore(ds_engine, checkpoint, state)
         self._say(f"going on from step {state.step} ({checkpoint})")
         return state, ds_engine
@@ -100,6 +106,7 @@ class Trainer:
                 for batches in steps:
                     self.sections.switch("other")
                     self._update(batches)
+                    self.startup.first_step_ended(self.run, state.step)
                     saving = self._is_due() or self.saves.should_try_again(state.step)
                     # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
                     if saving or state.step % training.log_every == 0:

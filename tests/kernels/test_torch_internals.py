@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from deltalm_ds.kernels.torch_internals import (
     adds_products_in_float32,
+    constant_when_traced,
     flash_attention_backward,
     flash_attention_forward,
     graph_is_kept,
@@ -19,6 +20,11 @@ from deltalm_ds.kernels.torch_internals import (
     onednn_packed,
     softmax_backward,
 )
+
+
+def test_a_constant_is_marked_as_pytorch_marks_it() -> None:
+    ours, theirs = constant_when_traced(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(ours) == vars(theirs) != {}
 
 
 class Asking(torch.autograd.Function):

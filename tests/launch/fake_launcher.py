@@ -16,6 +16,8 @@ POLL_S = 0.02
 
 def main(role: str, directory: Path, behaviour: str, tester: int) -> int:
     signal.signal(signal.SIGTERM, lambda *_: (directory / f"{role}.SIGTERM").touch())
+    if role.startswith("rank"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # as a rank does; the launcher has it held back
     (directory / f"{role}.starting").write_text(str(os.getpid()))
     (directory / f"{role}.starting").rename(directory / f"{role}.pid")  # from here on it can be sent signals
     if role.startswith("rank"):
@@ -43,12 +45,24 @@ def rank(role: str, directory: Path, behaviour: str, tester: int) -> int:
         return 75  # and stays a zombie: the launcher waits for the other rank first
     if behaviour != "late":
         await_files(directory, "rank0.pid", "rank1.pid")
+    if behaviour == "scheduler" and role == "rank0":
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+    if behaviour in ("patient", "scheduler"):
+        return wait_for_signal_or_file(directory, role)
     while behaviour.startswith("deaf") or not (directory / f"{role}.SIGTERM").exists():
         if behaviour not in ("late", "launcher_dies"):
             os.kill(tester, signal.SIGINT if behaviour == "deaf_to_ctrl_c" else signal.SIGTERM)
         time.sleep(POLL_S)
     time.sleep(5 * POLL_S)  # saving takes its time
     (directory / f"{role}.saved").touch()
+    return 75
+
+
+def wait_for_signal_or_file(directory: Path, role: str) -> int:
+    while not (directory / f"{role}.SIGTERM").exists():
+        if (directory / "finish").exists():
+            return 0
+        time.sleep(POLL_S)
     return 75
 
 

@@ -68,6 +68,12 @@ def test_a_signal_reaches_the_ranks_alone_and_they_save(train, tmp_path):
     assert left(tmp_path, "*.saved") == ["rank0.saved", "rank1.saved"]
 
 
+def test_a_scheduler_signals_every_process_and_the_ranks_save(train, tmp_path):
+    """DeepSpeed's launcher would kill them 30 s later: it has the signal held back."""
+    assert train("scheduler") == 75
+    assert left(tmp_path, "*.SIGTERM") == ["rank0.SIGTERM", "rank1.SIGTERM"]
+
+
 def test_a_signal_before_the_ranks_have_started(train, monkeypatch, capsys):
     """They get it as soon as they are there; one that has no handler yet ends at once, with nothing to save."""
     monkeypatch.setattr(local, "GRACE_S", 20)

@@ -75,7 +75,7 @@ def make_recipe(training_data):
             "training": {"max_steps": 20, "save_every": 10, "log_every": 1, "clip_norm": 0.5},
         }
         for section, values in changes.items():
-            content[section] = {**content[section], **values} if isinstance(values, dict) else values
+            content[section] = {**content.get(section, {}), **values} if isinstance(values, dict) else values
         return Recipe.model_validate(content)
 
     return make

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 
 import pytest
@@ -171,6 +172,40 @@ def test_what_may_change_between_starts_is_taken_and_recorded(make_recipe, train
         "training.max_steps": [20, 30],
     }
     assert load_recipe(run / "recipe.yaml").data.train[0].path == training_data / "train"
+
+
+def test_the_optimization_may_change_between_starts(make_recipe, tmp_path, capsys):
+    """What the moments mean stays; another schedule, without what its kind does not have, is one of its values."""
+    run = tmp_path / "run"
+    prepare_run(make_recipe(), run)
+    optimizer = {"weight_decay": 0.02, "betas": (0.9, 0.99), "eps": 1e-6}
+    schedule = {"kind": "cosine", "peak_lr": 1e-3}
+    prepare_run(make_recipe(schedule=schedule, optimizer=optimizer, training={"clip_norm": 1.0}), run)
+    (event,) = read_events(run)
+    assert event["changes"]["schedule.kind"] == ["inverse_sqrt", "cosine"]
+    assert event["changes"]["schedule.peak_lr"] == [3e-3, 1e-3]
+    assert {"optimizer.betas.1", "optimizer.eps", "optimizer.weight_decay", "training.clip_norm"} < set(
+        event["changes"]
+    )
+    told = capsys.readouterr().err
+    assert f"{run}: schedule.peak_lr was 0.003, is 0.001\n" in told
+    assert told.count("\n") == len(event["changes"])
+    assert load_recipe(run / "recipe.yaml").schedule.peak_lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"num_heads": 2}}, "model.num_heads was None, is 2"),
+        ({"training": {"label_smoothing": 0.2}}, "training.label_smoothing was 0.1, is 0.2"),
+        ({"data": {"max_target_tokens": 16}}, "data.max_target_tokens was 32, is 16"),
+        ({"sampling": {"temperature_end": 2.0}}, "sampling.temperature_end was 5.0, is 2.0"),
+    ],
+)
+def test_what_would_be_another_experiment_is_refused_with_both_values(changes, message, make_recipe, tmp_path):
+    prepare_run(make_recipe(), tmp_path / "run")
+    with pytest.raises(InputError, match=re.escape(message)):
+        prepare_run(make_recipe(**changes), tmp_path / "run")
 
 
 def test_a_recipe_of_an_older_version_is_the_same_recipe(make_recipe, tmp_path):

@@ -1,19 +1,11 @@
 """Training under DeepSpeed survives damages, faults and ends; test_engine_matrix.py says what it computes.
 
-Most trainings run one after the other in one pair of rank processes; what is killed runs under the launcher.
+The trainings run one after the other in one pair of rank processes; what is killed is in tests/faults.
 """
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import psutil
 import pytest
 import torch
 from jobs import Job
@@ -141,107 +133,3 @@ def test_the_best_checkpoint_has_the_lowest_validation_loss(runs):
     assert len(losses) == 5  # of six, by keep_last; the last is the best here
     assert best_checkpoint(run) == min(losses, key=losses.__getitem__)
     assert [record["loss"] for record in records(run, "validation")][1:] == list(losses.values())
-
-
-# --- under the launcher ---
-
-
-def launch(run, log):
-    code = "import sys, pathlib; from deltalm_ds.launch.local import train_on_this_machine as train; "
-    code += "sys.exit(train(pathlib.Path(sys.argv[1]), 2))"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", code, str(run)], env=environment, stdout=log, stderr=log)
-
-
-def wait_for(condition, process, log):
-    """Until the condition holds while the process lives; a minute's silence is a failure."""
-    for _ in range(6000):
-        if condition():
-            return
-        assert process.poll() is None, Path(log.name).read_text()[-3000:]
-        time.sleep(0.01)
-    raise AssertionError(Path(log.name).read_text()[-3000:])
-
-
-def rank_processes(launcher):
-    return [
-        process
-        for process in psutil.Process(launcher.pid).children(recursive=True)
-        if "deltalm_ds.training.train" in process.cmdline() and "deepspeed.launcher" not in " ".join(process.cmdline())
-    ]
-
-
-def test_killed_resumed_stopped_and_resumed_it_repeats_every_digit(runs, make_run, tmp_path):
-    run = make_run(tmp_path / "run", **UNINTERRUPTED)
-    with open(tmp_path / "log", "w") as log:
-        launcher = launch(run, log)
-        try:
-            wait_for(lambda: checkpoint_directories(run), launcher, log)
-            ranks = rank_processes(launcher)
-            for rank in ranks:
-                rank.send_signal(signal.SIGKILL)
-            assert len(ranks) == 2
-            assert launcher.wait(timeout=60) not in (0, 75)
-            killed_at = records(run)[-1]["step"]
-            assert 15 <= killed_at < 90
-
-            launcher = launch(run, log)
-            wait_for(lambda: len(records(run)) > killed_at, launcher, log)
-            ranks = rank_processes(launcher)
-            launcher.kill()  # `deltalm train` alone: its ranks notice, save and end
-            psutil.wait_procs(ranks, timeout=60)
-            assert not any(rank.is_running() for rank in ranks)
-            left_at = records(run)[-1]["step"]
-            assert checkpoint_directories(run)[-1].name == f"step_{left_at:08d}"
-
-            launcher = launch(run, log)
-            wait_for(lambda: len(records(run)) > left_at, launcher, log)
-            launcher.send_signal(signal.SIGTERM)
-            assert launcher.wait(timeout=60) == 75
-            stopped_at = records(run)[-1]["step"]
-            assert killed_at < left_at < stopped_at < 90
-            assert checkpoint_directories(run)[-1].name == f"step_{stopped_at:08d}"
-
-            launcher = launch(run, log)
-            assert launcher.wait(timeout=120) == 0
-        finally:
-            launcher.kill()
-    uninterrupted = runs.directory / "uninterrupted"
-    assert runs.outcome["uninterrupted"] == 0
-    assert records(run) == records(uninterrupted)
-    assert records(run, "validation") == records(uninterrupted, "validation")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 12 MB, mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)]
-    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk, and not in every container")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_on_a_full_disk_training_goes_on_and_recovers(runs, make_run, small_disk, tmp_path):
-    run = make_run(small_disk / "run", **UNINTERRUPTED)
-    filler = small_disk / "filler"
-    with open(tmp_path / "log", "w") as log:
-        launcher = launch(run, log)
-        try:
-            wait_for(lambda: checkpoint_directories(run), launcher, log)
-            with contextlib.suppress(OSError), open(filler, "wb") as file:
-                while True:
-                    file.write(bytes(1 << 16))
-            wait_for(lambda: "could not be written" in (tmp_path / "log").read_text(), launcher, log)
-            filler.unlink()
-            assert launcher.wait(timeout=120) == 0
-        finally:
-            launcher.kill()
-    uninterrupted = runs.directory / "uninterrupted"
-    assert records(run) == records(uninterrupted)
-    assert records(run, "validation") == records(uninterrupted, "validation")
-    assert "save failed" in [event["kind"] for event in read_events(run)]
-    assert checkpoint_directories(run)[-1].name == "step_00000090"
-    assert read_state(checkpoint_directories(run)[-1]).validation

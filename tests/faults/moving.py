@@ -1,0 +1,98 @@
+"""A long run that is killed and moved between 1, 2 and 4 ranks on the way, beside one that nobody touches.
+
+    python -m tests.faults.moving --steps 20000 --out moving
+
+After every `--leg` steps the moved run is killed (-9, every second time stopped by SIGTERM) and goes on with another
+number of ranks, ZeRO stage, micro-batch and accumulation. Printed is the largest relative difference of the losses,
+over all steps. There is no dropout: its masks depend on how a batch is dealt to ranks. What happened is in
+OUT/outcomes.jsonl; started again, it goes on.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.faults.tiny import Outcomes, Training, has_ended, records, write_experiment
+
+# ranks, and what else is another one from leg to leg
+LEGS = (
+    (1, "deepspeed=fp32_zero1", "batch.min_micro_batches=1", "batch.micro_batch_tokens=160"),
+    (2, "deepspeed=fp32_zero2", "batch.min_micro_batches=1", "batch.micro_batch_tokens=90"),
+    (4, "deepspeed=fp32_zero1", "batch.min_micro_batches=1", "batch.micro_batch_tokens=160"),
+    (2, "deepspeed=fp32_zero3", "batch.min_micro_batches=2", "batch.micro_batch_tokens=120"),
+    (1, "deepspeed=fp32_zero2", "batch.min_micro_batches=3", "batch.micro_batch_tokens=64"),
+)
+LONGEST_S = 3600.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train both to their end, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--leg", type=int, default=2000, help="steps between two moves")
+    parser.add_argument("--out", type=Path, default=Path("moving"))
+    options = parser.parse_args(arguments)
+    training = {"max_steps": options.steps, "save_every": max(10, options.leg // 4)}
+    schedule = {"warmup_steps": max(20, options.steps // 50)}
+    recipe = write_experiment(options.out.absolute(), training=training, schedule=schedule)
+    outcomes = Outcomes(options.out / "outcomes.jsonl")
+    still, moved = options.out / "still", options.out / "moved"
+    while not has_ended(still, options.steps):
+        _train(recipe, still, options.steps, 0, outcomes)
+    while not has_ended(moved, options.steps):
+        number = sum(line["run"] == "moved" for line in outcomes.lines)
+        _train(recipe, moved, (number + 1) * options.leg, number, outcomes)
+    return _compare(moved, still, options.steps, outcomes)
+
+
+def _train(recipe: Path, run: Path, until: int, number: int, outcomes: Outcomes) -> None:
+    """One start of a run, ended once its log has so many steps; a later start's last steps end by themselves."""
+    ranks, *overrides = LEGS[number % len(LEGS)]
+    began = time.monotonic()
+    training = Training(recipe, run, ranks, *overrides)
+    ends = "by itself"
+    if training.await_that(lambda: _is_logged(run, until), LONGEST_S) and training.starter.poll() is None:
+        ends = "SIGTERM" if number % 2 else "SIGKILL"
+        for process in [training.starter] if number % 2 else training.processes()["ranks"]:
+            process.send_signal(getattr(signal, ends))
+    code = training.await_end()
+    if ends == "by itself" and code:
+        raise AssertionError(training.messages[-3000:])
+    outcomes.add(
+        run=run.name, ranks=ranks, settings=overrides, ends=ends, code=code, seconds=round(time.monotonic() - began)
+    )
+
+
+def _is_logged(run: Path, step: int) -> bool:
+    """Whether the last record is of this step or a later one; the whole log is read once a second, not more."""
+    time.sleep(0.2)
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 20_000))
+        lines = file.read().split(b"\n")
+    return any(int(line.split(b",")[0].removeprefix(b'{"step": ')) >= step for line in lines[1:-1])
+
+
+def _compare(moved: Path, still: Path, steps: int, outcomes: Outcomes) -> int:
+    ours, theirs = records(moved, "train"), records(still, "train")
+    missing = [step for step in range(1, steps + 1) if step not in ours or step not in theirs]
+    if missing:
+        print(f"{len(missing)} steps have no record, such as {missing[0]}")
+        return 1
+    apart = {step: abs(ours[step]["loss"] / theirs[step]["loss"] - 1) for step in ours}
+    worst = max(apart, key=lambda step: apart[step])
+    for last in sorted({steps // 100, steps // 10, steps // 2, steps}):
+        largest = max(apart[step] for step in apart if step <= last)
+        print(f"largest relative difference of the loss up to step {last}: {largest:.2e}")
+    print(f"over all {steps} steps {apart[worst]:.2e}, at step {worst} (loss {theirs[worst]['loss']:.4f})")
+    seconds = {name: sum(one["seconds"] for one in outcomes.lines if one["run"] == name) for name in ("still", "moved")}
+    print(f"undisturbed in {seconds['still']} s; moved in {seconds['moved']} s, {len(outcomes.lines) - 1} starts")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
