@@ -22,6 +22,7 @@ from deltalm_ds.environment import ALLOCATOR_VARIABLES
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 from deltalm_ds.threads import let_waiting_threads_sleep
 from deltalm_ds.training.collectives import STARTED_BY
+from deltalm_ds.training.watchdog import FAILED_EXIT_CODE, StoppedRanks
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none
@@ -38,14 +39,15 @@ def train_on_this_machine(run: Path, num_ranks: int) -> int:
     launcher = subprocess.Popen(
         _command(run, num_ranks), env=_environment(num_ranks), start_new_session=True, stdin=subprocess.DEVNULL
     )
-    return _Watch(launcher).wait()
+    return _Watch(launcher, run).wait()
 
 
 class _Watch:
     """Passes signals on to the ranks of a launcher, and sees to it that nothing is left of it in the end."""
 
-    def __init__(self, launcher: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, launcher: "subprocess.Popen[bytes]", run: Path) -> None:
         self._launcher = launcher
+        self._stopped_ranks = StoppedRanks(run)
         self._stopping_since: float | None = None
         self._is_impatient = False
         self._asked: set[psutil.Process] = set()
@@ -59,6 +61,8 @@ class _Watch:
         try:
             while self._launcher.poll() is None and not self._is_impatient:
                 time.sleep(0.2)
+                if self._stopped_ranks.found():
+                    break
                 if self._stopping_since is None:
                     continue
                 self._ask_ranks_to_stop()  # again, as some may have started only after the signal
@@ -93,6 +97,8 @@ class _Watch:
 
     def _exit_code(self, code: int) -> int:
         """That of the launcher, with a sentence where a signal ended a rank."""
+        if self._stopped_ranks.found():
+            return FAILED_EXIT_CODE
         ended_by = 256 - code if code > 192 else -code  # the launcher gives the rank's -9 as 247
         if self._stopping_since is not None and ended_by == signal.SIGTERM:
             return STOPPED_EXIT_CODE  # stopped before the first step: there was nothing to save

@@ -16,9 +16,11 @@ from torch import distributed
 from deltalm_ds.environment import environment
 from deltalm_ds.errors import InputError, os_error_sentence
 from deltalm_ds.files import locked, write_json
+from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.prepare import IN_USE, LOCK
 from deltalm_ds.training.trainer import Trainer
+from deltalm_ds.training.watchdog import watched
 
 
 def main(arguments: list[str]) -> int:
@@ -31,8 +33,9 @@ def main(arguments: list[str]) -> int:
     start_distributed()
     rank = distributed.get_rank()
     try:
-        with _only_writer(run, rank):
-            trainer = Trainer(run)
+        limits = load_recipe(run / "recipe.yaml").training.limits
+        with _only_writer(run, rank), watched(run, limits, rank) as sections:
+            trainer = Trainer(run, sections)
             if rank == 0:
                 write_json(run / "environment.json", environment())
             return trainer.train()

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from deepspeed.accelerator import get_accelerator
+from faults_inside import fault_inside
 from safetensors.torch import load_file, save_file
 from torch import distributed
 
@@ -106,7 +107,7 @@ def run_job(job):
     if job["resumes"] and distributed.get_rank() == 0:
         start_from_another_run(job)
     distributed.barrier()
-    patch = PATCHES.get(job["fault"])
+    patch = PATCHES.get(job["fault"]) or fault_inside(job["fault"] or "")
     with mock.patch.object(*patch) if patch else nullcontext():
         try:
             training = Trainer(Path(job["run"]))
