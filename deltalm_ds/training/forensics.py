@@ -62,7 +62,7 @@ class Search:
         self._recorded = self._model.__dict__.pop("forward", None)
         for name, parameter in self._model.named_parameters():
             held = getattr(parameter, "ds_tensor", parameter).detach()
-            self.weights[name] = held.double().norm().item()
+            self.weights[name] = _norm(held)
             self._note(f"the weight {name}", held)
             if parameter.requires_grad:
                 self._handles.append(parameter.register_hook(self._gradient_hook(name)))
@@ -93,7 +93,7 @@ class Search:
 
     def _gradient_hook(self, name: str) -> Any:
         def look(gradient: Tensor) -> None:
-            self.squares[name] += gradient.double().square().sum().item()
+            self.squares[name] += _norm(gradient) ** 2
             self._note(f"the gradient of {name}", gradient)
 
         return look
@@ -101,6 +101,10 @@ class Search:
     def _note(self, what: str, tensor: Tensor) -> None:
         if self.first is None and not bool(tensor.detach().isfinite().all()):
             self.first, self.found_in = what, max(self.micro_batch, 0)
+
+
+def _norm(tensor: Tensor) -> float:
+    return torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32).item()
 
 
 def keep_bundle(

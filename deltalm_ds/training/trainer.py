@@ -114,7 +114,9 @@ class Trainer:
 
     def _roll_back(self, steps: set[int]) -> None:
         """Go on from the newest checkpoint without these steps."""
-        at, self.state = self.state.step, roll_back(self.ds_engine, self.run, steps)
+        at = self.state.step
+        with self.sections.section("checkpoint"):
+            self.state = roll_back(self.ds_engine, self.run, steps)
         if sum(step >= self.state.step for step in self.state.left_out) > self.recipe.training.max_skipped_updates:
             raise self._does_not_train("the steps behind the newest checkpoint had to be left out")
         self._say(f"step {at}: rolled back to step {self.state.step}, to leave out {sorted(steps)}")

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -117,13 +118,12 @@ def watched(run: Path, limits: LimitsSection, rank: int) -> Iterator[Sections]:
     Args:
         limits: how long a rank may take for what.
     """
-    directory = run / BEATS
     if rank == 0:
-        _tidy(directory)
-    of_all_ranks(None)  # nobody beats before the old beats are gone
+        _tidy(run / BEATS)
+    start = of_all_ranks(time.time_ns())[0]  # and nobody beats before the old beats are gone
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     sections = Sections()
-    watchdog = _Watchdog(run, sections, limits, rank)
+    watchdog = _Watchdog(run, sections, limits, rank, start)
     watchdog.start()
     try:
         yield sections
@@ -147,14 +147,13 @@ def _tidy(directory: Path) -> None:
 class _Watchdog(threading.Thread):
     """Beats for a rank; ends the process when the run hangs."""
 
-    def __init__(self, run: Path, sections: Sections, limits: LimitsSection, rank: int) -> None:
+    def __init__(self, run: Path, sections: Sections, limits: LimitsSection, rank: int, start: int) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._run, self._sections, self._limits, self._rank = run, sections, limits, rank
-        self._directory = run / BEATS
-        self._path = self._directory / f"rank_{rank:05d}.json"
+        self._path = run / BEATS / f"rank_{rank:05d}.json"
+        self._report = run / BEATS / f"stuck_{start}"  # who makes it speaks for all
         self._started_by = int(os.environ.get(STARTED_BY) or 0)
         self._ended = threading.Event()
-        self._known_reports = _reports(run)
         self._beat, self._since_s, self._at, self._ticked = 0, 0.0, sections.current, time.monotonic()
         self._observed: tuple[float, dict[int, Beat]] | None = None
 
@@ -163,21 +162,22 @@ class _Watchdog(threading.Thread):
         self._ended.set()
         self.join()
         faulthandler.cancel_dump_traceback_later()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()
 
     def run(self) -> None:
+        """Beat until the end."""
         while not self._ended.wait(BEAT_S):
             beat = self._tick()
             # A thread of the C library, which needs no lock: for the case that this one is not let run any more.
             left = max(beat.limit_s - beat.since_s, 0.0) + OBSERVED_S + WAIT_FOR_STACKS_S + HELD_S
             faulthandler.dump_traceback_later(left, exit=True)
-            self._write(beat)
-            for report in _reports(self._run) - self._known_reports:
-                self._dump_and_exit(report)
-            if beat.is_over:
+            with suppress(OSError):  # a disk that is full, say, is no reason to stop
+                self._write(beat)
+            with suppress(OSError):
+                if self._report.exists():
+                    self._dump_and_exit()
                 self._look(beat)
-            else:
-                self._observed = None
 
     def _tick(self) -> Beat:
         """What the rank is at; time in which the process was stopped itself does not count."""
@@ -193,13 +193,15 @@ class _Watchdog(threading.Thread):
     def _write(self, beat: Beat) -> None:
         """In place: clients of a network file system see another content at once, but another file only after a while.
 
-        What is half written is not read (`read_beats`); a full disk is no reason to stop.
+        What is half written is not read (`read_beats`).
         """
-        with suppress(OSError):
-            self._path.write_text(json.dumps(asdict(beat)) + "\n")
+        self._path.write_text(json.dumps(asdict(beat)) + "\n")
 
     def _look(self, own: Beat) -> None:
-        """Find out who is stuck, by two looks with some time between them; then end the run."""
+        """Once over the limit, find out who is stuck, by two looks with some time between them; then end the run."""
+        if not own.is_over:
+            self._observed = None
+            return
         beats = read_beats(self._run) | {self._rank: own}
         if self._observed is None:
             self._observed = time.monotonic(), beats
@@ -210,18 +212,21 @@ class _Watchdog(threading.Thread):
 
     def _accuse(self, found: str, beats: dict[int, Beat]) -> None:
         """Say who is stuck, unless another rank was faster, and end."""
-        report = self._directory / f"stuck_{time.time_ns()}"
-        with suppress(OSError):
-            report.mkdir()
+        try:
+            self._report.mkdir()
             record_event(self._run, "stuck", fault=found, step=min(beat.step for beat in beats.values()))
-        _say(f"{found} The run ends; the stacks of its ranks are in {report}. The same command goes on.")
-        self._dump_and_exit(report, wait_s=WAIT_FOR_STACKS_S)
+        except FileExistsError:
+            self._dump_and_exit()
+        except OSError:
+            pass  # a disk that does not answer: then stderr alone has it
+        _say(f"{found} The run ends; the stacks of its ranks are in {self._report}. The same command goes on.")
+        self._dump_and_exit(wait_s=WAIT_FOR_STACKS_S)
 
-    def _dump_and_exit(self, report: Path, wait_s: float = 0.0) -> None:
+    def _dump_and_exit(self, wait_s: float = 0.0) -> NoReturn:
         """Leave the stacks of this rank in the report and on stderr; the process is over then."""
         _say(f"rank {self._rank}: the stacks of its threads:")
         faulthandler.dump_traceback(all_threads=True)
-        with suppress(OSError), open(report / f"rank_{self._rank:05d}.txt", "w") as file:
+        with suppress(OSError), open(self._report / f"rank_{self._rank:05d}.txt", "w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         time.sleep(wait_s)
         os._exit(FAILED_EXIT_CODE)

@@ -26,6 +26,7 @@ VARYING = {"tokens_per_second", "seconds_per_step"}
 ENGINES = [f"{precision}_zero{stage}" for precision in ("fp32", "bf16") for stage in (1, 2, 3)] + ["fp16_zero2"]
 GLITCHED = ("fp32_zero1", "fp32_zero3", "bf16_zero2")
 ROLLED_BACK = ("fp32_zero1", "fp32_zero3", "bf16_zero2")
+POISONED = ("fp32_zero2", "fp32_zero3", "fp16_at_1")
 BAD_STEP, STEPS, WINDOW = 13, 18, 8
 TRAINING = {"max_steps": STEPS, "save_every": 10, "log_every": 1}
 
@@ -70,7 +71,7 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
     for engine in ROLLED_BACK:
         add(f"back {engine}", engine, f"spike {BAD_STEP}", "roll_back")
     add("log", "fp32_zero1", f"spike {BAD_STEP}")
-    for engine in ("fp32_zero2", "fp16_at_1"):
+    for engine in POISONED:
         add(f"poison {engine}", engine, "poison")
     add("resumed skip", "fp32_zero1", f"spike {BAD_STEP - 10}", "skip", "skip fp32_zero1")
     add("resumed back", "fp32_zero1", None, "roll_back", "back fp32_zero1")
@@ -195,7 +196,7 @@ def poisoned(make_recipe):
     return found
 
 
-@pytest.mark.parametrize("engine", ["fp32_zero2", "fp16_at_1"])
+@pytest.mark.parametrize("engine", POISONED)
 def test_poisoned_rows_are_named_and_kept_and_their_steps_skipped(engine, runs, poisoned):
     run = runs.directory / f"poison {engine}"
     assert runs.outcome[run.name] == 0
