@@ -9,6 +9,7 @@ computation, and what is needed to find the cause is kept (`forensics`).
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ class Guard:
 
     def _tell(self, step: int, kind: str, **values: Any) -> None:
         if distributed.get_rank() == 0:
-            record_event(self._run, kind, step=step, **values)
+            with suppress(OSError):  # a full disk; it is said all the same
+                record_event(self._run, kind, step=step, **values)
             told = ", ".join(str(value) for value in values.values() if value)
             print(f"{self._recipe.name}: step {step}: {told}", file=sys.stderr, flush=True)
 

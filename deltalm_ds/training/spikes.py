@@ -33,6 +33,12 @@ def not_finite_or_one(value: Tensor) -> Tensor:
     return torch.where(value.isfinite(), 1.0, math.nan)
 
 
+def _median(values: Tensor) -> Tensor:
+    """[N] -> [], the lower median of those that are not NaN; `torch.nanmedian` waits for a GPU."""
+    middle = (values.isfinite().sum() - 1).clamp(min=0) // 2
+    return values.sort().values.gather(0, middle[None])[0]  # NaN is sorted to the end
+
+
 class SpikeDetector:
     """Judges the loss of every step.
 
@@ -61,8 +67,8 @@ class SpikeDetector:
         loss = loss_sum.double()
         distributed.all_reduce(loss)
         loss = loss / num_target_tokens
-        median = self._window.nanmedian()
-        sigma = SIGMA_OF_MAD * (self._window - median).abs().nanmedian()
+        median = _median(self._window)
+        sigma = SIGMA_OF_MAD * _median((self._window - median).abs())
         sigmas = (loss - median) / torch.maximum(sigma, LEAST_SIGMA * median.abs())
         is_known = loss.isfinite() & (self._count >= self._section.window // 2)  # fewer are too few to tell
         sigmas = torch.where(is_known, sigmas, math.nan)

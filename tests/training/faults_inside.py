@@ -9,7 +9,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import EncoderLayer
 from deltalm_ds.training import trainer
 
-POISON = 7  # a source that begins with this token makes NaN
+POISON = (7, 9)  # a source that begins with one of these tokens, the last included, makes NaN
 
 
 def fault_inside(name):
@@ -46,6 +46,10 @@ def glitch(number):
     return EncoderLayer, "forward", failing
 
 
+def is_poison(tokens):
+    return (tokens >= POISON[0]) & (tokens <= POISON[1])
+
+
 def poison():
     """The second encoder layer makes NaN of some sequences, every time."""
     forward, layers = EncoderLayer.forward, {}
@@ -57,7 +61,7 @@ def poison():
         begins = sequences.tokens[
             (sequences.cu_seqlens[:-1] + 1).clamp(max=len(sequences.tokens) - 1)
         ]  # behind the tag
-        is_poisoned = (begins == POISON)[sequences.sequence_of_token]
+        is_poisoned = is_poison(begins)[sequences.sequence_of_token]
         return torch.where(is_poisoned[:, None], math.nan, made)
 
     return EncoderLayer, "forward", failing

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from faults_inside import POISON
+from faults_inside import is_poison
 from jobs import Job
 
 from deltalm_ds.data.micro_batches import deal_micro_batches
@@ -75,9 +75,10 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
         add(f"poison {engine}", engine, "poison")
     add("resumed skip", "fp32_zero1", f"spike {BAD_STEP - 10}", "skip", "skip fp32_zero1")
     add("resumed back", "fp32_zero1", None, "roll_back", "back fp32_zero1")
+    outcome = dict(zip(jobs, run_on_ranks(directory, list(jobs.values()), 2), strict=True))
     add("memory", "fp32_zero1", "memory 2")
-    outcomes = run_on_ranks(directory, list(jobs.values()), 2)
-    return SimpleNamespace(directory=directory, outcome=dict(zip(jobs, outcomes, strict=True)))
+    (outcome["memory"],) = run_on_ranks(directory, [jobs["memory"]], 1)
+    return SimpleNamespace(directory=directory, outcome=outcome)
 
 
 # --- spikes ---
@@ -190,7 +191,7 @@ def poisoned(make_recipe):
             built = stream.micro_batches(step, rank, 2).micro_batches
             for micro_batch, indices in zip(built, dealt, strict=True):
                 begins = micro_batch.source.tokens[micro_batch.source.cu_seqlens[:-1].long() + 1]
-                for number in (begins == POISON).nonzero().flatten().tolist():
+                for number in is_poison(begins).nonzero().flatten().tolist():
                     label = stream.labels[batch.component_index[indices[number]]]
                     found.setdefault(step, {}).setdefault(rank, []).append(f"{label} row {batch.rows[indices[number]]}")
     return found
@@ -240,7 +241,7 @@ def test_a_bundle_has_what_is_needed_to_compute_the_step_again(runs, poisoned, m
         wrong = np.isnan(arrays["0.token_loss"])
     numbers = expected.target_input.sequence_of_token[torch.from_numpy(wrong[: len(expected.labels)])]
     begins = expected.source.tokens[expected.source.cu_seqlens[:-1].long() + 1]
-    assert numbers.unique().tolist() == (begins == POISON).nonzero().flatten().tolist()
+    assert numbers.unique().tolist() == is_poison(begins).nonzero().flatten().tolist()
 
 
 # --- memory ---
