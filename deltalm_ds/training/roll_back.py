@@ -1,6 +1,6 @@
 """Going back to the newest checkpoint without starting again, to go on from there without some steps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def roll_back(ds_engine: deepspeed.DeepSpeedEngine, run: Path, steps: set[int]) 
 
 
 @torch.no_grad()
-def _load_weights(ds_engine: deepspeed.DeepSpeedEngine, weights: dict[str, Tensor]) -> None:
+def _load_weights(ds_engine: deepspeed.DeepSpeedEngine, weights: Mapping[str, Tensor]) -> None:
     """Set what forwards compute with; `restore` sets the exact float32 weights behind it, each rank its share."""
     for name, parameter in ds_engine.module.named_parameters():
         if ds_engine.zero_optimization_stage() < 3:

@@ -32,6 +32,7 @@ from deltalm_ds.training.sections import Section, Sections
 
 BEATS = "ranks"  # of a run directory
 BEAT_S = 1.0
+BEAT_BYTES = 512
 OBSERVED_S = 5.0  # how long a beat must stay the same before a rank counts as stopped
 STARTER_WAITS_S = 14.0  # beyond a limit, for the ranks to say it themselves, with their stacks
 WAIT_FOR_STACKS_S = 4.0  # from the verdict to the end: what ends first takes the others with it
@@ -155,7 +156,7 @@ class _Watchdog(threading.Thread):
         self._started_by = int(os.environ.get(STARTED_BY) or 0)
         self._ended = threading.Event()
         self._beat, self._since_s, self._at, self._ticked = 0, 0.0, sections.current, time.monotonic()
-        self._observed: tuple[float, dict[int, Beat]] | None = None
+        self._observed: tuple[float, dict[int, Beat], dict[int, Beat]] | None = None  # since when, first and last beats
 
     def end(self) -> None:
         """The rank has done its work."""
@@ -185,30 +186,45 @@ class _Watchdog(threading.Thread):
         step, place = self._sections.position
         self._since_s = self._since_s + min(now - self._ticked, 2 * BEAT_S) if at == self._at else 0.0
         self._at, self._ticked, self._beat = at, now, self._beat + 1
-        section = at[0]
-        limit_s = getattr(self._limits, _LIMITS.get(section, "step_s"))
-        place = (step, place, self._since_s, limit_s)
-        return Beat(self._rank, self._beat, section, *place, os.getpid(), socket.gethostname(), self._started_by)
+        return Beat(
+            self._rank,
+            self._beat,
+            at[0],
+            step,
+            place,
+            self._since_s,
+            getattr(self._limits, _LIMITS.get(at[0], "step_s")),
+            os.getpid(),
+            socket.gethostname(),
+            self._started_by,
+        )
 
     def _write(self, beat: Beat) -> None:
-        """In place: clients of a network file system see another content at once, but another file only after a while.
-
-        What is half written is not read (`read_beats`).
+        """In place, and as long each time: clients of a network file system see another content at once, but another
+        file only after a while, and nobody reads a part.
         """
-        self._path.write_text(json.dumps(asdict(beat)) + "\n")
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.pwrite(file, f"{json.dumps(asdict(beat)):{BEAT_BYTES - 1}}\n".encode(), 0)
+        finally:
+            os.close(file)
 
     def _look(self, own: Beat) -> None:
-        """Once over the limit, find out who is stuck, by two looks with some time between them; then end the run."""
+        """Once over the limit, watch all ranks for a while, find out who is stuck, and end the run."""
         if not own.is_over:
             self._observed = None
             return
         beats = read_beats(self._run) | {self._rank: own}
         if self._observed is None:
-            self._observed = time.monotonic(), beats
-        elif time.monotonic() - self._observed[0] >= OBSERVED_S:
-            found, self._observed = verdict(self._observed[1], beats), None
-            if found is not None:
-                self._accuse(found, beats)
+            self._observed = time.monotonic(), beats, dict(beats)
+        began, first, last = self._observed
+        for rank, beat in beats.items():
+            first.setdefault(rank, beat)
+            last[rank] = beat
+        if time.monotonic() - began >= OBSERVED_S:
+            self._observed = None
+            if found := verdict(first, last):
+                self._accuse(found, last)
 
     def _accuse(self, found: str, beats: dict[int, Beat]) -> None:
         """Say who is stuck, unless another rank was faster, and end."""
@@ -255,7 +271,7 @@ class StoppedRanks:
         for rank, beat in own.items():
             still = rank in self._beats and self._beats[rank].beat == beat.beat and _is_stopped(beat.pid)
             self._still_s[rank] = self._still_s.get(rank, 0.0) + passed if still else 0.0
-        self._beats = own
+        self._beats |= own
         stopped = [beat for rank, beat in own.items() if self._still_s[rank] > beat.limit_s + STARTER_WAITS_S]
         if stopped:
             self._found = True
