@@ -279,7 +279,7 @@ class StoppedRanks:
         return self._found
 
     def _say_who(self, stopped: list[Beat]) -> None:
-        if _reports(self._run) > self._known_reports:
+        if _reports(self._run) - self._known_reports:
             return  # another rank was faster
         found = f"Stopped by a signal: {_listed(stopped)}."
         with suppress(OSError):

@@ -23,10 +23,10 @@ from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.spikes import SpikeDetector
 
 VARYING = {"tokens_per_second", "seconds_per_step"}
-ENGINES = [f"{precision}_zero{stage}" for precision in ("fp32", "bf16") for stage in (1, 2, 3)] + ["fp16_zero2"]
-GLITCHED = ("fp32_zero1", "fp32_zero3", "bf16_zero2")
-ROLLED_BACK = ("fp32_zero1", "fp32_zero3", "bf16_zero2")
-POISONED = ("fp32_zero2", "fp32_zero3", "fp16_at_1")
+ENGINES = ("fp32_zero1", "fp32_zero2", "fp32_zero3", "bf16_zero1", "bf16_zero2", "fp16_zero2")
+GLITCHED = ("fp32_zero1", "bf16_zero2")
+ROLLED_BACK = ("fp32_zero3", "bf16_zero2")
+POISONED = ("fp32_zero3", "fp16_at_1")
 BAD_STEP, STEPS, WINDOW = 13, 18, 8
 TRAINING = {"max_steps": STEPS, "save_every": 10, "log_every": 1}
 
@@ -74,7 +74,7 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
     for engine in POISONED:
         add(f"poison {engine}", engine, "poison")
     add("resumed skip", "fp32_zero1", f"spike {BAD_STEP - 10}", "skip", "skip fp32_zero1")
-    add("resumed back", "fp32_zero1", None, "roll_back", "back fp32_zero1")
+    add("resumed back", "fp32_zero3", None, "roll_back", "back fp32_zero3")
     outcome = dict(zip(jobs, run_on_ranks(directory, list(jobs.values()), 2), strict=True))
     add("memory", "fp32_zero1", "memory 2")
     (outcome["memory"],) = run_on_ranks(directory, [jobs["memory"]], 1)
@@ -128,7 +128,7 @@ def test_a_run_that_was_rolled_back_is_one_without_the_step(engine, runs):
 
 def test_a_start_after_a_roll_back_leaves_the_step_out_too(runs):
     assert runs.outcome["resumed back"] == 0
-    assert records(runs.directory / "resumed back") == records(runs.directory / "back fp32_zero1")
+    assert records(runs.directory / "resumed back") == records(runs.directory / "back fp32_zero3")
 
 
 def judged(losses, **section):
