@@ -1,17 +1,19 @@
 """A run that hangs ends soon after its limit, and says which rank keeps it: processes are stopped for real."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from deltalm_ds.runs.events import read_events
+from deltalm_ds.training import watchdog
 from deltalm_ds.training.watchdog import MOST_REPORTS, Beat, StoppedRanks, _tidy, read_beats, verdict
 
 LIMITS = {"limits": {"step_s": 3.0, "checkpoint_s": 30.0, "validation_s": 30.0}}
@@ -72,6 +74,38 @@ def test_a_start_keeps_the_newest_reports_and_no_beats(tmp_path):
 # --- with processes ---
 
 
+@pytest.fixture
+def sleeper():
+    """A process that does nothing."""
+    process = subprocess.Popen(["sleep", "100"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_who_started_a_rank_alone_finds_that_it_is_stopped(sleeper, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watchdog, "BEAT_S", 0.05)
+    monkeypatch.setattr(watchdog, "STARTER_WAITS_S", 0.3)
+    _tidy(tmp_path / "ranks")
+    mine = replace(beat(0, 9), limit_s=0.2, pid=sleeper.pid, started_by=os.getpid())
+
+    def finds(one, seconds=1.0):
+        (tmp_path / "ranks" / "rank_00000.json").write_text(json.dumps(asdict(one)))
+        stopped, end = StoppedRanks(tmp_path), time.monotonic() + seconds
+        while time.monotonic() < end and not stopped.found():
+            time.sleep(0.02)
+        return stopped.found()
+
+    assert not finds(mine)  # it may be writing to a slow disk
+    sleeper.send_signal(signal.SIGSTOP)
+    assert not finds(replace(mine, started_by=os.getpid() + 1))
+    assert not finds(mine, seconds=0.3)
+    assert finds(mine, seconds=20)
+    (event,) = read_events(tmp_path)
+    assert event["fault"] == f"Stopped by a signal: rank 0 (process {sleeper.pid} on host, in backward of step 7)."
+    assert event["fault"] in capsys.readouterr().err
+
+
 def start(arguments, log, **environment):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | environment
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, stdout=log, stderr=log)
@@ -103,7 +137,7 @@ def event_of_hang(run, since):
     return events[0]
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_stopped_rank_is_named_and_the_run_ends(num_ranks, make_run, tmp_path):
     run, stopped = make_run(tmp_path / "run", **LONG), num_ranks - 1
     with open(tmp_path / "log", "w") as log:
