@@ -23,6 +23,7 @@ from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.files import atomic_file, finite, publish_directory, write_json
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
+from deltalm_ds.training.graphs import GraphedForward
 
 FORENSICS = "forensics"  # of a run directory
 MOST_BUNDLES = 5  # of a run
@@ -59,7 +60,9 @@ class Search:
         self.weights: dict[str, float] = {}
 
     def __enter__(self) -> "Search":
-        self._recorded = self._model.__dict__.pop("forward", None)
+        self._recorded = self._model.__dict__.get("forward")
+        if isinstance(self._recorded, GraphedForward):
+            del self._model.forward
         for name, parameter in self._model.named_parameters():
             held = getattr(parameter, "ds_tensor", parameter).detach()
             self.weights[name] = _norm(held)
@@ -74,7 +77,7 @@ class Search:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        if self._recorded is not None:
+        if isinstance(self._recorded, GraphedForward):
             self._model.forward = self._recorded
 
     def _begin_micro_batch(self, *_: Any) -> None:

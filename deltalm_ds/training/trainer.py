@@ -207,6 +207,7 @@ class Trainer:
             self.log.write(step, "train", record)
         self.rates = Rates()
         self.guard.tell_spikes()
+        self.state.losses = self.guard.spikes.losses()
         self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
 
     def _save_and_validate(self) -> None:
@@ -224,7 +225,6 @@ class Trainer:
     def _save(self) -> None:
         state = self.state
         state.validation, state.loss_scaler = {}, loss_scaler_state(self.ds_engine)
-        state.losses = self.guard.spikes.losses()
         origin = provenance("deltalm train", recipe=self.recipe.name, run=str(self.run), step=state.step)
         save_checkpoint(self.ds_engine, self.inputs.vocabulary, self.run, state, origin)
         self.updates_when_saved = state.updates
