@@ -20,6 +20,7 @@ from deltalm_ds.recipe.loading import load_recipe, recipe_path
 from deltalm_ds.runs.checkpoints import TrainingState, checkpoint_directories
 from deltalm_ds.training.checkpoint_writer import CheckpointWriter
 from deltalm_ds.training.sections import Sections
+from deltalm_ds.training.spikes import not_finite_or_one
 from deltalm_ds.training.step import LossSums, train_step
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -49,7 +50,9 @@ def _measure(run: Path, num_steps: int) -> list[dict[str, Any]]:
 
     def step_seconds() -> float:
         start = time.perf_counter()
-        train_step(ds_engine, [batch], len(batch.labels), 1e-4, SMOOTHING, (0, state.step), sums, _no_stop, Sections())
+        size, key = len(batch.labels), (0, state.step)
+        done = train_step(ds_engine, [batch], size, 1e-4, SMOOTHING, key, _no_stop, Sections(), not_finite_or_one)
+        sums.add(*done.losses[0])
         state.step, state.updates = state.step + 1, state.updates + 1
         return time.perf_counter() - start
 

@@ -34,9 +34,15 @@ def main() -> None:
         directory = arguments.work / f"{data}-{arguments.rows}"
         in_own_process(build_rows, directory, arguments.rows)
         for objective in ASKED:
-            columns[f"{objective}, {loader}"] = in_own_process(_profile, directory, loader, objective, arguments.seconds)
-    stages = sorted({stage for times in columns.values() for stage in times}, key=lambda stage: (stage in SHARED, stage))
-    rows = [{"ns a token": stage} | {name: times.get(stage, 0.0) for name, times in columns.items()} for stage in stages]
+            columns[f"{objective}, {loader}"] = in_own_process(
+                _profile, directory, loader, objective, arguments.seconds
+            )
+    stages = sorted(
+        {stage for times in columns.values() for stage in times}, key=lambda stage: (stage in SHARED, stage)
+    )
+    rows = [
+        {"ns a token": stage} | {name: times.get(stage, 0.0) for name, times in columns.items()} for stage in stages
+    ]
     rows.append({"ns a token": "all"} | {name: sum(times.values()) for name, times in columns.items()})
     title = f"Where the time of feeding goes: {arguments.rows:,} pairs, warm"
     report(arguments, title, "python -m benchmarks.feeding_profile", rows, [_limit(columns, name) for name in ASKED])

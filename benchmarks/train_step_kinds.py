@@ -221,6 +221,7 @@ def trainer(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[]
     from deltalm_ds.data.padding import on_ladder
     from deltalm_ds.training.graphs import GraphedForward
     from deltalm_ds.training.sections import Sections
+    from deltalm_ds.training.spikes import not_finite_or_one
     from deltalm_ds.training.step import LossSums, train_step
 
     ds_engine, num_parameters = ds_engine_of(dtype)
@@ -230,7 +231,11 @@ def trainer(batch: Batch, dtype: torch.dtype, parts: Parts) -> tuple[Callable[[]
     sums = LossSums(1, DEVICE)
 
     def step() -> None:
-        train_step(ds_engine, [batch], len(batch.labels), 1e-4, SMOOTHING, (0, 0), sums, lambda: None, Sections())
+        size = len(batch.labels)
+        done = train_step(
+            ds_engine, [batch], size, 1e-4, SMOOTHING, (0, 0), lambda: None, Sections(), not_finite_or_one
+        )
+        sums.add(*done.losses[0])
 
     return step, num_parameters
 

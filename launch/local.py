@@ -19,10 +19,11 @@ import psutil
 import torch
 
 from deltalm_ds.environment import ALLOCATOR_VARIABLES
-from deltalm_ds.errors import InputError
+from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
 from deltalm_ds.training.collectives import STARTED_BY, stop_signals
+from deltalm_ds.training.watchdog import StoppedRanks
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none
@@ -44,7 +45,7 @@ def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int
     """
     command = _command(run, num_ranks)
     record_start(run, num_ranks, again)
-    watch = _Watch(command, _environment(num_ranks))
+    watch = _Watch(run, command, _environment(num_ranks))
     code = watch.wait()
     return record_end(run, code, _why_it_ended(code) if not watch.was_asked else "", watch.was_asked)
 
@@ -57,7 +58,8 @@ class _Watch:
     (`training/collectives.py`).
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, run: Path, command: list[str], environment: dict[str, str]) -> None:
+        self._stopped_ranks = StoppedRanks(run)
         self._stopping_since: float | None = None
         self._is_impatient = False
         self._asked: set[psutil.Process] = set()
@@ -81,6 +83,8 @@ class _Watch:
         try:
             while self._launcher.poll() is None and not self._is_impatient:
                 time.sleep(0.2)
+                if self._stopped_ranks.found():
+                    break
                 if self._stopping_since is None:
                     continue
                 self._ask_ranks_to_stop()  # again, as some may have started only after the signal
@@ -92,7 +96,8 @@ class _Watch:
                 os.killpg(self._launcher.pid, signal.SIGKILL)  # whatever is left of its process group
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
-        return self._launcher.wait()
+        code = self._launcher.wait()
+        return FAILED_EXIT_CODE if self._stopped_ranks.found() else code
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stopping_since is None:

@@ -134,6 +134,26 @@ class BestCheckpoints(Section):
     metric: str = Field("loss", description="loss, nll, or one of validation.metrics.")
 
 
+class LimitsSection(Section):
+    """How long a rank may be at one thing before the run counts as hanging and is ended, to be started again."""
+
+    start_s: float = Field(600.0, gt=0, description="Everything before the first step.")
+    step_s: float = Field(300.0, gt=0, description="A micro-batch's forward or backward, or waiting for data or ranks.")
+    checkpoint_s: float = Field(900.0, gt=0, description="Saving a checkpoint.")
+    validation_s: float = Field(600.0, gt=0, description="Each batch of a validation.")
+
+
+class SpikesSection(Section):
+    """What is done about a loss far above those of the last steps."""
+
+    policy: Literal["log", "skip", "roll_back"] = Field(
+        "log",
+        description="Record it; skip its update; or go back to the newest checkpoint and leave its step out.",
+    )
+    window: int = Field(64, ge=8, description="Steps whose losses it is compared with.")
+    sigmas: float = Field(6.0, gt=0, description="Standard deviations above their median that make a spike.")
+
+
 class TrainingSection(Section):
     """The run itself."""
 
@@ -164,6 +184,8 @@ class TrainingSection(Section):
     cuda_graphs: bool = Field(
         True, description="On a GPU, record micro-batches as CUDA graphs where that can be done; `deltalm plan` says."
     )
+    spikes: SpikesSection = Field(SpikesSection(), description="What is done about loss spikes.")
+    limits: LimitsSection = Field(LimitsSection(), description="Seconds after which a run counts as hanging.")
 
     @field_validator("keep_every")
     @classmethod

@@ -33,6 +33,8 @@ class TrainingState:
         step: global batches consumed.
         updates: updates applied: steps less those without sequences and those skipped for an inf or nan gradient.
         loss_scaler: of fp16.
+        losses: of the last steps, by which spikes are told; None where one was not finite.
+        left_out: steps that make no update, as the run was rolled back for them.
         validation: what was measured at this step, once that is done.
         inputs: what the run was trained on, to tell it from other data of the same name (`training/inputs.py`).
         files: the checkpoint's other files, by name.
@@ -43,6 +45,8 @@ class TrainingState:
     step: int = 0
     updates: int = 0
     loss_scaler: dict[str, float] | None = None
+    losses: list[float | None] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
     validation: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     files: dict[str, CheckpointFile] = field(default_factory=dict)

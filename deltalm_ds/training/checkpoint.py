@@ -198,6 +198,12 @@ def loss_scaler_state(ds_engine: deepspeed.DeepSpeedEngine) -> dict[str, float] 
     return {name: scaler[name] for name in LOSS_SCALER_FIELDS if name in scaler}
 
 
+def set_loss_scaler(ds_engine: deepspeed.DeepSpeedEngine, state: dict[str, float] | None) -> None:
+    """Put back what `loss_scaler_state` gave."""
+    for field, value in (state or {}).items():
+        setattr(ds_engine.optimizer.loss_scaler, field, value)
+
+
 def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
     """Put a checkpoint's exact weights and moments into a DeepSpeed engine.
 
@@ -220,5 +226,4 @@ def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Train
             key = f"{moment}.{name}"
             safe_set_full_optimizer_state(parameter, tensors[key], moment)
     if ds_engine.fp16_enabled():  # now; the checkpoint may be of another precision
-        for field, value in (state.loss_scaler or {}).items():
-            setattr(ds_engine.optimizer.loss_scaler, field, value)
+        set_loss_scaler(ds_engine, state.loss_scaler)

@@ -74,11 +74,15 @@ class CheckpointWriter:
         self._share = Share(ds_engine)
         self._save: _Save | None = None
         self._state_lock = threading.Lock()  # of a checkpoint's state.json
-        self._saved_step, self._saved_updates = state.step, state.updates
-        self._failures, self._retry_at = 0, 0
+        self.go_on_from(state)
         self._events: list[dict[str, object]] = []  # that a full disk has not taken yet
         if self._rank == 0:
             remove_leftovers(run)
+
+    def go_on_from(self, state: TrainingState) -> None:
+        """This state, of the newest checkpoint or of the start, is what is saved so far; no save is under way."""
+        self._saved_step, self._saved_updates = state.step, state.updates
+        self._failures, self._retry_at = 0, 0
 
     def save(self, state: TrainingState) -> None:
         """Copy the state at this step, when the save before it has ended, and begin to write it.

@@ -96,14 +96,20 @@ def _deepspeed_adam(model: torch.nn.Module, options: OptimizerSection, on_cpu: b
 
 def create_moments(ds_engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
     """Make the moments, zero, that Adam itself would only make in its first step, and set its count of updates."""
+    for flat in master_weights(ds_engine):
+        ds_engine.optimizer.optimizer.state[flat] |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
+    set_update_count(ds_engine, updates)
+    link_moments(ds_engine)
+
+
+def set_update_count(ds_engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
+    """Tell Adam how many updates it has made."""
     optimizer = ds_engine.optimizer.optimizer
     # torch's Adam counts in a tensor beside the weights; DeepSpeed's in a number, and apex's in one of the group
     counts_in_tensor = isinstance(optimizer, torch.optim.AdamW)
     for flat in master_weights(ds_engine):
-        state = optimizer.state[flat]
-        state |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
-        state["step"] = torch.tensor(float(updates), device=flat.device) if counts_in_tensor else updates
+        step = torch.tensor(float(updates), device=flat.device) if counts_in_tensor else updates
+        optimizer.state[flat]["step"] = step
     if not counts_in_tensor:
         for group in optimizer.param_groups:
             group["step"] = updates
-    link_moments(ds_engine)

@@ -6,6 +6,7 @@ talk first.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import deepspeed
 import torch
@@ -40,6 +41,13 @@ class LossSums:
         return total.cpu()
 
 
+class Computed(NamedTuple):
+    """A step that was computed: whether its update was applied, and of each micro-batch the losses and nll [T]."""
+
+    applied: bool
+    losses: list[tuple[Batch, Tensor, Tensor]]
+
+
 def train_step(
     ds_engine: deepspeed.DeepSpeedEngine,
     batches: Sequence[Batch],
@@ -47,11 +55,11 @@ def train_step(
     learning_rate: float,
     label_smoothing: float,
     dropout_key: tuple[int, int],
-    sums: LossSums,
     before_next: Callable[[], None],
     sections: Sections,
-) -> bool:
-    """One update from this rank's micro-batches; returns whether it was applied: not if a gradient was inf or nan.
+    factor: Callable[[Tensor], Tensor],
+) -> Computed:
+    """One update from this rank's micro-batches; it is not applied if a gradient was inf or nan.
 
     Args:
         ds_engine: wraps the model.
@@ -60,15 +68,16 @@ def train_step(
         learning_rate: of this update.
         label_smoothing: of the loss.
         dropout_key: (seed, step); with rank and micro-batch it decides every dropout mask.
-        sums: where losses are counted.
         before_next: called between micro-batches; may give the step up by raising.
         sections: the clock to tell what is done.
+        factor: 1, or NaN to have the update skipped, of the sum of this rank's losses. It stays on the device, where
+            the last micro-batch's gradient is multiplied by it.
     """
     world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     for group in ds_engine.optimizer.param_groups:
         group["lr"] = learning_rate
     ds_engine.train()
-    losses = []
+    losses, total = [], torch.zeros((), device=ds_engine.device)
     for index, batch in enumerate(batches):
         if index:
             before_next()
@@ -77,13 +86,15 @@ def train_step(
         with sections.section("forward"):
             loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
         losses.append((batch, token_loss, token_nll))
+        total = total + loss.detach() * batch.weight
         with sections.section("backward"):
-            ds_engine.backward(loss * (batch.weight * world_size / num_target_tokens), scale_wrt_gas=False)
+            loss = loss * (batch.weight * world_size / num_target_tokens)
+            if len(losses) == len(batches):
+                loss = loss * factor(total).to(loss.dtype)
+            ds_engine.backward(loss, scale_wrt_gas=False)
     with sections.section("optimizer"):
         ds_engine.step()
-    for batch, token_loss, token_nll in losses:  # only now, as the step may have been given up
-        sums.add(batch, token_loss, token_nll)
-    return ds_engine.was_step_applied()
+    return Computed(ds_engine.was_step_applied(), losses)
 
 
 @torch.no_grad()

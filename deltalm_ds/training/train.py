@@ -22,12 +22,14 @@ from deltalm_ds.errors import (
     os_error_sentence,
 )
 from deltalm_ds.files import locked, write_json
+from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.runs.history import record_rank_end
 from deltalm_ds.streams import survive_lost_terminal
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.prepare import IN_USE, LOCK
 from deltalm_ds.training.startup import Startup
 from deltalm_ds.training.trainer import Trainer
+from deltalm_ds.training.watchdog import watched
 
 
 def main(arguments: list[str]) -> int:
@@ -51,8 +53,9 @@ def _train(run: Path, rank: int, startup: Startup) -> int:
     """Train to the end or to a stop; the exit code. An end before the last step is recorded with its reason."""
     code, reason = FAILED_EXIT_CODE, ""
     try:
-        with _only_writer(run, rank):
-            trainer = Trainer(run, startup)
+        limits = load_recipe(run / "recipe.yaml").training.limits
+        with _only_writer(run, rank), watched(run, limits, rank) as sections:
+            trainer = Trainer(run, sections, startup)
             if rank == 0:
                 write_json(run / "environment.json", environment())
             code, reason = trainer.train(), "stopped, saved"

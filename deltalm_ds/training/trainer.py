@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from deltalm_ds.training.checkpoint import checkpoint_to_go_on_from, restore
 from deltalm_ds.training.checkpoint_writer import CheckpointWriter
 from deltalm_ds.training.collectives import StopRequested, StopSignal
 from deltalm_ds.training.deepspeed_engine import initialize
+from deltalm_ds.training.divergence import Guard
 from deltalm_ds.training.graphs import GraphedForward, reason_against_graphs
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.linear_choice import choose_for_all_ranks
+from deltalm_ds.training.out_of_memory import out_of_memory_told
 from deltalm_ds.training.prepare import check_prepared
 from deltalm_ds.training.records import Rates, loss_record
+from deltalm_ds.training.roll_back import RollBack, roll_back
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.startup import Startup
 from deltalm_ds.training.step import LossSums, train_step
@@ -39,8 +43,8 @@ from deltalm_ds.training.validation import validate
 class Trainer:
     """One rank of a run."""
 
-    def __init__(self, run: Path, startup: Startup | None = None) -> None:
-        self.run, self.sections, self.startup = run, Sections(), startup or Startup()
+    def __init__(self, run: Path, sections: Sections | None = None, startup: Startup | None = None) -> None:
+        self.run, self.sections, self.startup = run, sections or Sections(), startup or Startup()
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         torch.set_float32_matmul_precision(self.recipe.training.matmul_precision)
@@ -50,16 +54,14 @@ class Trainer:
         self.inputs: Inputs = open_inputs(self.recipe, checkpoint)
         check_prepared(self.inputs, run)
         self.startup.ended("inputs")
-        self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
+        with out_of_memory_told(self.recipe, self.inputs.model_config, self.world_size):
+            self.state, self.ds_engine = self._go_on(checkpoint) if checkpoint else self._begin()
         self.startup.ended("restoring" if checkpoint else "DeepSpeed")
         self.to_shape = self._record_micro_batches()
         self.state.inputs = self.inputs.identity
         choose_for_all_ranks(self.ds_engine.module, torch.device(self.ds_engine.device), run)
-        self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
-        self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
-        self.rates, self.note = Rates(), ""
         self.saves = CheckpointWriter(self.ds_engine, self.inputs.vocabulary, self.recipe, run, self.state)
-        self.skipped_in_a_row = 0
+        self._begin_counting()
 
     def _begin(self) -> tuple[TrainingState, Any]:
         torch.manual_seed(self.recipe.seed)
@@ -78,6 +80,14 @@ class Trainer:
         self._say(f"going on from step {state.step} ({checkpoint})")
         return state, ds_engine
 
+    def _begin_counting(self) -> None:
+        """What is counted from a checkpoint, or from the start, on."""
+        self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
+        self.log = MetricsLog(self.run, self.state.step) if self.rank == 0 else None
+        self.guard = Guard(self.ds_engine, self.inputs, self.recipe, self.run, self.state.losses)
+        self.rates, self.note = Rates(), ""
+        self.skipped_in_a_row = 0
+
     def _record_micro_batches(self) -> Callable[[Shape], Shape]:
         """Train by CUDA graphs where that can be done; the shapes that micro-batches are padded to."""
         reason = reason_against_graphs(self.recipe, self.inputs.model_config, self.ds_engine.device)
@@ -92,8 +102,28 @@ class Trainer:
         """Run to the last step or to a stop; returns the exit code.
 
         Raises:
-            CheckError: updates are skipped without end. InputError: a checkpoint could not be written.
+            CheckError: updates are skipped without end.
+            InputError: a checkpoint could not be written, or memory ran out.
         """
+        while True:
+            try:
+                return self._train()
+            except RollBack as error:
+                self._roll_back(error.steps)
+
+    def _roll_back(self, steps: set[int]) -> None:
+        """Go on from the newest checkpoint without these steps."""
+        at = self.state.step
+        with self.sections.section("checkpoint"):
+            self.saves.wait(at)
+            self.state = roll_back(self.ds_engine, self.run, steps)
+            self.saves.go_on_from(self.state)
+        if sum(step >= self.state.step for step in self.state.left_out) > self.recipe.training.max_skipped_updates:
+            raise self._does_not_train("the steps behind the newest checkpoint had to be left out")
+        self._say(f"step {at}: rolled back to step {self.state.step}, to leave out {sorted(steps)}")
+        self._begin_counting()
+
+    def _train(self) -> int:
         training, state = self.recipe.training, self.state
         steps = prefetch(self.inputs.stream, state.step, training.max_steps, self.rank, self.world_size, self._prepare)
         log = closing(self.log) if self.log else nullcontext()
@@ -102,7 +132,7 @@ class Trainer:
         with log, saves, closing(steps), shown as advance:
             try:
                 self._validate_if_missed()
-                self.sections.switch("data")
+                self.sections.begin_step(state.step)
                 for batches in steps:
                     self.sections.switch("other")
                     self._update(batches)
@@ -117,7 +147,7 @@ class Trainer:
                         self._save_and_validate()
                     if state.step < training.max_steps:
                         self.stop.check()
-                    self.sections.switch("data")
+                    self.sections.begin_step(state.step)
                 with self.sections.section("checkpoint"):
                     self.saves.finish(state)
             except StopRequested:
@@ -136,18 +166,21 @@ class Trainer:
     def _update(self, batches: StepBatches) -> None:
         """Make the update of a step; without sequences there is none to make."""
         training, state = self.recipe.training, self.state
-        if batches.num_target_tokens:
-            applied = train_step(
+        if batches.num_target_tokens and state.step not in state.left_out:
+            compute = partial(
+                train_step,
                 self.ds_engine,
                 batches.micro_batches,
                 batches.num_target_tokens,
                 self.recipe.schedule.learning_rate(state.updates, training.max_steps),
                 training.label_smoothing,
                 (self.recipe.seed, state.step),
-                self.sums,
-                before_next=self.stop.check,
-                sections=self.sections,
+                self.stop.check,
+                self.sections,
             )
+            config = self.inputs.model_config
+            with out_of_memory_told(self.recipe, config, self.world_size, batches.micro_batches):
+                applied = self.guard.update(compute, state.step, batches.num_target_tokens, self.sums)
             state.updates += applied
             self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
         state.step, state.validation = state.step + 1, {}
@@ -157,8 +190,9 @@ class Trainer:
 
     def _does_not_train(self, what: str) -> CheckError:
         return CheckError(
-            f"At step {self.state.step} {what}: their gradients are not finite, so nothing is learned any more. "
-            "Lower schedule.peak_lr, or look for damaged data; checkpoints are as they were before."
+            f"At step {self.state.step} {what}: their gradients are not finite, or their losses are spikes, so nothing "
+            "is learned any more. Lower schedule.peak_lr, or look for damaged data (events.jsonl tells of each); "
+            "checkpoints are as they were before."
         )
 
     def _log_training(self) -> None:
@@ -177,6 +211,8 @@ class Trainer:
         if self.log:
             self.log.write(step, "train", record)
         self.rates = Rates()
+        self.guard.tell_spikes()
+        self.state.losses = self.guard.spikes.losses()
         self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
 
     def _save_and_validate(self) -> None:
@@ -195,7 +231,7 @@ class Trainer:
         """Measure for the log and for the checkpoint of this step; a failure is told, and training goes on."""
         if self.inputs.validation is None:
             return
-        found, fault = validate(self.ds_engine, self.inputs, self.recipe, self.stop)
+        found, fault = validate(self.ds_engine, self.inputs, self.recipe, self.stop, self.sections)
         state = self.state
         if fault is not None:
             self._say(f"step {state.step}: validation failed: {fault}")

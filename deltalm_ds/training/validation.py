@@ -17,10 +17,13 @@ from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.collectives import StopRequested, StopSignal, first_fault, of_all_ranks
 from deltalm_ds.training.inputs import Inputs
 from deltalm_ds.training.records import loss_record
+from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.step import LossSums, evaluate_loss
 
 
-def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[dict[str, Any], str | None]:
+def validate(
+    ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal, sections: Sections
+) -> tuple[dict[str, Any], str | None]:
     """What was measured, and the first fault that kept a rank from measuring; the same on every rank. A collective.
 
     Args:
@@ -28,6 +31,7 @@ def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -
         inputs: what is validated with; `inputs.validation` is there.
         recipe: how.
         stop: asked between batches.
+        sections: the clock, which is told that there is progress.
 
     Raises:
         StopRequested: the run is to end; nothing was measured.
@@ -42,11 +46,16 @@ def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -
     if fault := first_fault(fault):
         return {}, fault
     sums = LossSums(len(builder.components), ds_engine.device)
-    evaluate_loss(ds_engine, batches, recipe.training.label_smoothing, sums, before_next=stop.check)
+
+    def before_next() -> None:
+        sections.switch("validation")
+        stop.check()
+
+    evaluate_loss(ds_engine, batches, recipe.training.label_smoothing, sums, before_next)
     record = loss_record(sums.read(), [component.name for component in builder.components])
     if not inputs.tests:
         return record, None
-    hypotheses, fault = _translations(ds_engine, inputs, recipe, stop)
+    hypotheses, fault = _translations(ds_engine, inputs, recipe, stop, sections)
     if fault is not None:
         return record, fault
     return record | _scores(inputs, recipe, hypotheses), None
@@ -65,7 +74,9 @@ def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, 
     return averages | {f"{name}_of": of_direction for name, of_direction in scores.items()}
 
 
-def _translations(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[list[str], str | None]:
+def _translations(
+    ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal, sections: Sections
+) -> tuple[list[str], str | None]:
     """The translation of every line of the tests, each rank having made its share; or the first fault."""
     validation = recipe.validation
     assert validation is not None
@@ -76,6 +87,7 @@ def _translations(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSign
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
 
     def look_for_stop(_count: int) -> None:
+        sections.switch("validation")
         if stop.is_set:
             raise StopRequested
 

@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 from deepspeed.accelerator import get_accelerator
+from faults_inside import fault_inside
 from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.distributed import distributed_c10d
@@ -119,7 +120,7 @@ def run_job(job):
     if job["resumes"] and distributed.get_rank() == 0:
         start_from_another_run(job)
     distributed.barrier()
-    patch = PATCHES.get(job["fault"])
+    patch = PATCHES.get(job["fault"]) or fault_inside(job["fault"] or "")
     with mock.patch.object(*patch) if patch else nullcontext():
         try:
             training = Trainer(Path(job["run"]))

@@ -81,5 +81,7 @@ def test_a_curve_is_golden(name, curves, arithmetic):
         assert curves[name] == golden
         return
     tolerance = CURVES[name][2]
-    warnings.warn(f"{path.name} was recorded by other arithmetic: compared to {tolerance:g} relative only", stacklevel=1)
+    warnings.warn(
+        f"{path.name} was recorded by other arithmetic: compared to {tolerance:g} relative only", stacklevel=1
+    )
     assert losses == pytest.approx(expected, rel=tolerance, abs=0)

@@ -370,6 +370,7 @@ def peak_of_training(_: int, name: str, port: int, result: str) -> None:
     from deltalm_ds.training.checkpoint import Share
     from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
     from deltalm_ds.training.sections import Sections
+    from deltalm_ds.training.spikes import not_finite_or_one
     from deltalm_ds.training.step import LossSums, train_step
 
     place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -381,7 +382,10 @@ def peak_of_training(_: int, name: str, port: int, result: str) -> None:
     batch = Batch(side, side, side.tokens.clone(), torch.zeros(SENTENCES, dtype=torch.int64)).padded()
     sums = LossSums(1, ds_engine.device)
     for step in range(3):
-        train_step(ds_engine, [batch], len(batch.labels), 1e-4, 0.1, (0, step), sums, lambda: None, Sections())
+        done = train_step(
+            ds_engine, [batch], len(batch.labels), 1e-4, 0.1, (0, step), lambda: None, Sections(), not_finite_or_one
+        )
+        sums.add(*done.losses[0])
         if not step:
             share = Share(ds_engine)
         share.copy()

@@ -1,0 +1,186 @@
+"""A run that hangs ends soon after its limit, and says which rank keeps it: processes are stopped for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deltalm_ds.runs.events import read_events
+from deltalm_ds.training import watchdog
+from deltalm_ds.training.watchdog import MOST_REPORTS, Beat, StoppedRanks, _tidy, read_beats, verdict
+
+LIMITS = {"limits": {"step_s": 3.0, "checkpoint_s": 30.0, "validation_s": 30.0}}
+LONG = {"training": {"max_steps": 5000, "save_every": 5000, **LIMITS}, "validation": None}
+NAMED_WITHIN_S = 30.0
+
+
+def beat(rank, number, step=7, place=2, since_s=20.0, section="backward"):
+    return Beat(rank, number, section, step, place, since_s, 10.0, 100 + rank, "host", 1)
+
+
+def look_twice(*beats, stopped=()):
+    """The verdict where all ranks beat but those that are stopped."""
+    earlier = {one.rank: replace(one, beat=one.beat - (one.rank not in stopped)) for one in beats}
+    return verdict(earlier, {one.rank: one for one in beats})
+
+
+def test_the_rank_that_beats_no_more_is_named():
+    found = look_twice(beat(0, 9), beat(1, 5, place=1), beat(2, 9), stopped=[1])
+    assert found.startswith("Stopped, dead, or cut off: rank 1 (process 101 on host, in backward of step 7)")
+    assert "rank 0" not in found and "rank 2" not in found
+
+
+def test_the_rank_behind_is_named_where_all_beat():
+    found = look_twice(beat(0, 9), beat(1, 9, place=1, section="forward"), beat(2, 9))
+    assert found.startswith("Stuck for 20 s: rank 1 (process 101 on host, in forward of step 7); waiting: rank 0 (")
+    assert look_twice(beat(0, 9, place=0), beat(1, 9, step=6, place=9)).startswith("Stuck for 20 s: rank 1 ")
+    assert look_twice(beat(0, 9)).startswith("Stuck for 20 s: rank 0 ") and "waiting" not in look_twice(beat(0, 9))
+
+
+def test_who_is_within_its_own_limit_is_waited_for():
+    assert look_twice(beat(0, 9), beat(1, 9, place=1, since_s=9.0, section="validation"), beat(2, 9)) is None
+
+
+def test_where_all_wait_for_each_other_nobody_is_to_blame():
+    assert look_twice(beat(0, 9), beat(1, 9)).startswith("All ranks wait in the same place (rank 0 ")
+
+
+def test_a_beat_that_is_half_written_is_not_read(tmp_path):
+    (tmp_path / "ranks").mkdir()
+    for number, text in enumerate(("", '{"rank": 1', '{"rank": 2}', "[]")):
+        (tmp_path / "ranks" / f"rank_{number:05d}.json").write_text(text)
+    assert read_beats(tmp_path) == {}
+    assert not StoppedRanks(tmp_path).found()
+
+
+def test_a_start_keeps_the_newest_reports_and_no_beats(tmp_path):
+    _tidy(tmp_path / "ranks")
+    for number in range(9):
+        (tmp_path / "ranks" / f"stuck_{number}").mkdir()
+        (tmp_path / "ranks" / f"rank_0000{number}.json").write_text("")
+    _tidy(tmp_path / "ranks")
+    assert (
+        sorted(path.name for path in (tmp_path / "ranks").iterdir()) == [f"stuck_{n}" for n in range(9)][-MOST_REPORTS:]
+    )
+
+
+# --- with processes ---
+
+
+@pytest.fixture
+def sleeper():
+    """A process that does nothing."""
+    process = subprocess.Popen(["sleep", "100"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_who_started_a_rank_alone_finds_that_it_is_stopped(sleeper, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watchdog, "BEAT_S", 0.05)
+    monkeypatch.setattr(watchdog, "STARTER_WAITS_S", 0.3)
+    _tidy(tmp_path / "ranks")
+    mine = replace(beat(0, 9), limit_s=0.2, pid=sleeper.pid, started_by=os.getpid())
+
+    def finds(one, seconds=1.0):
+        (tmp_path / "ranks" / "rank_00000.json").write_text(json.dumps(asdict(one)))
+        stopped, end = StoppedRanks(tmp_path), time.monotonic() + seconds
+        while time.monotonic() < end and not stopped.found():
+            time.sleep(0.02)
+        return stopped.found()
+
+    assert not finds(mine)  # it may be writing to a slow disk
+    sleeper.send_signal(signal.SIGSTOP)
+    assert not finds(replace(mine, started_by=os.getpid() + 1))
+    assert not finds(mine, seconds=0.3)
+    assert finds(mine, seconds=20)
+    (event,) = read_events(tmp_path)
+    assert event["fault"] == f"Stopped by a signal: rank 0 (process {sleeper.pid} on host, in backward of step 7)."
+    assert event["fault"] in capsys.readouterr().err
+
+
+def start(arguments, log, **environment):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, stdout=log, stderr=log)
+
+
+def launch(run, num_ranks, log):
+    code = "import sys, pathlib; from deltalm_ds.launch.local import train_on_this_machine as train; "
+    code += f"sys.exit(train(pathlib.Path(sys.argv[1]), {num_ranks}))"
+    return start(["-c", code, run], log)
+
+
+def training_beats(run, num_ranks, process):
+    """The beats of all ranks, once they train."""
+    for _ in range(1200):
+        beats = read_beats(run)
+        if len(beats) == num_ranks and all(one.step > 2 for one in beats.values()):
+            return beats
+        assert process.poll() is None
+        time.sleep(0.1)
+    raise AssertionError("the ranks do not train")
+
+
+def event_of_hang(run, since):
+    """The event, soon after the limit."""
+    while not (events := [event for event in read_events(run) if event["kind"] == "stuck"]):
+        assert time.monotonic() - since < LIMITS["limits"]["step_s"] + NAMED_WITHIN_S
+        time.sleep(0.1)
+    assert len(events) == 1
+    return events[0]
+
+
+@pytest.mark.parametrize("num_ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_stopped_rank_is_named_and_the_run_ends(num_ranks, make_run, tmp_path):
+    run, stopped = make_run(tmp_path / "run", **LONG), num_ranks - 1
+    with open(tmp_path / "log", "w") as log:
+        launcher = launch(run, num_ranks, log)
+        try:
+            beats = training_beats(run, num_ranks, launcher)
+            ranks = [psutil.Process(beats[rank].pid) for rank in range(num_ranks)]
+            if num_ranks > 1:
+                ranks[0].send_signal(signal.SIGUSR2)  # tells its stacks and goes on
+            ranks[stopped].send_signal(signal.SIGSTOP)
+            event = event_of_hang(run, time.monotonic())
+            assert launcher.wait(timeout=60) == 1
+        finally:
+            launcher.kill()
+    assert f"rank {stopped} (process {ranks[stopped].pid} on " in event["fault"]
+    assert num_ranks == 1 or "rank 0 (" not in event["fault"]
+    assert psutil.wait_procs(ranks, timeout=20)[1] == []
+    told = (tmp_path / "log").read_text()
+    assert event["fault"] in told and "probably out of memory" not in told
+    stacks = [path.name for path in (run / "ranks").glob("stuck_*/*")]
+    assert stacks == ["rank_00000.txt"] * (num_ranks - 1)
+    if num_ranks > 1:  # twice: when it was asked, and in the end
+        assert told.count(" in main\n") >= 2
+
+
+def test_a_rank_that_is_stuck_is_named_with_the_stacks_of_all(make_run, tmp_path):
+    run = make_run(tmp_path / "run", **LONG)
+    ranks = []
+    try:
+        with open(tmp_path / "log", "w") as log:
+            for rank in range(2):
+                place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29713", "WORLD_SIZE": "2"}
+                place |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                ranks.append(start([Path(__file__).with_name("hanging_rank.py"), run], log, **place))
+            codes = [rank.wait(timeout=100) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert codes == [1, 1], (tmp_path / "log").read_text()[-3000:]
+    (event,) = (event for event in read_events(run) if event["kind"] == "stuck")
+    assert f" s: rank 1 (process {ranks[1].pid} on " in event["fault"]
+    assert "in forward of step 3" in event["fault"].partition("waiting")[0]
+    assert "waiting: rank 0 (" in event["fault"]
+    stacks = {path.name: path.read_text() for path in (run / "ranks").glob("stuck_*/*")}
+    assert sorted(stacks) == ["rank_00000.txt", "rank_00001.txt"]
+    assert "in hanging" in stacks["rank_00001.txt"] and "in hanging" not in stacks["rank_00000.txt"]
