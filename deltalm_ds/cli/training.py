@@ -90,6 +90,7 @@ def demo(
 
 def _print_plan(result: dict[str, Any]) -> None:
     ds_config, model = result["deepspeed"], result["model"]
+    num_trained = result["num_trained_parameters"]
     checkpoint, checkpoints = size_text(result["checkpoint_bytes"]), size_text(result["checkpoints_bytes"])
     print(f"""\
 {result["recipe"]}: {result["num_ranks"]} rank(s), {ds_config["name"]} \
@@ -97,7 +98,8 @@ def _print_plan(result: dict[str, Any]) -> None:
 model: {model["num_encoder_layers"]} encoder layers, {model["num_decoder_blocks"]} {model["decoder"]} decoder blocks, \
 width {model["hidden_size"]}, FFN {model["ffn_size"]}, {model["num_heads"]} heads, \
 vocabulary {model["vocabulary_size"]:,}
-parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows)
+parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows, \
+{num_trained:,} trained)
 checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints
 CUDA graphs: {result["cuda_graphs"]}
 """)

@@ -1,8 +1,9 @@
 """Checkpoints: one form, by parameter name, free of ranks, ZeRO stage and precision [facts: checkpoints by name].
 
 `RUN/checkpoints/step_00001000/` is a model directory (config.json, vocabulary, model-*.safetensors with float32
-weights) plus the optimizer's moments by parameter name (optimizer-*.safetensors) and state.json. Every rank writes
-its part into a hidden directory; rank 0 verifies that all parts are there and renames it: complete or absent.
+weights) plus, of what is trained, the optimizer's moments by parameter name (optimizer-*.safetensors) and the running
+average of the weights, if one is kept (average-*.safetensors), and state.json. Every rank writes its part into a hidden
+directory; rank 0 verifies that all parts are there and renames it: complete or absent.
 """
 
 import shutil
@@ -13,13 +14,13 @@ from typing import Any
 
 import deepspeed
 from deepspeed.utils import (
-    safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
+from deltalm_ds.checkpoints.average import RUNNING_AVERAGE_FILES
 from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.checkpoints.safetensors_writer import write_safetensors
 from deltalm_ds.checkpoints.tensor_files import TensorFile
@@ -38,8 +39,8 @@ from deltalm_ds.runs.checkpoints import (
     newest_whole_checkpoint,
 )
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
-from deltalm_ds.training.deepspeed_engine import MOMENTS
 from deltalm_ds.training.deepspeed_internals import full_size
+from deltalm_ds.training.parameter_states import AVERAGE, full_weight, kept_states
 from deltalm_ds.vocabulary import Vocabulary
 
 LOSS_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -69,10 +70,10 @@ def save_checkpoint(
     temporary = path.with_name(f".{path.name}.tmp")
     if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
-    weights, moments = _gather_own_share(ds_engine)
+    share = _gather_own_share(ds_engine)
     distributed.barrier()
     part = f"{rank + 1:05d}-of-{world_size:05d}.safetensors"
-    written, fault = _try_to_write(temporary, {f"model-{part}": weights, f"optimizer-{part}": moments})
+    written, fault = _try_to_write(temporary, {f"{kind}-{part}": tensors for kind, tensors in share.items()})
     state.files = {name: file for files in of_all_ranks(written) for name, file in files.items()}
     fault = first_fault(fault)
     if rank == 0:
@@ -84,18 +85,26 @@ def save_checkpoint(
     return path
 
 
-def _gather_own_share(ds_engine: deepspeed.DeepSpeedEngine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Full weights and moments of the parameters dealt to this rank. Collectives: all ranks walk all parameters."""
+def _gather_own_share(ds_engine: deepspeed.DeepSpeedEngine) -> dict[str, dict[str, Tensor]]:
+    """The tensors of the parameters dealt to this rank, by kind of file. Collectives: all ranks walk all parameters."""
     owner = _deal(ds_engine.module)
-    weights, moments = {}, {}
+    share: dict[str, dict[str, Tensor]] = {}
     for name, parameter in ds_engine.module.named_parameters():
-        weight = safe_get_full_fp32_param(parameter)
-        both = [safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS]
-        if owner[name] == distributed.get_rank():
-            weights[name] = weight.detach().float().cpu().clone()
-            for moment, value in zip(MOMENTS, both, strict=True):
-                moments[f"{moment}.{name}"] = value.detach().float().cpu().clone().view_as(weights[name])
-    return weights, moments
+        for kind, key, state in _tensors_of(name, parameter):
+            whole = full_weight(parameter) if state is None else safe_get_full_optimizer_state(parameter, state)
+            of_kind = share.setdefault(kind, {})
+            if owner[name] == distributed.get_rank():
+                shape = getattr(parameter, "ds_shape", parameter.shape)
+                of_kind[key] = whole.detach().float().cpu().clone().view(shape)
+    return share
+
+
+def _tensors_of(name: str, parameter: nn.Parameter) -> list[tuple[str, str, str | None]]:
+    """Of a parameter: in which kind of file, by which name, and which state of the optimizer, None for its weight."""
+    tensors: list[tuple[str, str, str | None]] = [("model", name, None)]
+    for state in kept_states(parameter):
+        tensors.append(("average", name, state) if state == AVERAGE else ("optimizer", f"{state}.{name}", state))
+    return tensors
 
 
 def _deal(model: DeltaLM) -> dict[str, int]:
@@ -143,9 +152,8 @@ def _try_to_publish(
         others = [file for file in temporary.iterdir() if file.name not in state.files]
         state.files |= {file.name: _as_written(file) for file in others}
         write_json(temporary / STATE, asdict(state))
-        names = {name for name, _ in model.named_parameters()}
-        wanted = names | {f"{moment}.{name}" for moment in MOMENTS for name in names}
-        if open_weights(temporary).keys() | _open_moments(temporary).keys() != wanted:
+        wanted = {(kind, key) for name, p in model.named_parameters() for kind, key, _ in _tensors_of(name, p)}
+        if {(kind, key) for kind, tensors in _open(temporary).items() for key in tensors} != wanted:
             return f"the parts in {temporary} are not complete (is the run directory on a shared disk?)"
         shutil.rmtree(path, ignore_errors=True)  # the same step saved again after a resume
         publish_directory(temporary, path)
@@ -154,8 +162,11 @@ def _try_to_publish(
     return None
 
 
-def _open_moments(checkpoint: Path) -> TensorFile:
-    return TensorFile.joined(checkpoint, sorted(checkpoint.glob("optimizer-*.safetensors")))
+def _open(checkpoint: Path) -> dict[str, TensorFile]:
+    """Its tensors by kind of file."""
+    files = {"optimizer": "optimizer-*.safetensors", "average": RUNNING_AVERAGE_FILES}
+    others = {kind: TensorFile.joined(checkpoint, sorted(checkpoint.glob(glob))) for kind, glob in files.items()}
+    return {"model": open_weights(checkpoint), **others}
 
 
 def keep_checkpoints(run: Path, keep_last: int) -> None:
@@ -202,7 +213,7 @@ def loss_scaler_state(ds_engine: deepspeed.DeepSpeedEngine) -> dict[str, float] 
 
 
 def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
-    """Put a checkpoint's exact weights and moments into a DeepSpeed engine.
+    """Put a checkpoint's exact weights and what the optimizer keeps of them into a DeepSpeed engine.
 
     The model was loaded with the weights before, and the DeepSpeed engine initialized with the count of updates.
 
@@ -210,17 +221,16 @@ def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Train
         DataError: a tensor is missing, or a file cannot be read.
     """
     try:
-        tensors = {**open_weights(checkpoint), **_open_moments(checkpoint)}
+        tensors = _open(checkpoint)
     except InputError as error:
         raise damaged(checkpoint, error) from None
-    names = [name for name, _ in ds_engine.module.named_parameters()]
-    for wanted in (*names, *(f"{moment}.{name}" for name in names for moment in MOMENTS)):
-        if wanted not in tensors:
-            raise DataError(f"The checkpoint {checkpoint} has no tensor {wanted}.")
     for name, parameter in ds_engine.module.named_parameters():
-        safe_set_full_fp32_param(parameter, tensors[name])
-        for moment in MOMENTS:
-            key = f"{moment}.{name}"
-            safe_set_full_optimizer_state(parameter, tensors[key], moment)
+        for kind, key, optimizer_state in _tensors_of(name, parameter):
+            if key not in tensors[kind]:
+                raise DataError(f"The checkpoint {checkpoint} has no tensor {key} in its {kind} files.")
+            if optimizer_state is not None:
+                safe_set_full_optimizer_state(parameter, tensors[kind][key], optimizer_state)
+            elif parameter.requires_grad:
+                safe_set_full_fp32_param(parameter, tensors[kind][key])
     for field, value in (state.loss_scaler or {}).items():
         setattr(ds_engine.optimizer.loss_scaler, field, value)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import distributed
 
 from deltalm_ds.data.stream import evaluation_batches
@@ -16,8 +15,10 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.collectives import StopRequested, StopSignal, first_fault, of_all_ranks
 from deltalm_ds.training.inputs import Inputs
+from deltalm_ds.training.parameter_states import full_weight
 from deltalm_ds.training.records import loss_record
 from deltalm_ds.training.step import LossSums, evaluate_loss
+from deltalm_ds.training.weight_average import averaged_model
 
 
 def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[dict[str, Any], str | None]:
@@ -42,11 +43,13 @@ def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -
     if fault := first_fault(fault):
         return {}, fault
     sums = LossSums(len(builder.components), ds_engine.device)
-    evaluate_loss(ds_engine, batches, recipe.training.label_smoothing, sums, before_next=stop.check)
+    assert recipe.validation is not None
+    average = averaged_model(ds_engine) if recipe.validation.weights == "average" else None
+    evaluate_loss(average or ds_engine, batches, recipe.training.label_smoothing, sums, before_next=stop.check)
     record = loss_record(sums.read(), [component.name for component in builder.components])
     if not inputs.tests:
         return record, None
-    hypotheses, fault = _translations(ds_engine, inputs, recipe, stop)
+    hypotheses, fault = _translations(average or _whole_model(ds_engine), inputs, recipe, stop)
     if fault is not None:
         return record, fault
     return record | _scores(inputs, recipe, hypotheses), None
@@ -65,7 +68,7 @@ def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, 
     return averages | {f"{name}_of": of_direction for name, of_direction in scores.items()}
 
 
-def _translations(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[list[str], str | None]:
+def _translations(model: DeltaLM, inputs: Inputs, recipe: Recipe, stop: StopSignal) -> tuple[list[str], str | None]:
     """The translation of every line of the tests, each rank having made its share; or the first fault."""
     validation = recipe.validation
     assert validation is not None
@@ -79,7 +82,7 @@ def _translations(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSign
         if stop.is_set:
             raise StopRequested
 
-    model, texts, fault = _whole_model(ds_engine), [], None
+    texts, fault = [], None
     try:
         found = generate(PyTorchEngine(model), sources[rank::world_size], options, advance=look_for_stop)
         texts = [inputs.vocabulary.decode(hypotheses[0].ids) for hypotheses in found]
@@ -101,5 +104,5 @@ def _whole_model(ds_engine: Any) -> DeltaLM:
     model = DeltaLM(ds_engine.module.config)
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), ds_engine.module.parameters(), strict=True):
-            ours.copy_(safe_get_full_fp32_param(theirs))
+            ours.copy_(full_weight(theirs))
     return model.to(ds_engine.device)
