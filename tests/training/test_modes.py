@@ -169,7 +169,7 @@ def test_a_resumed_run_repeats_every_digit(runs):
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("measured", 1e-6), ("bf16_zero3", 5e-3)])
+@pytest.mark.parametrize(("name", "tolerance"), [("measured", 1e-6), ("bf16_zero3", 2e-3)])
 def test_validation_can_measure_the_average(name, tolerance, runs, recipe, tmp_path):
     checkpoint = checkpoint_directories(runs[name])[-1]
     average_models([checkpoint], tmp_path / "average", running=True)
@@ -181,7 +181,7 @@ def test_validation_can_measure_the_average(name, tolerance, runs, recipe, tmp_p
         total = sum(model(b.source, b.target_input, b.labels, 0.1).loss.item() for b in batches)
     loss = total / sum(int((b.labels >= 0).sum()) for b in batches)
     assert losses(runs[name], kind="validation")[-1] == pytest.approx(loss, rel=tolerance)
-    assert abs(losses(runs["fp32_zero2"], kind="validation")[-1] / loss - 1) > 10 * tolerance
+    assert abs(losses(runs["fp32_zero2"], kind="validation")[-1] / loss - 1) > 2 * tolerance
 
 
 def test_measuring_the_average_changes_no_training(runs):
