@@ -4,19 +4,19 @@ torch: p ← p - lr · m / (1 - β₁ᵗ) / (√(v / (1 - β₂ᵗ)) + eps). fai
 correction √(1 - β₂ᵗ) in front.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.kernels.dispatch import require_apex
 
 
 def adam(
-    parameters: Iterable[Tensor],
+    parameters: ParamsT,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
@@ -25,7 +25,7 @@ def adam(
     """torch's fused Adam; the learning rate is set by the caller before every step.
 
     Args:
-        parameters: float32 or 16 bits.
+        parameters: float32 or 16 bits; or groups of them, each with options of its own.
         betas: how much of the first and of the second moment a step keeps.
         eps: beside the root of the second moment; `definition` says on which side of the bias correction.
         weight_decay: fraction of the weights, times the learning rate, that a step takes away.
@@ -37,11 +37,11 @@ def adam(
     return optimizer
 
 
-def apex_adam(parameters: Iterable[Tensor], betas: tuple[float, float], eps: float, weight_decay: float) -> Optimizer:
+def apex_adam(parameters: ParamsT, betas: tuple[float, float], eps: float, weight_decay: float) -> Optimizer:
     """apex's fused Adam, by torch's definition; for GPUs.
 
     Args:
-        parameters: on a GPU.
+        parameters: on a GPU; as `adam`.
         betas: as `adam`.
         eps: as `adam`, behind the bias correction.
         weight_decay: as `adam`.

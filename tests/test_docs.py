@@ -147,7 +147,7 @@ def test_every_path_that_the_guides_name_is_there() -> None:
 @pytest.fixture(scope="module")
 def example() -> dict[str, Any]:
     """What the examples of CONTRIBUTING.md define that are whole, run among the names of files like theirs."""
-    siblings = ("recipe.schedules.linear", "data.objectives.seq2seq", "data.sampling.temperature", "lines")
+    siblings = ("recipe.schedules.cosine", "data.objectives.seq2seq", "data.sampling.temperature", "lines")
     siblings += ("data.sampling.base", "data_tools.formats.rows", "data_tools.formats.tsv", "data_tools.published.xqg")
     siblings += ("evaluation.metrics.interface",)
     names: dict[str, Any] = {"eq": operator.eq}
@@ -169,8 +169,8 @@ def example() -> dict[str, Any]:
 
 
 def test_the_examples_of_recipe_and_data_work(example: dict[str, Any]) -> None:
-    rate = example["Constant"](peak_lr=0.5, warmup_steps=2).learning_rate
-    assert [rate(done, 10) for done in (0, 1, 2, 9)] == [0, 0.25, 0.5, 0.5]
+    rate = example["Halving"](peak_lr=0.5, warmup_steps=2, half_life=7).learning_rate
+    assert [rate(done, 10) for done in (0, 1, 2, 9)] == [0, 0.25, 0.5, 0.25]
     shares = example["UniformSampling"]().shares(np.array([1, 3, 5]))(np.arange(2))
     assert shares.tolist() == [[1 / 3] * 3] * 2
     objective, raw = example["Copying"](), np.array([[0, 4, 9]])

@@ -25,18 +25,21 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.runs.checkpoints import read_state
 from deltalm_ds.vocabulary import Vocabulary
 
+RUNNING_AVERAGE_FILES = "average-*.safetensors"  # of a checkpoint whose run keeps a running average of its weights
 TRAINING_FIELDS = {"dropout", "attention_dropout", "activation_dropout", "activation_checkpointing"}
 
 
-def average_models(directories: Sequence[Path], out: Path) -> None:
+def average_models(directories: Sequence[Path], out: Path, running: bool = False) -> None:
     """Write the mean of model directories (checkpoints of a run, say) as a new one.
+
+    With `running` of the checkpoints' running averages, which their run has kept beside the weights it trains.
 
     Sums are float64: the mean of equal weights is exactly that weight. What only matters in training (dropout) is
     taken from the last.
 
     Raises:
-        InputError: a directory is named twice, or is none. DataError: the models have not the same architecture and
-            vocabulary, or are damaged, or a weight is NaN or infinite.
+        InputError: a directory is named twice, is none, or has no running average. DataError: the models have not the
+            same architecture and vocabulary, or are damaged, or a weight is NaN or infinite.
     """
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise InputError("A model to be averaged is named twice.")
@@ -47,7 +50,7 @@ def average_models(directories: Sequence[Path], out: Path) -> None:
         _check_same(last, config, vocabulary, directory)
         with naming_checkpoint(directory):
             check_fit(shapes, open_weights(directory), str(directory))
-    files = [_file_of_each_tensor(directory) for directory in directories]
+    files = [_file_of_each_tensor(directory, running) for directory in directories]
 
     def mean(name: str) -> Tensor:
         total = torch.zeros(shapes[name], dtype=torch.float64)
@@ -62,8 +65,13 @@ def average_models(directories: Sequence[Path], out: Path) -> None:
     save_model(out, config, weights, vocabulary, provenance("deltalm average", averaged=averaged))
 
 
-def _file_of_each_tensor(directory: Path) -> dict[str, Path]:
-    return {name: path for path in sorted(directory.glob(WEIGHT_FILES)) for name in open_tensors(path)}
+def _file_of_each_tensor(directory: Path, running: bool) -> dict[str, Path]:
+    """Where a model's weights are, or their running averages: what is frozen has none, as it is its own."""
+    averages = sorted(directory.glob(RUNNING_AVERAGE_FILES)) if running else []
+    if running and not averages:
+        raise InputError(f"{directory} has no running average: its run keeps none (training.average in the recipe).")
+    paths = (*sorted(directory.glob(WEIGHT_FILES)), *averages)  # the later ones count
+    return {name: path for path in paths for name in open_tensors(path)}
 
 
 def _describe(directory: Path) -> dict[str, Any]:

@@ -139,6 +139,10 @@ def average(
     metric: Annotated[
         str, typer.Option(help=f"Of --best, what the validation measured: loss, nll, {', '.join(METRICS)}.")
     ] = "loss",
+    ema: Annotated[
+        bool,
+        typer.Option("--ema", help="The running average that the run keeps (training.average); of one checkpoint."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of checkpoints: the newest or the best ones of a run, or those named.
@@ -158,8 +162,8 @@ def average(
         higher_is_better = metric not in LOSSES and find_metric(metric).higher_is_better
         chosen = best_checkpoints(models[0], best, metric, higher_is_better=higher_is_better)
     else:
-        chosen = newest_checkpoints(models[0], last or AVERAGED)
-    average_models(chosen, out)
+        chosen = newest_checkpoints(models[0], last or (1 if ema else AVERAGED))
+    average_models(chosen, out, running=ema)
     for model in chosen:
         typer.echo(f"averaged {model}", err=True)
     if as_json:

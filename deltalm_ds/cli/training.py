@@ -97,6 +97,7 @@ def demo(
 
 def _print_plan(result: dict[str, Any]) -> None:
     ds_config, model = result["deepspeed"], result["model"]
+    num_trained = result["num_trained_parameters"]
     sizes = "checkpoint_bytes", "checkpoints_bytes", "checkpoint_copy_bytes_per_rank"
     checkpoint, checkpoints, copy = (size_text(result[name]) for name in sizes)
     print(f"""\
@@ -105,7 +106,8 @@ def _print_plan(result: dict[str, Any]) -> None:
 model: {model["num_encoder_layers"]} encoder layers, {model["num_decoder_blocks"]} {model["decoder"]} decoder blocks, \
 width {model["hidden_size"]}, FFN {model["ffn_size"]}, {model["num_heads"]} heads, \
 vocabulary {model["vocabulary_size"]:,}
-parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows)
+parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows, \
+{num_trained:,} trained)
 checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints, a rank {copy} of host memory for a copy
 CUDA graphs: {result["cuda_graphs"]}
 """)

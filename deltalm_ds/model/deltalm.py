@@ -82,12 +82,16 @@ class DeltaLM(nn.Module):
             labels: [T] int64, the token after each of `target_input`; -100 where there is no loss.
             label_smoothing: probability that is shared among all tokens of the vocabulary.
         """
+        hidden, table = self.hidden_and_table(source, target_input)
+        return linear_cross_entropy(hidden, table, labels, self.config.vocabulary_size, label_smoothing)
+
+    def hidden_and_table(self, source: PackedSequences, target_input: PackedSequences) -> tuple[Tensor, Tensor]:
+        """The decoder's output [T, M], and the table [rows, M] by which the output layer multiplies it."""
         table, source_rows, target_rows = shared_embedding(
             self.token_embedding.weight, source.tokens, target_input.tokens
         )
         encoder_states = self._encode(source_rows, source)
-        hidden = self._decode(target_rows, target_input, encoder_states, source)
-        return linear_cross_entropy(hidden, table, labels, self.config.vocabulary_size, label_smoothing)
+        return self._decode(target_rows, target_input, encoder_states, source), table
 
     def encode(self, source: PackedSequences) -> Tensor:
         """The encoder's output [S, M]."""

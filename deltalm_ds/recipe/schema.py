@@ -103,6 +103,19 @@ class OptimizerSection(Section):
     betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay of the first and of the second moment.")
     eps: float = Field(1e-8, ge=0, description="Added to the denominator of an update.")
     weight_decay: float = Field(0.0, ge=0, description="Share of a weight, times the learning rate, taken off a step.")
+    no_decay: tuple[str, ...] = Field(
+        (), description="Patterns of names of parameters without weight decay, such as `*.bias` and `*norm*`."
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="Patterns of names of parameters that stay as they are, such as `encoder.*`."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the learning rate from a layer to the one below it, in the encoder and in the decoder; "
+        "embeddings take it once more than the lowest.",
+    )
     definition: Literal["torch", "fairseq"] = Field(
         "torch", description="Where eps is added: after the bias correction (torch), or before it (fairseq)."
     )
@@ -121,6 +134,9 @@ class ValidationSection(Section):
     directions: tuple[str, ...] = Field((), description="Directions to translate, such as en-de; none: all of text.")
     metrics: Annotated[tuple[str, ...], AfterValidator(_known_metrics)] = Field(
         ("bleu",), description="Metrics of the translations of the text."
+    )
+    weights: Literal["trained", "average"] = Field(
+        "trained", description="Which weights are measured: those that are trained, or their running average."
     )
     max_sentences: int = Field(100, gt=0, description="Sentences of a direction that are translated.")
     beam: int = Field(1, gt=0, description="Beams of the translations; 1 is greedy.")
@@ -154,6 +170,13 @@ class SpikesSection(Section):
     sigmas: float = Field(6.0, gt=0, description="Standard deviations above their median that make a spike.")
 
 
+class AverageSection(Section):
+    """An exponential moving average of the weights, beside those that are trained."""
+
+    decay: float = Field(gt=0, lt=1, description="What an update keeps of the average; the rest are the new weights.")
+    from_step: int = Field(0, ge=0, description="Updates before it begins: until then it is the weights themselves.")
+
+
 class TrainingSection(Section):
     """The run itself."""
 
@@ -177,6 +200,14 @@ class TrainingSection(Section):
     log_every: int = Field(50, gt=0, description="Steps between records in metrics.jsonl.")
     max_skipped_updates: int = Field(
         50, gt=0, description="Updates skipped in a row, for gradients that are not finite, after which a run ends."
+    )
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="R-Drop's alpha, the weight of the divergence of two passes with other dropout masks; 0: one pass.",
+    )
+    average: AverageSection | None = Field(
+        None, description="Running average of the weights, which checkpoints hold beside them; none: none."
     )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest", description="Of float32 products: high allows TF32, medium bfloat16 inside, where there is hardware."
@@ -265,6 +296,14 @@ class Recipe(Section):
         if model is not None and info.data.get("initial_model", "wrong itself") is None:
             check_positions(data, model.config(ROW_MULTIPLE))
         return data
+
+    @field_validator("training")
+    @classmethod
+    def _keeps_what_is_measured(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        validation = info.data.get("validation")
+        if validation is not None and validation.weights == "average" and training.average is None:
+            raise ValueError("average must be given where validation.weights is average")
+        return training
 
     @field_validator("batch")
     @classmethod

@@ -1,8 +1,9 @@
 """Checkpoints: one form, by parameter name, free of ranks, ZeRO stage and precision [facts: checkpoints by name].
 
 `RUN/checkpoints/step_00001000/` is a model directory (config.json, vocabulary, model-*.safetensors with float32
-weights) plus the optimizer's moments by parameter name (optimizer-*.safetensors) and state.json. Every rank writes
-its share into a hidden directory; rank 0 verifies that all parts are there and renames it: complete or absent.
+weights) plus, of what is trained, the optimizer's moments by parameter name (optimizer-*.safetensors) and the running
+average of the weights, if one is kept (average-*.safetensors), and state.json. Every rank writes its share into a
+hidden directory; rank 0 verifies that all parts are there and renames it: complete or absent.
 """
 
 import hashlib
@@ -15,13 +16,13 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.utils import (
-    safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
+from deltalm_ds.checkpoints.average import RUNNING_AVERAGE_FILES
 from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.checkpoints.safetensors_writer import safetensors_blocks
 from deltalm_ds.checkpoints.tensor_files import TensorFile
@@ -37,8 +38,8 @@ from deltalm_ds.runs.checkpoints import (
     newest_whole_checkpoint,
 )
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
-from deltalm_ds.training.deepspeed_engine import MOMENTS
 from deltalm_ds.training.deepspeed_internals import full_shape, full_size, whole_state
+from deltalm_ds.training.parameter_states import AVERAGE, full_weight, kept_states
 from deltalm_ds.training.retention import replaced
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -53,7 +54,7 @@ class Share:
     those that ranks hold in parts are dealt by size.
 
     Attributes:
-        files: float32 tensors by kind of file (`model`, `optimizer`) and name.
+        files: float32 tensors by kind of file (`model`, `optimizer`, `average`) and name.
     """
 
     def __init__(self, ds_engine: deepspeed.DeepSpeedEngine) -> None:
@@ -64,19 +65,19 @@ class Share:
         owner = _deal(sizes, self._holder)
         on_gpu = ds_engine.device.type == "cuda"
         self._copied = torch.cuda.Event() if on_gpu else None
-        self.files: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        self.files: dict[str, dict[str, Tensor]] = {}
         for name, parameter in ds_engine.module.named_parameters():
-            if owner[name] == rank:
-                for file, key, _ in _tensors_of(name):  # zeroed: the system gives memory when it is first written to
-                    memory = torch.empty(full_shape(parameter), dtype=torch.float32, pin_memory=on_gpu).zero_()
-                    self.files[file][key] = memory
+            for kind, key, _ in _tensors_of(name, parameter):
+                of_kind = self.files.setdefault(kind, {})
+                if owner[name] == rank:  # zeroed: the system gives memory when it is first written to
+                    of_kind[key] = torch.empty(full_shape(parameter), dtype=torch.float32, pin_memory=on_gpu).zero_()
 
     def copy(self) -> None:
-        """Take weights and moments as they are now; on a GPU in its turn, without waiting. A collective."""
+        """Take weights and states as they are now; on a GPU in its turn, without waiting. A collective."""
         for name, parameter in self._ds_engine.module.named_parameters():
-            for file, key, moment in _tensors_of(name):
-                memory = self.files[file].get(key)
-                value = (whole_state if name in self._holder else _put_together)(parameter, moment)
+            for kind, key, state in _tensors_of(name, parameter):
+                memory = self.files[kind].get(key)
+                value = (whole_state if name in self._holder else _put_together)(parameter, state)
                 if memory is not None:
                     assert value is not None  # its owner holds all of it
                     memory.copy_(value.detach().view_as(memory), non_blocking=True)
@@ -89,16 +90,17 @@ class Share:
             self._copied.synchronize()
 
 
-def _tensors_of(name: str) -> list[tuple[str, str, str | None]]:
-    """Of a parameter: in which kind of file, by which name, and which moment of it, None for its weight."""
-    return [("model", name, None), *(("optimizer", f"{moment}.{name}", moment) for moment in MOMENTS)]
+def _tensors_of(name: str, parameter: nn.Parameter) -> list[tuple[str, str, str | None]]:
+    """Of a parameter: in which kind of file, by which name, and which state of the optimizer, None for its weight."""
+    tensors: list[tuple[str, str, str | None]] = [("model", name, None)]
+    for state in kept_states(parameter):
+        tensors.append(("average", name, state) if state == AVERAGE else ("optimizer", f"{state}.{name}", state))
+    return tensors
 
 
-def _put_together(parameter: Tensor, moment: str | None) -> Tensor:
-    """A parameter's float32 weight, or a moment of it, of which ranks have parts. A collective."""
-    if moment is None:
-        return safe_get_full_fp32_param(parameter)
-    return safe_get_full_optimizer_state(parameter, moment)
+def _put_together(parameter: nn.Parameter, state: str | None) -> Tensor:
+    """A parameter's float32 weight, or a state of it, of which ranks have parts, or which is frozen. A collective."""
+    return full_weight(parameter) if state is None else safe_get_full_optimizer_state(parameter, state)
 
 
 def _deal(sizes: dict[str, int], holder: dict[str, int]) -> dict[str, int]:
@@ -160,15 +162,18 @@ def publish(
     others = [file for file in temporary.iterdir() if file.name not in state.files]
     state.files |= {file.name: CheckpointFile(file.stat().st_size, sha256_of(file)) for file in others}
     write_json(temporary / STATE, asdict(state))
-    wanted = {key for name, _ in model.named_parameters() for _, key, _ in _tensors_of(name)}
-    if open_weights(temporary).keys() | _open_moments(temporary).keys() != wanted:
+    wanted = {(kind, key) for name, p in model.named_parameters() for kind, key, _ in _tensors_of(name, p)}
+    if {(kind, key) for kind, tensors in _open(temporary).items() for key in tensors} != wanted:
         raise InputError(f"the parts in {temporary} are not complete (is the run directory on a shared disk?)")
     with replaced(path):
         publish_directory(temporary, path)
 
 
-def _open_moments(checkpoint: Path) -> TensorFile:
-    return TensorFile.joined(checkpoint, sorted(checkpoint.glob("optimizer-*.safetensors")))
+def _open(checkpoint: Path) -> dict[str, TensorFile]:
+    """Its tensors by kind of file."""
+    files = {"optimizer": "optimizer-*.safetensors", "average": RUNNING_AVERAGE_FILES}
+    others = {kind: TensorFile.joined(checkpoint, sorted(checkpoint.glob(glob))) for kind, glob in files.items()}
+    return {"model": open_weights(checkpoint), **others}
 
 
 def checkpoint_to_go_on_from(run: Path) -> Path | None:
@@ -205,7 +210,7 @@ def set_loss_scaler(ds_engine: deepspeed.DeepSpeedEngine, state: dict[str, float
 
 
 def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: TrainingState) -> None:
-    """Put a checkpoint's exact weights and moments into a DeepSpeed engine.
+    """Put a checkpoint's exact weights and what the optimizer keeps of them into a DeepSpeed engine.
 
     The model was loaded with the weights before, and the DeepSpeed engine initialized with the count of updates.
 
@@ -213,17 +218,16 @@ def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Train
         DataError: a tensor is missing, or a file cannot be read.
     """
     try:
-        tensors = {**open_weights(checkpoint), **_open_moments(checkpoint)}
+        tensors = _open(checkpoint)
     except InputError as error:
         raise damaged(checkpoint, error) from None
-    names = [name for name, _ in ds_engine.module.named_parameters()]
-    for wanted in (*names, *(f"{moment}.{name}" for name in names for moment in MOMENTS)):
-        if wanted not in tensors:
-            raise DataError(f"The checkpoint {checkpoint} has no tensor {wanted}.")
     for name, parameter in ds_engine.module.named_parameters():
-        safe_set_full_fp32_param(parameter, tensors[name])
-        for moment in MOMENTS:
-            key = f"{moment}.{name}"
-            safe_set_full_optimizer_state(parameter, tensors[key], moment)
+        for kind, key, optimizer_state in _tensors_of(name, parameter):
+            if key not in tensors[kind]:
+                raise DataError(f"The checkpoint {checkpoint} has no tensor {key} in its {kind} files.")
+            if optimizer_state is not None:
+                safe_set_full_optimizer_state(parameter, tensors[kind][key], optimizer_state)
+            elif parameter.requires_grad:
+                safe_set_full_fp32_param(parameter, tensors[kind][key])
     if ds_engine.fp16_enabled():  # now; the checkpoint may be of another precision
         set_loss_scaler(ds_engine, state.loss_scaler)

@@ -4,15 +4,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from deltalm_ds.data.stream import evaluation_batch
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.translation import make_scorer
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.processor import check_precision
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
 from deltalm_ds.training.initial_model import check_finite, starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
+from deltalm_ds.training.parameter_groups import freeze, parameter_groups
+from deltalm_ds.training.r_drop import check_r_drop
 
 CHECKED_BYTES = 4 << 30  # data sets up to this size are read whole: some seconds
 LOOKED_AT_STEPS = 64
@@ -33,6 +37,7 @@ def check_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
     inputs = open_inputs(recipe, checkpoint)
     _check_content(inputs)
     _check_steps(recipe, inputs)
+    _check_modes(recipe, inputs)
     if inputs.validation is not None:
         evaluation_batch(inputs.validation)  # raises where there is nothing to validate with
     for test in inputs.tests:
@@ -70,3 +75,15 @@ def _check_steps(recipe: Recipe, inputs: Inputs) -> None:
             f"{short} too short): raise batch.tokens_per_step, now {recipe.batch.tokens_per_step}, or the maximum "
             "lengths in data."
         )
+
+
+def _check_modes(recipe: Recipe, inputs: Inputs) -> None:
+    """InputError for parameters that the model has not got, and for modes that cannot be."""
+    with torch.device("meta"):
+        model = DeltaLM(inputs.model_config)
+    freeze(model, recipe.optimizer)
+    parameter_groups(model, recipe.optimizer)
+    offload = deepspeed_config(recipe)["zero_optimization"].get("offload_optimizer") or {}
+    if recipe.training.average is not None and offload.get("device") == "nvme":
+        raise InputError("training.average: there is none where the optimizer is offloaded to NVMe; offload to cpu.")
+    check_r_drop(recipe.training.r_drop, inputs.model_config)

@@ -5,7 +5,6 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_set_full_fp32_param
 from torch.optim import Optimizer
 
 from deltalm_ds.allocator import keep_freed_memory
@@ -22,8 +21,8 @@ from deltalm_ds.training.deepspeed_internals import (
     link_moments,
     master_weights,
 )
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from deltalm_ds.training.parameter_groups import freeze, parameter_groups
+from deltalm_ds.training.parameter_states import AVERAGE, MOMENTS, keep_states, set_exact_weight
 
 
 def start_distributed() -> None:
@@ -46,15 +45,18 @@ def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.De
     """
     on_cpu = not torch.cuda.is_available()
     config = for_ranks(deepspeed_config(recipe), torch.distributed.get_world_size(), on_cpu)
+    freeze(model, recipe.optimizer)
     optimizer = make_optimizer(model, recipe.optimizer, config["zero_optimization"])
     exact = {} if precision(config) == "fp32" else {name: p.detach().clone() for name, p in model.named_parameters()}
     ds_engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     if exact:  # 16-bit engines take weights already rounded as their float32 masters [facts: masters]
         for name, parameter in ds_engine.module.named_parameters():
-            safe_set_full_fp32_param(parameter, exact.pop(name))
+            set_exact_weight(parameter, exact.pop(name))
     limit_waits(COLLECTIVE_TIMEOUT)
     hold_numbers_once(ds_engine)
-    create_moments(ds_engine, updates)
+    has_average = recipe.training.average is not None
+    keep_states(ds_engine.module, has_average)
+    create_moments(ds_engine, updates, has_average)
     if on_cpu:
         keep_freed_memory()
     return ds_engine
@@ -72,32 +74,39 @@ def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict
         raise InputError("optimizer.implementation: apex cannot be offloaded; use auto.")
     if implementation != "torch" and options.definition != "torch":
         raise InputError("optimizer.definition: fairseq's is for implementation: torch.")
+    groups = parameter_groups(model, options)
     if implementation == "deepspeed":
-        return _deepspeed_adam(model, options, on_cpu=offloads or not torch.cuda.is_available())
+        return _deepspeed_adam(groups, options, on_cpu=offloads or not torch.cuda.is_available())
     if implementation == "apex":
         if zero["stage"] == 3:
             raise InputError("optimizer.implementation: apex miscounts steps with ZeRO stage 3; use auto.")
-        return apex_adam(model.parameters(), options.betas, options.eps, options.weight_decay)
-    return adam(model.parameters(), options.betas, options.eps, options.weight_decay, options.definition)
+        return apex_adam(groups, options.betas, options.eps, options.weight_decay)
+    return adam(groups, options.betas, options.eps, options.weight_decay, options.definition)
 
 
-def _deepspeed_adam(model: torch.nn.Module, options: OptimizerSection, on_cpu: bool) -> Optimizer:
+def _deepspeed_adam(groups: list[dict[str, Any]], options: OptimizerSection, on_cpu: bool) -> Optimizer:
     """DeepSpeed's CPU or GPU Adam; both compile when they are made, where that was not done before."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 
     make = DeepSpeedCPUAdam if on_cpu else FusedAdam
     settings = {"lr": 0.0, "betas": options.betas, "eps": options.eps, "weight_decay": options.weight_decay}
     try:
-        return make(model.parameters(), **settings)
+        return make(groups, **settings)
     except Exception as error:  # whatever a missing or unfit compiler leads to
         reason = f"{error.__cause__ or error}".strip().split("\n")[0]
         raise InputError(f"DeepSpeed's {make.__name__} cannot be compiled here: {reason}") from error
 
 
-def create_moments(ds_engine: deepspeed.DeepSpeedEngine, updates: int) -> None:
-    """Make the moments, zero, that Adam itself would only make in its first step, and set its count of updates."""
+def create_moments(ds_engine: deepspeed.DeepSpeedEngine, updates: int, has_average: bool = False) -> None:
+    """Make the moments, zero, that Adam itself would only make in its first step, and set its count of updates.
+
+    A running average of the weights, if there is to be one, is a third state beside them.
+    """
     for flat in master_weights(ds_engine):
-        ds_engine.optimizer.optimizer.state[flat] |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
+        state = ds_engine.optimizer.optimizer.state[flat]
+        state |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
+        if has_average:
+            state[AVERAGE] = flat.detach().clone()
     set_update_count(ds_engine, updates)
     link_moments(ds_engine)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deltalm_ds.errors import InputError
@@ -47,6 +47,8 @@ def reason_against_graphs(recipe: Recipe, config: DeltaLMConfig, device: torch.d
         return "training.cuda_graphs is false"
     if device.type != "cuda":
         return "there is no GPU"
+    if recipe.training.r_drop:
+        return "R-Drop computes the divergence of two passes outside of them"
     if ds_config["zero_optimization"]["stage"] == 3:
         return "ZeRO stage 3 gathers weights while a micro-batch runs"
     if config.activation_checkpointing:
@@ -94,13 +96,15 @@ class GraphedForward:
 
     def __init__(self, model: DeltaLM) -> None:
         self._model = model
-        self._parameters = list(model.parameters())
+        self._parameters = _trained(model)
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         # a model of the same memory: gradients of its weights are not seen by DeepSpeed's hooks
         with torch.device("meta"):
             self._twin = DeltaLM(model.config)
         weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._twin.load_state_dict(weights, assign=True)
+        for ours, theirs in zip(self._twin.parameters(), model.parameters(), strict=True):
+            ours.requires_grad_(theirs.requires_grad)
         self._recorder = GraphRecorder(self._parameters[0].device)
         self._gradients: list[Tensor] = []
         self._recordings: Recordings[_Recorded] = Recordings()
@@ -139,6 +143,11 @@ class GraphedForward:
         return recorded
 
 
+def _trained(model: DeltaLM) -> list[nn.Parameter]:
+    """Those that take a gradient, in the order of the model."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 class _Pass(Protocol):
     """Forward and backward of a micro-batch, one after the other."""
 
@@ -148,7 +157,7 @@ class _Pass(Protocol):
 
 
 class _HandOver(torch.autograd.Function):
-    """A pass as one node of autograd, which gives each parameter its gradient."""
+    """A pass as one node of autograd, which gives each trained parameter its gradient."""
 
     @staticmethod
     def forward(ctx: Any, one_pass: _Pass, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -187,7 +196,7 @@ class _Eager:
         return CrossEntropy(*(result.detach() for result in made))
 
     def backward(self, grad_loss: Tensor) -> Sequence[Tensor]:
-        return torch.autograd.grad(self._loss, list(self._model.parameters()), grad_loss)
+        return torch.autograd.grad(self._loss, _trained(self._model), grad_loss)
 
 
 class _Recorded:

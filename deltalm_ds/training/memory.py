@@ -18,13 +18,13 @@ from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offload_device, pre
 
 MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precision
 MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
-CHECKPOINT_BYTES = 12  # a parameter: float32 weight and Adam's two moments
+NUMBER_BYTES = 4  # all that a checkpoint holds and an optimizer keeps is float32
 LIBRARIES_BYTES = 420 << 20  # resident in a process on a CPU with torch and DeepSpeed, before there is a model
 SAMPLE_TOKENS = 64
 
 
 def model_states(
-    ds_config: dict[str, Any], num_parameters: int, num_ranks: int, on_cpu: bool = False
+    ds_config: dict[str, Any], num_parameters: int, num_ranks: int, on_cpu: bool = False, num_frozen: int = 0
 ) -> dict[str, int]:
     """What a rank holds of the model and its training, at its largest, just before an update.
 
@@ -39,6 +39,8 @@ def model_states(
         num_parameters: of the model.
         num_ranks: that share what the stage says.
         on_cpu: where a rank keeps its share of the gradients from step to step, at stage 1 beside all of them.
+        num_frozen: of the parameters, those that are not trained: their exact weights alone are kept, in 16 bits by the
+            host.
 
     Returns:
         bytes by what they are for; an offloaded optimizer's are in the host's memory and not counted.
@@ -51,14 +53,16 @@ def model_states(
     offloaded = offload_device(zero) != "none"
     shares_masters = weight_bytes == 4 and stage < 3
     keeps_share = shares_masters and on_cpu and not offloaded
-    share = -(-num_parameters // num_ranks)
+    num_trained = num_parameters - num_frozen
+    share = -(-num_trained // num_ranks)
+    exact_bytes = 4 * num_frozen if weight_bytes == 2 and on_cpu else 0
     gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0
     buckets = 2 if stage < 3 and zero.get("overlap_comm") else 1
     communication_bytes = 2 if ds_config.get("communication_data_type", precision(ds_config)) in ("fp16", "bf16") else 4
     return {
-        "weights": weight_bytes * (share if stage == 3 else num_parameters),
+        "weights": weight_bytes * (-(-num_parameters // num_ranks) if stage == 3 else num_parameters) + exact_bytes,
         "gathered_weights": weight_bytes * gathered,
-        "gradients": full_gradient_bytes * num_parameters + 4 * share * keeps_share if stage == 1 else 4 * share,
+        "gradients": full_gradient_bytes * num_trained + 4 * share * keeps_share if stage == 1 else 4 * share,
         "optimizer": 0 if offloaded else (MOMENT_BYTES + MASTER_BYTES * (not shares_masters)) * share,
         "reduce_buckets": buckets * communication_bytes * int(zero.get("reduce_bucket_size", 5e8)),
     }
@@ -83,9 +87,25 @@ def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num
     return 8 * of_rank
 
 
-def checkpoint_copy_bytes(num_parameters: int, largest: int, num_ranks: int) -> int:
-    """Host memory of the rank with the largest share of a checkpoint: whole parameters, by `checkpoint.Share`."""
-    return CHECKPOINT_BYTES * max(largest, -(-num_parameters // num_ranks))
+def checkpoint_bytes(num_parameters: int, num_trained: int, has_average: bool) -> int:
+    """Of a checkpoint: weights, and of those that are trained Adam's moments and a running average, if one is kept."""
+    return NUMBER_BYTES * (num_parameters + (2 + has_average) * num_trained)
+
+
+def checkpoint_copy_bytes(
+    num_parameters: int, num_trained: int, has_average: bool, largest: int, num_ranks: int
+) -> int:
+    """Host memory of the rank with the largest share of a checkpoint: whole parameters, by `checkpoint.Share`.
+
+    Args:
+        num_parameters: see `checkpoint_bytes`, as for the following.
+        num_trained: of them.
+        has_average: whether a running average is kept.
+        largest: elements of the largest parameter.
+        num_ranks: that share the checkpoint.
+    """
+    share = -(-checkpoint_bytes(num_parameters, num_trained, has_average) // num_ranks)
+    return max(share, checkpoint_bytes(largest, largest, has_average))
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,22 @@ from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import Recipe, TrainingSection
+from deltalm_ds.recipe.schema import Recipe, TrainingSection, ValidationSection
 from deltalm_ds.training.checks import check_inputs
-from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, precision
+from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offload_device, precision
 from deltalm_ds.training.graphs import reason_against_graphs
 from deltalm_ds.training.memory import (
-    CHECKPOINT_BYTES,
     LIBRARIES_BYTES,
+    NUMBER_BYTES,
     ActivationCost,
+    checkpoint_bytes,
     checkpoint_copy_bytes,
     loss_bytes,
     model_states,
     norm_bytes,
 )
+from deltalm_ds.training.parameter_groups import freeze
+from deltalm_ds.training.r_drop import divergence_bytes
 
 
 def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
@@ -39,11 +42,15 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     inputs = check_inputs(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
+    freeze(model, recipe.optimizer)
     steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
     num_parameters = model.num_parameters(padding_rows=True)
     no_graphs = reason_against_graphs(recipe, inputs.model_config, device)
-    memory = memory_of_rank(ds_config, model, micro_batches, num_ranks, device, has_graphs=no_graphs is None)
-    checkpoint_bytes = CHECKPOINT_BYTES * num_parameters
+    memory = memory_of_rank(
+        ds_config, model, micro_batches, num_ranks, device, no_graphs is None, recipe.training, recipe.validation
+    )
+    kept = num_parameters, num_trained(model), recipe.training.average is not None
+    of_checkpoint = checkpoint_bytes(*kept)
     largest = max(parameter.numel() for parameter in model.parameters())
     return {
         "recipe": recipe.name,
@@ -56,11 +63,12 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
         "num_parameters_with_padding_rows": num_parameters,
+        "num_trained_parameters": num_trained(model),
         "cuda_graphs": "on" if no_graphs is None else f"off: {no_graphs}",
         "memory_bytes_per_rank": memory,
-        "checkpoint_bytes": checkpoint_bytes,
-        "checkpoints_bytes": checkpoint_bytes * _most_checkpoints(recipe.training),
-        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(num_parameters, largest, num_ranks),
+        "checkpoint_bytes": of_checkpoint,
+        "checkpoints_bytes": of_checkpoint * _most_checkpoints(recipe.training),
+        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, largest, num_ranks),
         "steps": steps,
         "components": _components(recipe.training.max_steps, inputs.stream),
     }
@@ -109,33 +117,52 @@ def memory_of_rank(
     num_ranks: int,
     device: torch.device,
     has_graphs: bool,
+    training: TrainingSection | None = None,
+    validation: ValidationSection | None = None,
 ) -> dict[str, int]:
     """Bytes on a rank by what they are for, and the most there are at a time.
 
     Args:
         ds_config: DeepSpeed's configuration.
-        model: of the training, on any device.
+        model: of the training, on any device; what is frozen takes no gradient.
         micro_batches: tokens of source and target of each.
         num_ranks: that share the work.
         device: that a rank computes on.
         has_graphs: whether micro-batches are CUDA graphs.
+        training: whether a running average is kept; none is by default.
+        validation: whether it is measured.
     """
     num_parameters = model.num_parameters(padding_rows=True)
-    largest = max(parameter.numel() for parameter in model.parameters())
+    trained = num_trained(model)
+    largest = max(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
     on_cpu = device.type == "cpu"
-    memory = model_states(ds_config, num_parameters, num_ranks, on_cpu)
+    memory = model_states(ds_config, num_parameters, num_ranks, on_cpu, num_parameters - trained)
+    has_average = training is not None and training.average is not None
+    if has_average and offload_device(ds_config["zero_optimization"]) == "none":
+        memory["average"] = NUMBER_BYTES * -(-trained // num_ranks)
     if on_cpu:
         memory["libraries"] = LIBRARIES_BYTES
-        memory["checkpoint_copy"] = checkpoint_copy_bytes(num_parameters, largest, num_ranks)
+        memory["checkpoint_copy"] = checkpoint_copy_bytes(num_parameters, trained, has_average, largest, num_ranks)
     to_shape = on_ladder if has_graphs else rounded_up
     padded = [to_shape(Shape(*sizes, sequences=1, longest_source=1, longest_target=1)) for sizes in micro_batches]
-    activations, loss = _largest_micro_batch(model.config, weight_bytes, [shape[:2] for shape in padded], on_cpu)
+    passes = 2 if training is not None and training.r_drop else 1
+    sizes = [(passes * shape.source_tokens, passes * shape.target_tokens) for shape in padded]
+    activations, loss = _largest_micro_batch(model.config, weight_bytes, sizes, on_cpu)
+    if passes == 2:
+        loss += divergence_bytes(model.config, max(target for _, target in sizes) // 2)
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
-        memory["cuda_graphs"] = weight_bytes * num_parameters + activations + loss
-    norm = norm_bytes(ds_config, num_parameters, largest, num_ranks)
-    total = sum(memory.values()) + max(activations + loss, norm)  # one is over when the other begins
-    return memory | {"activations": activations, "loss": loss, "gradient_norm": norm, "total": total}
+        memory["cuda_graphs"] = weight_bytes * trained + activations + loss
+    norm = norm_bytes(ds_config, trained, largest, num_ranks)
+    copy = weight_bytes * num_parameters if validation is not None and validation.weights == "average" else 0
+    total = sum(memory.values()) + max(activations + loss, norm, copy)  # one is over when the other begins
+    of_a_time = {"activations": activations, "loss": loss, "gradient_norm": norm, "averaged_model": copy}
+    return memory | of_a_time | {"total": total}
+
+
+def num_trained(model: DeltaLM) -> int:
+    """Number of weights that take a gradient, padding rows included."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _largest_micro_batch(

@@ -16,6 +16,7 @@ from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.training.parameter_groups import set_learning_rate
 from deltalm_ds.training.sections import Sections
 
 
@@ -65,7 +66,7 @@ def train_step(
         ds_engine: wraps the model.
         batches: padded; as many on every rank.
         num_target_tokens: of the whole global batch.
-        learning_rate: of this update.
+        learning_rate: of this update; a group of parameters may take a share of it.
         label_smoothing: of the loss.
         dropout_key: (seed, step); with rank and micro-batch it decides every dropout mask.
         before_next: called between micro-batches; may give the step up by raising.
@@ -74,8 +75,7 @@ def train_step(
             the last micro-batch's gradient is multiplied by it.
     """
     world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    for group in ds_engine.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(ds_engine.optimizer.param_groups, learning_rate)
     ds_engine.train()
     losses, total = [], torch.zeros((), device=ds_engine.device)
     for index, batch in enumerate(batches):

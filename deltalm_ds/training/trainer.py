@@ -32,12 +32,14 @@ from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.linear_choice import choose_for_all_ranks
 from deltalm_ds.training.out_of_memory import out_of_memory_told
 from deltalm_ds.training.prepare import check_prepared
+from deltalm_ds.training.r_drop import RDropForward
 from deltalm_ds.training.records import Rates, loss_record
 from deltalm_ds.training.roll_back import RollBack, roll_back
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.startup import Startup
 from deltalm_ds.training.step import LossSums, train_step
 from deltalm_ds.training.validation import validate
+from deltalm_ds.training.weight_average import update_average
 
 
 class Trainer:
@@ -94,6 +96,8 @@ class Trainer:
         if reason is None:
             self.ds_engine.module.forward = GraphedForward(self.ds_engine.module)
             return on_ladder
+        if self.recipe.training.r_drop:
+            self.ds_engine.module.forward = RDropForward(self.ds_engine.module, self.recipe.training.r_drop)
         if self.ds_engine.device.type == "cuda":
             self._say(f"micro-batches are not recorded as CUDA graphs: {reason}")
         return rounded_up
@@ -182,6 +186,8 @@ class Trainer:
             with out_of_memory_told(self.recipe, config, self.world_size, batches.micro_batches):
                 applied = self.guard.update(compute, state.step, batches.num_target_tokens, self.sums)
             state.updates += applied
+            if applied and training.average:
+                update_average(self.ds_engine, training.average, state.updates)
             self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
         state.step, state.validation = state.step + 1, {}
         self.rates.count(batches)
@@ -201,7 +207,7 @@ class Trainer:
         record = loss_record(self.sums.read(), stream.labels)
         probabilities = stream.probabilities(step - 1)
         record |= {
-            "learning_rate": self.ds_engine.optimizer.param_groups[0]["lr"],
+            "learning_rate": max(group["lr"] for group in self.ds_engine.optimizer.param_groups),
             "gradient_norm": float(self.ds_engine.get_global_grad_norm() or 0.0),
             "skipped_updates": step - self.state.updates,
             **stream.sampling.facts(step - 1),

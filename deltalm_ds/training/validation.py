@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import distributed
 
 from deltalm_ds.data.stream import evaluation_batches
@@ -16,9 +15,11 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.collectives import StopRequested, StopSignal, first_fault, of_all_ranks
 from deltalm_ds.training.inputs import Inputs
+from deltalm_ds.training.parameter_states import full_weight
 from deltalm_ds.training.records import loss_record
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.step import LossSums, evaluate_loss
+from deltalm_ds.training.weight_average import averaged_model
 
 
 def validate(
@@ -51,11 +52,13 @@ def validate(
         sections.switch("validation")
         stop.check()
 
-    evaluate_loss(ds_engine, batches, recipe.training.label_smoothing, sums, before_next)
+    assert recipe.validation is not None
+    average = averaged_model(ds_engine) if recipe.validation.weights == "average" else None
+    evaluate_loss(average or ds_engine, batches, recipe.training.label_smoothing, sums, before_next)
     record = loss_record(sums.read(), [component.name for component in builder.components])
     if not inputs.tests:
         return record, None
-    hypotheses, fault = _translations(ds_engine, inputs, recipe, stop, sections)
+    hypotheses, fault = _translations(average or _whole_model(ds_engine), inputs, recipe, stop, sections)
     if fault is not None:
         return record, fault
     return record | _scores(inputs, recipe, hypotheses), None
@@ -75,7 +78,7 @@ def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, 
 
 
 def _translations(
-    ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal, sections: Sections
+    model: DeltaLM, inputs: Inputs, recipe: Recipe, stop: StopSignal, sections: Sections
 ) -> tuple[list[str], str | None]:
     """The translation of every line of the tests, each rank having made its share; or the first fault."""
     validation = recipe.validation
@@ -91,7 +94,7 @@ def _translations(
         if stop.is_set:
             raise StopRequested
 
-    model, texts, fault = _whole_model(ds_engine), [], None
+    texts, fault = [], None
     try:
         found = generate(PyTorchEngine(model), sources[rank::world_size], options, advance=look_for_stop)
         texts = [inputs.vocabulary.decode(hypotheses[0].ids) for hypotheses in found]
@@ -113,5 +116,5 @@ def _whole_model(ds_engine: Any) -> DeltaLM:
     model = DeltaLM(ds_engine.module.config)
     with torch.no_grad():
         for ours, theirs in zip(model.parameters(), ds_engine.module.parameters(), strict=True):
-            ours.copy_(safe_get_full_fp32_param(theirs))
+            ours.copy_(full_weight(theirs))
     return model.to(ds_engine.device)

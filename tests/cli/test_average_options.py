@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from command import deltalm, make_world, must
+from safetensors.torch import load_file, save_file
 
 from deltalm_ds.files import write_json
 
@@ -40,6 +42,19 @@ def test_choice(options, steps, world, tmp_path):
     assert [entry["step"] for entry in provenance["averaged"]] == steps
 
 
+def test_the_running_average_is_of_the_newest_checkpoint_and_of_what_is_trained(world, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(world / "run", run)
+    newest = run / "checkpoints" / "step_00000003"
+    weights = load_file(newest / "model.safetensors")
+    name = min(weights)
+    save_file({name: weights[name] + 1}, newest / "average-00001-of-00001.safetensors")
+    must("average", run, "--ema", "--out", tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key] + (key == name)) for key in weights)
+
+
 def test_named_models(world, tmp_path):
     models = world / "model", world / "run" / "checkpoints" / "step_00000001"
     assert must("average", *models, "--out", tmp_path / "out") == f"{tmp_path / 'out'}\n"
@@ -49,6 +64,7 @@ def test_named_models(world, tmp_path):
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [
+        (("run",), ("--ema",), "step_00000003 has no running average: its run keeps none"),
         (("run",), (), "has 3 checkpoints, not 5: give --last 3"),
         (("run",), ("--best", 1, "--metric", "chrf"), "0 checkpoints with a validation chrf"),
         (("run",), ("--best", 1, "--metric", "blue"), "no metric 'blue', the nearest is 'bleu'"),

@@ -26,8 +26,9 @@ SHAPES = [(5, 7), (5,), (3, 5), (3,)]
 
 def look_at_engines() -> None:
     """In a process of its own, which is the only rank: print a JSON object for each stage."""
-    from deltalm_ds.training.deepspeed_engine import MOMENTS, create_moments, start_distributed
+    from deltalm_ds.training.deepspeed_engine import create_moments, start_distributed
     from deltalm_ds.training.deepspeed_internals import full_size, master_weights
+    from deltalm_ds.training.parameter_states import MOMENTS
 
     start_distributed()
     for name in ("fp32_zero1", "bf16_zero1", "bf16_zero2", "fp32_zero3"):
@@ -71,8 +72,8 @@ def compare_engines() -> None:
 
 def trained(name: str, is_held: bool) -> dict[str, Any]:
     """Weights, moments and norms of three steps of two micro-batches, in hexadecimal, and where things lie."""
-    from deltalm_ds.training.deepspeed_engine import MOMENTS
     from deltalm_ds.training.deepspeed_internals import hold_numbers_once, master_weights
+    from deltalm_ds.training.parameter_states import MOMENTS
 
     torch.manual_seed(3)
     model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))

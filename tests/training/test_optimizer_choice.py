@@ -12,7 +12,8 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from deltalm_ds.errors import InputError
 from deltalm_ds.recipe.schema import OptimizerSection
 from deltalm_ds.training import deepspeed_engine
-from deltalm_ds.training.deepspeed_engine import MOMENTS, create_moments, make_optimizer
+from deltalm_ds.training.deepspeed_engine import create_moments, make_optimizer
+from deltalm_ds.training.parameter_states import MOMENTS
 
 PLAIN = {"stage": 2}
 OFFLOADED = {"stage": 2, "offload_optimizer": {"device": "cpu"}}

@@ -167,6 +167,31 @@ def test_graphs_keep_gradients_and_the_memory_of_a_micro_batch(
     assert after["total"] - added >= before["total"]
 
 
+def test_what_is_frozen_and_what_is_averaged_in_memory_and_checkpoints(content: dict[str, Any]) -> None:
+    plain = make_plan(recipe_of(content), 2)
+    num_parameters, frozen = plain["num_parameters_with_padding_rows"], 1024 * 128
+    training = content["training"] | {"average": {"decay": 0.9}}
+    modes = make_plan(recipe_of(content, optimizer={"freeze": ["token_embedding.*"]}, training=training), 2)
+    trained = num_parameters - frozen
+    assert modes["num_trained_parameters"] == trained and plain["num_trained_parameters"] == num_parameters
+    assert modes["checkpoint_bytes"] == 4 * num_parameters + 12 * trained
+    before, after = plain["memory_bytes_per_rank"], modes["memory_bytes_per_rank"]
+    assert after["weights"] == before["weights"]
+    assert after["gradients"] * num_parameters == before["gradients"] * trained
+    assert after["optimizer"] == 8 * trained // 2 and after["average"] == 4 * trained // 2
+    ffn = 128 * 512  # the largest that is trained
+    assert after["gradient_norm"] == 8 * ffn
+    assert model_states(ds_config_of(2, "bf16"), 1000, 4, True, num_frozen=600)["weights"] == 2000 + 4 * 600
+    assert tuple(model_states(ds_config_of(3, "bf16"), 1000, 4, num_frozen=600).values()) == (500, 2000, 400, 1200, 40)
+
+
+def test_r_drop_takes_two_passes_in_memory(content: dict[str, Any]) -> None:
+    once, training = make_plan(recipe_of(content), 1)["memory_bytes_per_rank"], content["training"] | {"r_drop": 1.0}
+    twice = make_plan(recipe_of(content, training=training), 1)["memory_bytes_per_rank"]
+    assert twice["activations"] == pytest.approx(2 * once["activations"], rel=1e-6)
+    assert twice["loss"] > 2 * once["loss"]
+
+
 @pytest.mark.parametrize(
     ("stage", "precision", "offload", "expected"),
     [  # 1,000 parameters, 600 of them in one, on 2 ranks
