@@ -71,6 +71,9 @@ class TrainingGroup(Section):
     directions: Literal["both", "forward", "reverse"] = Field(
         "both", description="Ways to read a pair; an objective that joins its sides reads it once, a task only forward."
     )
+    languages: tuple[str, ...] = Field(
+        (), description="Languages to train on: corpora all of whose languages are among them; none: all corpora."
+    )
     weight: float = Field(1.0, gt=0, description="Share of the sequences, relative to the other groups.")
 
 
@@ -82,6 +85,20 @@ class DataSection(Section):
     max_target_tokens: int = Field(256, gt=2, description="Longest target in tokens, `</s>` included.")
     overlong: Literal["truncate", "drop"] = Field(
         "truncate", description="Cut longer sequences, or leave them out; both are counted."
+    )
+
+
+class PhaseSection(Section):
+    """Other groups to train on, another sampling, or both, from a step on; what is left out stays as it was."""
+
+    from_step: int = Field(gt=0, description="Its first step; it lasts to the next phase, or to the end.")
+    train: tuple[TrainingGroup, ...] = Field(
+        (), description="Groups of corpora to train on in place of those before; none: the same. Keys as in data.train."
+    )
+    sampling: Annotated[Sampling | None, OneOf(SAMPLINGS, default="temperature")] = Field(
+        None,
+        description="How groups are shared in place of the sampling before, its steps counted from from_step; none: that "
+        "sampling goes on. Keys as in sampling.",
     )
 
 
@@ -168,6 +185,9 @@ class Recipe(Section):
     sampling: Annotated[Sampling, OneOf(SAMPLINGS, default="temperature")] = Field(
         TemperatureSampling(), description="How the sequences of a group are shared among its corpora."
     )
+    phases: tuple[PhaseSection, ...] = Field(
+        (), description="What changes from a step on, in the order of the steps: data sets, weights, languages, sampling."
+    )
     batch: BatchSection = Field(description="Sizes in tokens, source and target together.")
     optimizer: OptimizerSection = Field(OptimizerSection(), description="Adam with decoupled weight decay.")
     schedule: Annotated[Schedule, OneOf(SCHEDULES, default="inverse_sqrt")] = Field(
@@ -201,6 +221,30 @@ class Recipe(Section):
         if model is not None and info.data.get("initial_model", "wrong itself") is None:
             check_positions(data, model.config(ROW_MULTIPLE))
         return data
+
+    @field_validator("phases")
+    @classmethod
+    def _follow_each_other(cls, phases: tuple[PhaseSection, ...]) -> tuple[PhaseSection, ...]:
+        for number, phase in enumerate(phases):
+            if not phase.train and phase.sampling is None:
+                raise ValueError(f"phases.{number} changes nothing: give it train or sampling, or leave it out")
+            if number and phase.from_step <= phases[number - 1].from_step:
+                raise ValueError(
+                    f"phases.{number} begins at step {phase.from_step}, not after phases.{number - 1}, which begins at "
+                    f"step {phases[number - 1].from_step}: give them in the order of their steps"
+                )
+        return phases
+
+    @field_validator("training")
+    @classmethod
+    def _comes_to_every_phase(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        for number, phase in enumerate(info.data.get("phases", ())):
+            if phase.from_step >= training.max_steps:
+                raise ValueError(
+                    f"max_steps={training.max_steps} ends the run before phases.{number}, which would begin at step "
+                    f"{phase.from_step}: raise it, or leave out the phase"
+                )
+        return training
 
     @field_validator("batch")
     @classmethod

@@ -20,6 +20,7 @@ IN_USE = "Another process trains in {run}: wait for it, or name another director
 # by its content (`Inputs.identity`).
 MAY_CHANGE = (
     *("name", "about.*", "deepspeed", "vocabulary", "initial_model", "data.train.*.path", "validation.*", "validation"),
+    "phases.*.train.*.path",
     *("batch.micro_batch_tokens", "batch.min_micro_batches", "optimizer.implementation"),
     *("training.max_steps", "training.save_every", "training.keep_last", "training.log_every"),
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
@@ -131,16 +132,14 @@ def check_prepared(inputs: Inputs, run: Path) -> None:
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same whatever the working directory."""
-    content = recipe.model_dump(mode="python")
-    data = {
-        **content["data"],
-        "train": [{**group, "path": group["path"].absolute()} for group in content["data"]["train"]],
-    }
-    content |= {"data": data, "vocabulary": recipe.vocabulary.absolute()}
+    content = recipe.model_dump(mode="python", exclude_none=True)
+    for section in (content["data"], *content["phases"]):
+        section["train"] = [{**group, "path": group["path"].absolute()} for group in section["train"]]
+    content["vocabulary"] = recipe.vocabulary.absolute()
     if recipe.initial_model is not None:
         content["initial_model"] = recipe.initial_model.absolute()
     if recipe.validation is not None:
-        paths = {name: path.absolute() for name in ("shards", "text") if (path := content["validation"][name])}
+        paths = {name: path.absolute() for name in ("shards", "text") if (path := content["validation"].get(name))}
         content["validation"] = {**content["validation"], **paths}
     if recipe.deepspeed.endswith(".json"):
         content["deepspeed"] = str(Path(recipe.deepspeed).absolute())
