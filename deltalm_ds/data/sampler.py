@@ -92,26 +92,27 @@ class Sampler:
         drawn = np.zeros_like(self._offset)
         for number, mix in enumerate(mixes):
             part = _Part(mix, np.asarray(sizes), self._mean_tokens, tokens_per_step)
-            if mix.sampling.max_passes is not None:
-                self._cap(part, _steps_left(mixes[number:], ends[number:], len(drawn)), drawn, ends[number])
+            if (max_passes := mix.sampling.max_passes) is not None:
+                left = np.maximum(max_passes * part.sizes - drawn / 2.0**FRACTION_BITS, 0.0)
+                self._cap(part, left, _steps_left(mixes[number:], ends[number:], len(drawn)), ends[number])
             is_last = number == len(mixes) - 1
             part.sum_from(drawn, None if is_last else ends[number])
             self._parts.append(part)
             drawn = part.cumulative(ends[number])
 
-    def _cap(self, part: "_Part", steps_left: np.ndarray, drawn: np.ndarray, end: int) -> None:
-        """Keep a part from passing over any corpus more often than it may."""
-        max_passes, num_steps = part.mix.sampling.max_passes, end - part.mix.first_step
-        left = np.maximum(max_passes * part.sizes - drawn / 2.0**FRACTION_BITS, 0.0)
-        limits = left * num_steps / np.maximum(steps_left, num_steps)
+    def _cap(self, part: "_Part", left: np.ndarray, steps_left: np.ndarray, end: int) -> None:
+        """Let a part draw no more of the sequences `left` [K] than its share of the steps for which they are left."""
+        num_steps = end - part.mix.first_step
+        limits = left * (num_steps / np.maximum(steps_left, num_steps))
         wanted = num_steps * self._tokens_per_step
         uncapped = part.probabilities(np.asarray(part.mix.first_step))
         draws = capped_draws(wanted, part.groups, part.weights, uncapped, limits, self._mean_tokens)
         if draws.tokens < wanted:
             raise InputError(
-                f"max_passes={max_passes:g} is enough for {int(draws.tokens / self._tokens_per_step):,} of the "
-                f"{num_steps:,} steps from step {part.mix.first_step:,} on: then all corpora are used up. Raise it, add "
-                "data, or end earlier."
+                f"max_passes={part.mix.sampling.max_passes:g} is enough for "
+                f"{int(draws.tokens / self._tokens_per_step):,} of the {num_steps:,} steps from step "
+                f"{part.mix.first_step:,} on: then all corpora of a group are used up. Raise it, add data, or end "
+                "earlier."
             )
         part.fix_shares(draws.sequences)
         used_up = (draws.sequences == left) & (left > 0)

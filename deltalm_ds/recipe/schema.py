@@ -8,7 +8,16 @@ must agree on is therefore checked by the validator of the later one, not by one
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from deltalm_ds.data.objectives import OBJECTIVES, Objective
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
@@ -97,9 +106,15 @@ class PhaseSection(Section):
     )
     sampling: Annotated[Sampling | None, OneOf(SAMPLINGS, default="temperature")] = Field(
         None,
-        description="How groups are shared in place of the sampling before, its steps counted from from_step; none: that "
-        "sampling goes on. Keys as in sampling.",
+        description="How groups are shared in place of the sampling before, its steps counted from from_step; none: "
+        "that sampling goes on. Keys as in sampling.",
     )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "PhaseSection":
+        if not self.train and self.sampling is None:
+            raise ValueError("this phase changes nothing: give it train or sampling, or leave it out")
+        return self
 
 
 class BatchSection(Section):
@@ -186,7 +201,8 @@ class Recipe(Section):
         TemperatureSampling(), description="How the sequences of a group are shared among its corpora."
     )
     phases: tuple[PhaseSection, ...] = Field(
-        (), description="What changes from a step on, in the order of the steps: data sets, weights, languages, sampling."
+        (),
+        description="What changes from a step on, in the order of the steps: data sets, weights, languages, sampling.",
     )
     batch: BatchSection = Field(description="Sizes in tokens, source and target together.")
     optimizer: OptimizerSection = Field(OptimizerSection(), description="Adam with decoupled weight decay.")
@@ -197,6 +213,11 @@ class Recipe(Section):
         None, description="What is measured at every checkpoint; none: nothing."
     )
     training: TrainingSection = Field(description="Length of the run, clipping, checkpoints and logs.")
+
+    @property
+    def samplings(self) -> list[Sampling]:
+        """Those of all phases."""
+        return [self.sampling, *(phase.sampling for phase in self.phases if phase.sampling is not None)]
 
     @field_validator("model")
     @classmethod
@@ -226,8 +247,6 @@ class Recipe(Section):
     @classmethod
     def _follow_each_other(cls, phases: tuple[PhaseSection, ...]) -> tuple[PhaseSection, ...]:
         for number, phase in enumerate(phases):
-            if not phase.train and phase.sampling is None:
-                raise ValueError(f"phases.{number} changes nothing: give it train or sampling, or leave it out")
             if number and phase.from_step <= phases[number - 1].from_step:
                 raise ValueError(
                     f"phases.{number} begins at step {phase.from_step}, not after phases.{number - 1}, which begins at "

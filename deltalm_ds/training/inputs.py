@@ -99,24 +99,23 @@ def _phases(recipe: Recipe, datasets: dict[str, ShardDataset]) -> list[Phase]:
     Groups of the same data set and objective have the same name in all phases, and so go on with each other's rows.
     """
     names: dict[tuple[Path, Objective, int], str] = {}  # the number tells those apart that a phase has several of
-    groups_of, phases = training_groups(recipe), list[Phase]()
-    starts = [(0, recipe.sampling), *((phase.from_step, phase.sampling) for phase in recipe.phases)]
-    for (first_step, sampling), (key, train) in zip(starts, groups_of.items(), strict=True):
-        groups = []
+    phases: list[Phase] = []
+    groups: list[ComponentGroup] = []
+    sampling, sampling_step = recipe.sampling, 0
+    later = [(phase.from_step, phase.sampling) for phase in recipe.phases]
+    for (first_step, new_sampling), (key, train) in zip(
+        [(0, None), *later], training_groups(recipe).items(), strict=True
+    ):
+        if train:
+            groups = []
         for number, group in enumerate(train):
             same = sum((group.path, group.objective) == (other.path, other.objective) for other in train[:number])
             name = names.setdefault((group.path, group.objective, same), str(len(names)))
             components = _components(f"{key}.{number}", group, datasets[f"{key}.{number}.path"])
             groups.append(ComponentGroup(name, components, group.weight))
-        before = phases[-1] if phases else None
-        phases.append(
-            Phase(
-                first_step,
-                tuple(groups) if groups or before is None else before.groups,
-                sampling or before.sampling,
-                first_step if sampling else before.sampling_step,
-            )
-        )
+        if new_sampling is not None:
+            sampling, sampling_step = new_sampling, first_step
+        phases.append(Phase(first_step, tuple(groups), sampling, sampling_step))
     return phases
 
 

@@ -92,7 +92,7 @@ def drawn_in(sampler: Sampler, steps: range) -> np.ndarray:
     return sum(np.bincount(sampler.draw(step)[0], minlength=4) for step in steps)
 
 
-@pytest.mark.parametrize("max_passes", [1.0, 2.5, 4.0])
+@pytest.mark.parametrize("max_passes", [2.0, 2.5, 4.0])
 def test_a_run_passes_over_no_corpus_more_often_and_the_rest_is_uniform(max_passes: float):
     sampler = make_sampler([Mix(0, [range(4)], [1.0], UniMaxSampling(max_passes=max_passes))])
     drawn = drawn_in(sampler, range(600))
@@ -133,7 +133,11 @@ def test_a_cap_counts_what_earlier_phases_drew():
 def test_a_sampling_that_goes_on_spreads_its_passes_over_its_phases():
     """Also where the corpus is not in all of them."""
     unimax = UniMaxSampling(max_passes=4.0)
-    mixes = [Mix(0, [range(4)], [1.0], unimax), Mix(100, [[0, 1, 3]], [1.0], unimax), Mix(400, [range(4)], [1.0], unimax)]
+    mixes = [
+        Mix(0, [range(4)], [1.0], unimax),
+        Mix(100, [[0, 1, 3]], [1.0], unimax),
+        Mix(400, [range(4)], [1.0], unimax),
+    ]
     sampler = make_sampler(mixes)
     parts = [drawn_in(sampler, steps) for steps in (range(100), range(100, 400), range(400, 600))]
     assert [part[2] for part in parts] == pytest.approx([4 * 900 / 3, 0, 4 * 900 * 2 / 3], abs=2)
@@ -145,7 +149,9 @@ def test_corpora_that_are_used_up_before_the_end_are_an_error_with_the_numbers()
     tokens = np.dot(ROWS, MEAN_TOKENS)
     with pytest.raises(InputError, match=re.escape(f"max_passes=1 is enough for {int(tokens / 4000):,} of the 2,000 ")):
         make_sampler([Mix(0, [range(4)], [1.0], UniMaxSampling(max_passes=1.0))], num_steps=2000)
-    with pytest.raises(InputError, match=r"is enough for 0 of the 5 steps from step 595 on: then all corpora are used up"):
+    with pytest.raises(
+        InputError, match=r"is enough for 0 of the 5 steps from step 595 on: then all corpora of a group are used up"
+    ):
         used = TemperatureSampling(temperature_end=1.0)
         make_sampler([Mix(0, [[3]], [1.0], used), Mix(595, [[3]], [1.0], UniMaxSampling(max_passes=1.0), 595)])
 

@@ -29,6 +29,15 @@ def test_a_line_in_steps():
     assert sampling.temperature([0, 1, 250, 500, 1000, 10**9]) == pytest.approx([1, 1.004, 2, 3, 5, 5])
 
 
+def test_falling_is_rising_backwards():
+    falling = TemperatureSampling(temperature_start=5.0, temperature_end=1.0, change_steps=1000)
+    assert falling.temperature([0, 1, 250, 500, 1000, 10**9]) == pytest.approx([5, 4.996, 4, 3, 1, 1])
+    stairs = TemperatureSampling(temperature_start=5.0, temperature_end=1.0, change_steps=500, interval_steps=100)
+    assert stairs.temperature(np.arange(7) * 100 + 99) == pytest.approx([5, 4.2, 3.4, 2.6, 1.8, 1, 1])
+    small = [shares[-1] for shares in falling.shares(np.array(WMT10_MILLIONS))(np.array([0, 500, 1000]))]
+    assert small[0] > small[1] > small[2] == pytest.approx(0.08 / sum(WMT10_MILLIONS))
+
+
 def test_constant():
     assert TemperatureSampling(temperature_end=2.5).temperature(np.arange(3)).tolist() == [2.5] * 3
     assert TemperatureSampling(temperature_end=2.5).settled_step == 0
@@ -61,7 +70,12 @@ def test_extreme_sizes_and_temperatures_stay_finite():
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature_start": 0.0}, {"temperature_end": -1.0}, {"change_steps": -1}, {"change_steps": 9, "interval_steps": 0}],
+    [
+        {"temperature_start": 0.0},
+        {"temperature_end": -1.0},
+        {"change_steps": -1},
+        {"change_steps": 9, "interval_steps": 0},
+    ],
 )
 def test_options_that_cannot_be(options: dict):
     with pytest.raises(ValidationError, match=list(options)[-1]):

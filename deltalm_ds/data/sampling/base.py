@@ -18,8 +18,8 @@ class Sampling(BaseModel):
     max_passes: float | None = Field(
         None,
         gt=0,
-        description="Most passes over a corpus, counted from the start of the run; what it would get beyond them goes to "
-        "the others of its group. Only where shares stay as they are.",
+        description="Most passes over a corpus, counted from the start of the run; the rest of its share goes to the "
+        "others of its group. Only where shares stay as they are.",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Temperature sampling of languages: p_i ∝ (n_i / Σn)^(1/T), where T stays, rises or falls during training.
 
-T = 1 takes the corpora as they are, a high T makes all alike. mT5's exponent alpha is 1/T. The dynamic temperature of the
-DeltaLM authors rises once per virtual epoch: T(e) = min(T_max, T_min + (T_max − T_min)·(e − 1)/W) with e = 1, 2, …
+T = 1 takes the corpora as they are, a high T makes all alike. mT5's exponent alpha is 1/T. The dynamic temperature of
+the DeltaLM authors rises once per virtual epoch: T(e) = min(T_max, T_min + (T_max − T_min)·(e − 1)/W) with e = 1, 2, …
 [Ma+21 §4.2; Wang+20]. A falling one shows small corpora early and repeats them less often [Li+24].
 """
 
@@ -29,8 +29,8 @@ class TemperatureSampling(Sampling):
         0,
         ge=0,
         validation_alias=AliasChoices("change_steps", "rise_steps"),
-        description="Steps from temperature_start to temperature_end; 0: it is temperature_end all the time. rise_steps "
-        "is its old name.",
+        description="Steps from temperature_start to temperature_end; 0: it is temperature_end all the time. Its old "
+        "name is rise_steps.",
     )
     interval_steps: int = Field(
         1, gt=0, description="Steps between changes of the temperature; those of a virtual epoch give stairs."

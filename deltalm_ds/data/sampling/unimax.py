@@ -14,8 +14,8 @@ class UniMaxSampling(Sampling):
     kind: Literal["unimax"] = "unimax"
     max_passes: float = Field(
         gt=0,
-        description="Most passes over a corpus, counted from the start of the run; what it would get beyond them goes to "
-        "the others of its group.",
+        description="Most passes over a corpus, counted from the start of the run; the rest of its share goes to the "
+        "others of its group.",
     )
     settled_step: ClassVar[int] = 0
 
