@@ -156,6 +156,10 @@ def _steps_left(mixes: Sequence[Mix], ends: Sequence[int], num_components: int) 
     return steps
 
 
+def _fixed(shares: np.ndarray) -> Shares:
+    return lambda steps: np.broadcast_to(shares, (*steps.shape, len(shares)))
+
+
 class _Part:
     """The steps of one mix: its shares, and F from its first step on."""
 
@@ -168,8 +172,7 @@ class _Part:
 
     def fix_shares(self, sequences: np.ndarray) -> None:
         """Let the share of each member of a group be that of its `sequences` [K], whatever the step."""
-        of_group = [sequences[members] / ordered_sum(sequences[members]) for members in self.groups]
-        self._shares = [lambda steps, p=p: np.broadcast_to(p, (*steps.shape, len(p))) for p in of_group]
+        self._shares = [_fixed(sequences[members] / ordered_sum(sequences[members])) for members in self.groups]
 
     def sum_from(self, drawn: np.ndarray, end: int | None) -> None:
         """Take `drawn` [K] as F of the first step, and sum on from there; as far as `end`, if there is one."""
