@@ -15,7 +15,7 @@ from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
-from deltalm_ds.data.mixture import Component, ComponentGroup
+from deltalm_ds.data.mixture import Component, ComponentGroup, Phase
 from deltalm_ds.data.objectives import OBJECTIVES
 from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
@@ -133,13 +133,13 @@ def _forever(loader: Any) -> Iterator[Batch]:
 def make_stream(components: tuple[Component, ...], tokens_per_step: int) -> TrainingStream:
     """What training would read of tasks, with a rising temperature."""
     return TrainingStream(
-        [ComponentGroup("all", components)],
+        [Phase(0, (ComponentGroup("all", components),), TemperatureSampling(change_steps=100_000))],
         vocabulary(),
         Limits(512, 512),
-        TemperatureSampling(rise_steps=100_000),
         seed=1,
         micro_batch_tokens=MICRO_BATCH_TOKENS,
         tokens_per_step=tokens_per_step,
+        num_steps=100_000,
     )
 
 

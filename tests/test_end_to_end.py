@@ -14,7 +14,7 @@ RECIPE = {
     "vocabulary": "vocabulary",
     "model": {"preset": "tiny", "dropout": 0.0},
     "data": {"train": [{"path": "shards/train"}], "max_source_tokens": 64, "max_target_tokens": 64},
-    "sampling": {"temperature_start": 1.0, "temperature_end": 5.0, "rise_steps": 60},
+    "sampling": {"temperature_start": 1.0, "temperature_end": 5.0, "change_steps": 60},
     "batch": {"tokens_per_step": 1500, "micro_batch_tokens": 1500},
     "schedule": {"kind": "inverse_sqrt", "peak_lr": 4e-3, "warmup_steps": 40},
     "validation": {"shards": "shards/dev", "text": "corpus", "max_sentences": 10},

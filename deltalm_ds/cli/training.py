@@ -130,10 +130,11 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
         "truncated": "truncated",
         "dropped": "dropped",
     }
-    facts = list(steps[0]["sampling"])  # such as the temperature
+    facts = list(dict.fromkeys(name for step in steps for name in step["sampling"]))  # such as the temperature
     rows = []
     for step in steps:
-        sampling = [f"{step['sampling'][name]:.2f}" for name in facts]
+        values = [step["sampling"].get(name) for name in facts]
+        sampling = [f"{value:.2f}" if isinstance(value, float) else value for value in values]
         rows.append([step["step"], f"{step['learning_rate']:.3g}", *sampling, *(step[key] for key in counts.values())])
     align = "l" + "r" * (1 + len(facts) + len(counts))
     print_table(("step", "lr", *facts, *counts), rows, align, title="steps as they will be")
@@ -141,14 +142,18 @@ def _print_steps(steps: list[dict[str, Any]]) -> None:
 
 def _print_components(components: list[dict[str, Any]]) -> None:
     moments = components[0]["probability"]
+    with_caps = any(component["capped_at_step"] for component in components)
     rows = []
     for component in components:
         probabilities = [f"{component['probability'][moment]:.4f}" for moment in moments]
         passes, per_pass = f"{component['passes']:,.2f}", component["steps_per_pass_at_end"]
         sequences = [round(component["sequences"]), passes, round(per_pass) if per_pass else None]
-        rows.append([component["component"], component["rows"], *probabilities, *sequences])
-    columns = "component", "rows", *(f"p {moment}" for moment in moments), "sequences", "passes", "steps/pass at end"
-    title = f"components (p: share of the sequences at the {', '.join(moments)} step)"
+        capped_at = [component["capped_at_step"]] * with_caps
+        rows.append([component["component"], component["rows"], *probabilities, *sequences, *capped_at])
+    columns = ["component", "rows", *(f"p {moment}" for moment in moments), "sequences", "passes", "steps/pass at end"]
+    columns += ["all passes by step"] * with_caps
+    where = "the first, middle, last step" if "middle" in moments else "the first step of each phase and the last step"
+    title = f"components (p: share of the sequences at {where})"
     print_table(columns, rows, align="l" + "r" * (len(columns) - 1), title=title)
 
 

@@ -1,11 +1,13 @@
-"""What a run trains on: corpora under objectives, in weighted groups."""
+"""What a run trains on: corpora under objectives, in weighted groups, phase by phase."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from deltalm_ds.data.objectives.base import Limits, Objective
+from deltalm_ds.data.sampling.base import Sampling
 from deltalm_ds.data.shards import Corpus, ShardDataset
 from deltalm_ds.errors import InputError
 from deltalm_ds.vocabulary import Vocabulary
@@ -83,16 +85,62 @@ class ComponentGroup:
     components: tuple[Component, ...]
     weight: float = 1.0
 
+    @property
+    def component_names(self) -> list[str]:
+        """Of its members, with its own in front; phases that have a component in common call it alike."""
+        return [f"{self.name}/{component.name}" for component in self.components]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is trained on from `first_step` to the next phase, or to the end.
+
+    Attributes:
+        sampling: divides each group, by steps counted from `sampling_step`: it may have begun with an earlier phase.
+    """
+
+    first_step: int
+    groups: tuple[ComponentGroup, ...]
+    sampling: Sampling
+    sampling_step: int = 0
+
+
+def components_by_name(phases: Sequence[Phase]) -> dict[str, Component]:
+    """The components of all phases, each once, by `component_names`.
+
+    Raises:
+        InputError: a phase has a component twice.
+    """
+    components: dict[str, Component] = {}
+    for phase in phases:
+        names = [name for group in phase.groups for name in group.component_names]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"The component {name} comes twice: name each component once and use weights.")
+        components |= dict(zip(names, [one for group in phase.groups for one in group.components], strict=True))
+    return components
+
 
 def components_of(
-    dataset: ShardDataset, objective: Objective, directions: Literal["both", "forward", "reverse"]
+    dataset: ShardDataset,
+    objective: Objective,
+    directions: Literal["both", "forward", "reverse"],
+    languages: Sequence[str] = (),
 ) -> tuple[Component, ...]:
     """A component for every corpus of a data set and direction in which the objective can read it.
 
     Only pairs are read in reverse, and not where the objective joins their sides: then there is one component.
+
+    Args:
+        dataset: whose corpora are taken.
+        objective: what is learned from them.
+        directions: ways to read a pair.
+        languages: take only corpora all of whose languages are among these; none: all corpora.
     """
     components = []
     for corpus in dataset.corpora.values():
+        if languages and not set(corpus.languages) <= set(languages):
+            continue
         forward_only = corpus.kind != "parallel" or objective.joins_sides
         if forward_only or directions != "reverse":
             components.append(Component(corpus, objective))

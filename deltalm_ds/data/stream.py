@@ -16,11 +16,10 @@ from deltalm_ds.arrays.counter_rng import hash_counters, name_key
 from deltalm_ds.arrays.ragged import RaggedRows, groups, stack
 from deltalm_ds.data.collation import Batch, collate, frame
 from deltalm_ds.data.micro_batches import deal_micro_batches
-from deltalm_ds.data.mixture import Component, ComponentGroup
+from deltalm_ds.data.mixture import Component, Phase, components_by_name
 from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.permutation import permuted_rows
-from deltalm_ds.data.sampler import FRACTION_BITS, Sampler
-from deltalm_ds.data.sampling.base import Sampling
+from deltalm_ds.data.sampler import FRACTION_BITS, Mix, Sampler
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -217,13 +216,13 @@ class TrainingStream:
     """The mixture of components that a run trains on.
 
     Args:
-        groups: the components, in groups with weights.
+        phases: the components, in groups with weights, and how groups are shared among them; in order.
         vocabulary: gives language tags and sentinels.
         limits: maximum lengths and the policy for longer sequences.
-        sampling: how a group's sequences are shared among its components, by step.
-        seed: another seed gives other orders, phases and spans.
+        seed: another seed gives other orders and spans.
         micro_batch_tokens: most source + target tokens in a micro-batch.
         tokens_per_step: expected source + target tokens of a global batch.
+        num_steps: of the run; only caps of passes depend on it.
         min_micro_batches: fewest micro-batches per rank and step (gradient accumulation).
 
     Raises:
@@ -232,37 +231,41 @@ class TrainingStream:
 
     def __init__(
         self,
-        groups: Sequence[ComponentGroup],
+        phases: Sequence[Phase],
         vocabulary: Vocabulary,
         limits: Limits,
-        sampling: Sampling,
         seed: int,
         micro_batch_tokens: int,
         tokens_per_step: float,
+        num_steps: int,
         min_micro_batches: int = 1,
     ) -> None:
-        components = [component for group in groups for component in group.components]
-        names = [f"{group.name}/{component.name}" for group in groups for component in group.components]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"The component {name} comes twice: name each component once and use weights.")
+        by_name = components_by_name(phases)
+        names, components = list(by_name), list(by_name.values())
         self._builder = BatchBuilder(components, vocabulary, limits, micro_batch_tokens, min_micro_batches)
         self.components = self._builder.components
         component_names = [component.name for component in components]
         # how logs call the components: with the group's name only where the component's is not unique
         self.labels = component_names if len(set(component_names)) == len(components) else names
-        self.sampling = sampling
+        self.phases = tuple(phases)
         self._keys = np.array([hash_counters(seed, name_key(name)) for name in names], dtype=np.uint64)
         self._num_rows = np.array([component.corpus.num_rows for component in components])
         self._sampler = Sampler(
             sizes=self._num_rows,
-            group_of_component=[number for number, group in enumerate(groups) for _ in group.components],
-            group_weights=[group.weight for group in groups],
-            sampling=sampling,
+            mixes=[_mix(phase, names) for phase in phases],
             mean_tokens=[component.mean_tokens(limits, len(vocabulary.sentinel_ids)) for component in components],
             keys=self._keys,
             tokens_per_step=tokens_per_step,
+            num_steps=num_steps,
         )
+        self.capped_at = self._sampler.capped_at
+
+    def sampling_facts(self, step: int) -> dict[str, float]:
+        """Numbers about the sampling of a step, by name; where there are several phases, which one it is in, from 1."""
+        number = self._sampler.phase(step)
+        phase = self.phases[number]
+        several = {"phase": number + 1} if len(self.phases) > 1 else {}
+        return several | phase.sampling.facts(step - phase.sampling_step)
 
     def probabilities(self, step: int) -> np.ndarray:
         """[K] float64: each component's share of the sequences of a step."""
@@ -282,6 +285,14 @@ class TrainingStream:
     def micro_batches(self, step: int, rank: int, world_size: int) -> StepBatches:
         """The share of one rank in a step."""
         return self._builder.build(self.global_batch(step), rank, world_size)
+
+
+def _mix(phase: Phase, names: list[str]) -> Mix:
+    """A phase whose components are numbers."""
+    number_of = {name: number for number, name in enumerate(names)}
+    groups = [[number_of[name] for name in group.component_names] for group in phase.groups]
+    weights = [group.weight for group in phase.groups]
+    return Mix(phase.first_step, groups, weights, phase.sampling, phase.sampling_step)
 
 
 def evaluation_batch(builder: BatchBuilder) -> GlobalBatch:

@@ -20,7 +20,8 @@ def sentence(fault: ErrorDetails, content: Any) -> str:
     if fault["type"] == "missing":
         return f"{where}: is missing"
     message, given = fault["msg"].removeprefix("Value error, "), fault["input"]
-    is_plain = given is not None and not isinstance(given, dict | BaseModel)
+    holds_sections = isinstance(given, dict | BaseModel) or (isinstance(given, list) and dict in map(type, given))
+    is_plain = given is not None and not holds_sections
     return f"{where}: {message}{f' (got {given!r})' if is_plain else ''}"
 
 

@@ -21,7 +21,9 @@ def markdown() -> str:
     keys = recipe_keys()
     top = [key for key in keys if "." not in key.path]
     parts = [HEAD, *_table("The recipe", "What stands at the top.", top)]
-    for section in (key for key in keys if key.is_section):
+    # Below these, a phase has the keys of sections that are there already.
+    shown = [key for key in keys if key.is_section and not key.path.startswith("phases.N.")]
+    for section in shown:
         parts += _table(f"`{section.path}`", section.description, keys_below(section))
         parts += [f"- `{kind}`: {about}" for kind, about in section.choices] + [""] * bool(section.choices)
         if section.path == "model":

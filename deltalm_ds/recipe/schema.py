@@ -8,7 +8,16 @@ must agree on is therefore checked by the validator of the later one, not by one
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from deltalm_ds.data.objectives import OBJECTIVES, Objective
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
@@ -73,6 +82,9 @@ class TrainingGroup(Section):
     directions: Literal["both", "forward", "reverse"] = Field(
         "both", description="Ways to read a pair; an objective that joins its sides reads it once, a task only forward."
     )
+    languages: tuple[str, ...] = Field(
+        (), description="Languages to train on: corpora all of whose languages are among them; none: all corpora."
+    )
     weight: float = Field(1.0, gt=0, description="Share of the sequences, relative to the other groups.")
 
 
@@ -85,6 +97,26 @@ class DataSection(Section):
     overlong: Literal["truncate", "drop"] = Field(
         "truncate", description="Cut longer sequences, or leave them out; both are counted."
     )
+
+
+class PhaseSection(Section):
+    """Other groups to train on, another sampling, or both, from a step on; what is left out stays as it was."""
+
+    from_step: int = Field(gt=0, description="Its first step; it lasts to the next phase, or to the end.")
+    train: tuple[TrainingGroup, ...] = Field(
+        (), description="Groups of corpora to train on in place of those before; none: the same. Keys as in data.train."
+    )
+    sampling: Annotated[Sampling | None, OneOf(SAMPLINGS, default="temperature")] = Field(
+        None,
+        description="How groups are shared in place of the sampling before, its steps counted from from_step; none: "
+        "that sampling goes on. Keys as in sampling.",
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "PhaseSection":
+        if not self.train and self.sampling is None:
+            raise ValueError("this phase changes nothing: give it train or sampling, or leave it out")
+        return self
 
 
 class BatchSection(Section):
@@ -250,6 +282,10 @@ class Recipe(Section):
     sampling: Annotated[Sampling, OneOf(SAMPLINGS, default="temperature")] = Field(
         TemperatureSampling(), description="How the sequences of a group are shared among its corpora."
     )
+    phases: tuple[PhaseSection, ...] = Field(
+        (),
+        description="What changes from a step on, in the order of the steps: data sets, weights, languages, sampling.",
+    )
     batch: BatchSection = Field(description="Sizes in tokens, source and target together.")
     optimizer: OptimizerSection = Field(OptimizerSection(), description="Adam with decoupled weight decay.")
     schedule: Annotated[Schedule, OneOf(SCHEDULES, default="inverse_sqrt")] = Field(
@@ -272,6 +308,11 @@ class Recipe(Section):
                 f"{nearest(metric, measured)} (of {', '.join(measured)})"
             )
         return training
+
+    @property
+    def samplings(self) -> list[Sampling]:
+        """Those of all phases."""
+        return [self.sampling, *(phase.sampling for phase in self.phases if phase.sampling is not None)]
 
     @field_validator("model")
     @classmethod
@@ -303,6 +344,28 @@ class Recipe(Section):
         validation = info.data.get("validation")
         if validation is not None and validation.weights == "average" and training.average is None:
             raise ValueError("average must be given where validation.weights is average")
+        return training
+
+    @field_validator("phases")
+    @classmethod
+    def _follow_each_other(cls, phases: tuple[PhaseSection, ...]) -> tuple[PhaseSection, ...]:
+        for number, phase in enumerate(phases):
+            if number and phase.from_step <= phases[number - 1].from_step:
+                raise ValueError(
+                    f"phases.{number} begins at step {phase.from_step}, not after phases.{number - 1}, which begins at "
+                    f"step {phases[number - 1].from_step}: give them in the order of their steps"
+                )
+        return phases
+
+    @field_validator("training")
+    @classmethod
+    def _comes_to_every_phase(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        for number, phase in enumerate(info.data.get("phases", ())):
+            if phase.from_step >= training.max_steps:
+                raise ValueError(
+                    f"max_steps={training.max_steps} ends the run before phases.{number}, which would begin at step "
+                    f"{phase.from_step}: raise it, or leave out the phase"
+                )
         return training
 
     @field_validator("batch")

@@ -34,6 +34,7 @@ figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; }
 .js-plotly-plot text { fill: currentColor !important; }
 .js-plotly-plot .gridlayer path, .js-plotly-plot .zerolinelayer path { stroke: var(--grid) !important; }
+.js-plotly-plot .shapelayer path { stroke: currentColor !important; }
 .js-plotly-plot .infolayer .legend .bg { fill: transparent !important; }
 .js-plotly-plot .hoverlayer .hovertext > :is(path, rect), .js-plotly-plot .hoverlayer .bg { fill: Canvas !important; }
 .js-plotly-plot .hoverlayer .hovertext > path, .js-plotly-plot .hoverlayer .bg { stroke: currentColor !important; }
@@ -69,7 +70,12 @@ def palette(names: Sequence[T]) -> dict[T, str]:
 
 
 def line_chart(
-    title: str, lines: Iterable[Line], log: bool = False, from_zero: bool = False, x_name: str = "step"
+    title: str,
+    lines: Iterable[Line],
+    log: bool = False,
+    from_zero: bool = False,
+    x_name: str = "step",
+    marks: Sequence[float] = (),
 ) -> str:
     """An HTML element with one line per series; the empty text if there is nothing to show.
 
@@ -79,6 +85,7 @@ def line_chart(
         log: logarithmic y axis; points that are not positive are left out.
         from_zero: let the y axis begin at 0.
         x_name: what stands under the x axis.
+        marks: values of x at which a dotted line stands upright.
     """
     drawn = [kept for line in lines if (kept := _drawable(line, log)).x]
     if not drawn:
@@ -86,7 +93,7 @@ def line_chart(
     several = len(drawn) > 1
     height = PLOT_HEIGHT + (LEGEND_ROW_HEIGHT * math.ceil(len(drawn) / NAMES_A_ROW) if several else 0)
     chart = to_html(
-        Figure([_scatter(line) for line in drawn], _layout(x_name, log, from_zero, len(drawn))),
+        Figure([_scatter(line) for line in drawn], _layout(x_name, log, from_zero, len(drawn), marks)),
         config=CONFIG,
         include_plotlyjs=False,
         full_html=False,
@@ -107,7 +114,7 @@ def _scatter(line: Line) -> Scatter:
     )
 
 
-def _layout(x_name: str, log: bool, from_zero: bool, num_lines: int) -> dict[str, Any]:
+def _layout(x_name: str, log: bool, from_zero: bool, num_lines: int, marks: Sequence[float]) -> dict[str, Any]:
     axis = {"automargin": True, "exponentformat": "e", "hoverformat": ".4g"}
     return {
         "template": {},
@@ -126,6 +133,10 @@ def _layout(x_name: str, log: bool, from_zero: bool, num_lines: int) -> dict[str
         "hovermode": "x unified" if num_lines <= MAX_LINES_IN_ONE_BOX else "closest",
         "hoverlabel": {"namelength": -1},
         "showlegend": num_lines > 1,
+        "shapes": [
+            {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 1, "dash": "dot"}}
+            for x in marks
+        ],
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     }
 

@@ -1,6 +1,7 @@
 """The curves of a run: a colour for each direction, the same in all charts, and a dash for each objective."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from deltalm_ds.report.charts import COLOUR, Line, line_chart, palette
 from deltalm_ds.report.quality import Metric
@@ -27,14 +28,22 @@ def run_charts(train: Sequence[Record], validation: Sequence[Record], metrics: d
     colour_of = palette(sorted({direction_of(name) for name in names}))
     first, second = palette(["training", "validation"]).values()
     losses = [_line("training", train, "loss", first), _line("validation", validation, "loss", second)]
-    yield line_chart("Loss per target token (nats)", losses)
+    starts = phase_starts(train)
+    yield line_chart("Loss per target token (nats)", losses, marks=starts)
     yield line_chart("Learning rate", [_line("learning rate", train, "learning_rate")], from_zero=True)
     yield line_chart("Gradient norm before clipping", [_line("gradient norm", train, "gradient_norm")], log=True)
-    yield line_chart("Sampling temperature", [_line("temperature", train, "temperature")], from_zero=True)
-    yield line_chart("Sampling probability", _lines(train, "probability", colour_of), from_zero=True)
+    yield line_chart("Sampling temperature", [_line("temperature", train, "temperature")], from_zero=True, marks=starts)
+    probabilities = _lines(train, "probability", colour_of)
+    yield line_chart("Sampling probability", probabilities, from_zero=True, marks=starts)
     for key in scores:
         title = metrics[key].title if key in metrics else key
         yield line_chart(f"Validation {title}", _lines(validation, f"{key}_of", colour_of), from_zero=True)
+
+
+def phase_starts(train: Sequence[Record]) -> list[int]:
+    """The steps of the first records of each phase of the training but the first."""
+    phases = points_of(train, "phase")
+    return [step for (_, before), (step, phase) in pairwise(phases) if phase != before]
 
 
 def _line(name: str, records: Sequence[Record], key: str, colour: str = COLOUR) -> Line:

@@ -6,15 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.data.mixture import ComponentGroup, components_of
-from deltalm_ds.data.objectives.base import Limits
+from deltalm_ds.data.mixture import Component, ComponentGroup, Phase, components_of
+from deltalm_ds.data.objectives.base import Limits, Objective
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.data.stream import BatchBuilder, TrainingStream
+from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
 from deltalm_ds.generation.interface import Ids
 from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.recipe.schema import Recipe, ValidationSection
+from deltalm_ds.recipe.schema import Recipe, TrainingGroup, ValidationSection
 from deltalm_ds.training.initial_model import model_config
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -65,41 +66,96 @@ def open_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
     vocabulary = Vocabulary.load(recipe.vocabulary)
     datasets = _open_datasets(recipe, vocabulary)
     limits = Limits(recipe.data.max_source_tokens, recipe.data.max_target_tokens, recipe.data.overlong)
-    groups = [
-        ComponentGroup(
-            str(number),
-            components_of(datasets[f"data.train.{number}.path"], group.objective, group.directions),
-            group.weight,
-        )
-        for number, group in enumerate(recipe.data.train)
-    ]
     stream = TrainingStream(
-        groups,
+        _phases(recipe, datasets),
         vocabulary,
         limits,
-        recipe.sampling,
         recipe.seed,
         recipe.batch.micro_batch_tokens,
         recipe.batch.tokens_per_step,
+        recipe.training.max_steps,
         recipe.batch.min_micro_batches,
     )
     start, config = model_config(recipe, vocabulary, checkpoint)
     if recipe.validation is None:
         return Inputs(vocabulary, start, config, datasets, stream, None, (), ())
-    validated = [
-        component
-        for group in recipe.data.train
-        for component in components_of(datasets[VALIDATION], group.objective, group.directions)
-    ]
-    distinct = {component.name: component for component in validated}  # groups may differ in their weights alone
-    builder = BatchBuilder(list(distinct.values()), vocabulary, limits, recipe.batch.micro_batch_tokens)
+    builder = BatchBuilder(
+        _validated(recipe, datasets[VALIDATION]), vocabulary, limits, recipe.batch.micro_batch_tokens
+    )
     tests = _read_validation_text(recipe.validation)
     encoders = [encoder_for(vocabulary, test.target_lang if vocabulary.languages else None) for test in tests]
     return Inputs(vocabulary, start, config, datasets, stream, builder, tests, tuple(encoders))
 
 
+def training_groups(recipe: Recipe) -> dict[str, tuple[TrainingGroup, ...]]:
+    """The lists of groups in a recipe, by the keys they stand at: that of the first phase, and those of later ones."""
+    later = {f"phases.{number}.train": phase.train for number, phase in enumerate(recipe.phases)}
+    return {"data.train": recipe.data.train, **later}
+
+
+def _phases(recipe: Recipe, datasets: dict[str, ShardDataset]) -> list[Phase]:
+    """The phases of a run, each whole: what a phase of the recipe leaves out is as it was before.
+
+    Groups of the same data set and objective have the same name in all phases, and so go on with each other's rows.
+    """
+    names: dict[tuple[Path, Objective, int], str] = {}  # the number tells those apart that a phase has several of
+    phases: list[Phase] = []
+    groups: list[ComponentGroup] = []
+    sampling, sampling_step = recipe.sampling, 0
+    later = [(phase.from_step, phase.sampling) for phase in recipe.phases]
+    for (first_step, new_sampling), (key, train) in zip(
+        [(0, None), *later], training_groups(recipe).items(), strict=True
+    ):
+        if train:
+            groups = []
+        for number, group in enumerate(train):
+            same = sum((group.path, group.objective) == (other.path, other.objective) for other in train[:number])
+            name = names.setdefault((group.path, group.objective, same), str(len(names)))
+            components = _components(f"{key}.{number}", group, datasets[f"{key}.{number}.path"])
+            groups.append(ComponentGroup(name, components, group.weight))
+        if new_sampling is not None:
+            sampling, sampling_step = new_sampling, first_step
+        phases.append(Phase(first_step, tuple(groups), sampling, sampling_step))
+    return phases
+
+
+def _components(key: str, group: TrainingGroup, dataset: ShardDataset) -> tuple[Component, ...]:
+    """What a group trains on; InputError where the languages that it names are not there, or pick nothing."""
+    known = {language for corpus in dataset.corpora.values() for language in corpus.languages}
+    unknown = [language for language in group.languages if language not in known]
+    if unknown:
+        raise InputError(
+            f"{key}.languages: no corpus of {dataset.directory} has the language {unknown[0]!r}; the nearest is "
+            f"{nearest(unknown[0], known)!r}."
+        )
+    components = components_of(dataset, group.objective, group.directions, group.languages)
+    if not components:
+        raise InputError(
+            f"{key}.languages: no corpus of {dataset.directory} has only languages of {', '.join(group.languages)}: "
+            "name both languages of a pair."
+        )
+    return components
+
+
+def _validated(recipe: Recipe, dataset: ShardDataset) -> list[Component]:
+    """The components that any phase trains on, as far as the validation data has them."""
+    components = [
+        component
+        for groups in training_groups(recipe).values()
+        for group in groups
+        for component in components_of(dataset, group.objective, group.directions, group.languages)
+    ]
+    if not components:
+        raise InputError(f"validation.shards: {dataset.directory} has no corpus of the languages that are trained on.")
+    return list({component.name: component for component in components}.values())  # groups may differ in weights alone
+
+
 def _open_datasets(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, ShardDataset]:
-    paths = {f"data.train.{number}.path": group.path for number, group in enumerate(recipe.data.train)}
+    paths = {
+        f"{key}.{number}.path": group.path
+        for key, groups in training_groups(recipe).items()
+        for number, group in enumerate(groups)
+    }
     if recipe.validation is not None:
         paths[VALIDATION] = recipe.validation.shards
     opened = {path: ShardDataset.open(path, vocabulary.hash) for path in dict.fromkeys(paths.values())}

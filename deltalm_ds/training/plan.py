@@ -86,6 +86,7 @@ def _planned_steps(
     """Records of some steps as they will be, and (source, target) tokens of all micro-batches in them."""
     max_steps = recipe.training.max_steps
     wanted = {0, recipe.schedule.warmup_steps, *(max_steps * quarter // 4 for quarter in (1, 2, 3)), max_steps - 1}
+    wanted |= {phase.first_step for phase in stream.phases}
     records, micro_batches = [], []
     for step in sorted(step for step in wanted if step < max_steps):
         batch = stream.global_batch(step)
@@ -97,7 +98,7 @@ def _planned_steps(
             {
                 "step": step,
                 "learning_rate": recipe.schedule.learning_rate(step, max_steps),
-                "sampling": stream.sampling.facts(step),
+                "sampling": stream.sampling_facts(step),
                 "sequences": len(batch.rows),
                 "source_tokens": int(lengths[0].sum()),
                 "target_tokens": int(lengths[1].sum()),
@@ -180,6 +181,9 @@ def _largest_micro_batch(
 def _components(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:
     """For each component its rows, its probability over time, and how often its corpus is passed over."""
     moments = {"first": 0, "middle": max_steps // 2, "last": max_steps - 1}
+    if len(stream.phases) > 1:
+        starts = {f"phase {number + 1}": phase.first_step for number, phase in enumerate(stream.phases)}
+        moments = {**starts, "last": max_steps - 1}
     probability = {name: stream.probabilities(step) for name, step in moments.items()}
     drawn = stream.sequences_drawn(max_steps)
     at_end = drawn - stream.sequences_drawn(max_steps - 1)
@@ -191,6 +195,7 @@ def _components(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:
             "sequences": float(drawn[number]),
             "passes": float(drawn[number] / component.corpus.num_rows),
             "steps_per_pass_at_end": float(component.corpus.num_rows / at_end[number]) if at_end[number] else None,
+            "capped_at_step": int(stream.capped_at[number]) if stream.capped_at[number] >= 0 else None,
         }
         for number, (label, component) in enumerate(zip(stream.labels, stream.components, strict=True))
     ]

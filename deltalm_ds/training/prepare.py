@@ -21,6 +21,7 @@ IN_USE = "Another process trains in {run}: wait for it, or name another director
 # by its content (`Inputs.identity`).
 MAY_CHANGE = (
     *("name", "about.*", "deepspeed", "vocabulary", "initial_model", "data.train.*.path", "validation.*", "validation"),
+    "phases.*.train.*.path",
     *("batch.micro_batch_tokens", "batch.min_micro_batches", "schedule.*", "training.clip_norm"),
     *("optimizer.betas.*", "optimizer.eps", "optimizer.weight_decay", "optimizer.definition"),
     *("optimizer.implementation",),
@@ -81,7 +82,9 @@ def _changed_keys(recipe: Recipe, run: Path) -> dict[str, tuple[Any, Any]]:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     }
-    refused = [key for key in changes if not any(fnmatch.fnmatch(key, pattern) for pattern in MAY_CHANGE)]
+    # Passes under a cap are spread over the steps of the run: with more steps, those done would have been others.
+    fixed = "training.max_steps" if any(rule.max_passes is not None for rule in recipe.samplings) else None
+    refused = [key for key in changes if key == fixed or not any(fnmatch.fnmatch(key, one) for one in MAY_CHANGE)]
     if refused:
         differences = "; ".join(f"{key} was {changes[key][0]}, is {changes[key][1]}" for key in refused)
         raise InputError(
@@ -139,16 +142,14 @@ def check_prepared(inputs: Inputs, run: Path) -> None:
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The same whatever the working directory."""
-    content = recipe.model_dump(mode="python")
-    data = {
-        **content["data"],
-        "train": [{**group, "path": group["path"].absolute()} for group in content["data"]["train"]],
-    }
-    content |= {"data": data, "vocabulary": recipe.vocabulary.absolute()}
+    content = recipe.model_dump(mode="python", exclude_none=True)
+    for section in (content["data"], *content["phases"]):
+        section["train"] = [{**group, "path": group["path"].absolute()} for group in section["train"]]
+    content["vocabulary"] = recipe.vocabulary.absolute()
     if recipe.initial_model is not None:
         content["initial_model"] = recipe.initial_model.absolute()
     if recipe.validation is not None:
-        paths = {name: path.absolute() for name in ("shards", "text") if (path := content["validation"][name])}
+        paths = {name: path.absolute() for name in ("shards", "text") if (path := content["validation"].get(name))}
         content["validation"] = {**content["validation"], **paths}
     if recipe.deepspeed.endswith(".json"):
         content["deepspeed"] = str(Path(recipe.deepspeed).absolute())

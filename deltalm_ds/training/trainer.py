@@ -210,7 +210,7 @@ class Trainer:
             "learning_rate": max(group["lr"] for group in self.ds_engine.optimizer.param_groups),
             "gradient_norm": float(self.ds_engine.get_global_grad_norm() or 0.0),
             "skipped_updates": step - self.state.updates,
-            **stream.sampling.facts(step - 1),
+            **stream.sampling_facts(step - 1),
             "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
             **self.rates.read(),
         }

@@ -27,7 +27,7 @@ def test_a_section_is_shown_with_its_kinds():
         assert name in shown
     section = json.loads(must("recipe", "show", "sampling", "--json"))
     assert "temperature" in dict(section["choices"])
-    assert "sampling.rise_steps" in [key["path"] for key in section["keys"]]
+    assert "sampling.change_steps" in [key["path"] for key in section["keys"]]
 
 
 def test_a_wrong_key_names_the_nearest():

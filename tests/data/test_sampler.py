@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltalm_ds.data.sampler import FRACTION_BITS, Sampler
+from deltalm_ds.data.sampler import FRACTION_BITS, Mix, Sampler
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.errors import InputError
 
 SIZES = [40_000, 9_000, 2_000, 500]
-GROUPS = [0, 0, 1, 1]
+GROUPS = [[0, 1], [2, 3]]
 WEIGHTS = [3.0, 1.0]
 MEAN_TOKENS = [30.0, 50.0, 20.0, 80.0]
 
 
 def make_sampler(sampling: TemperatureSampling, tokens: float = 4000.0):
-    return Sampler(SIZES, GROUPS, WEIGHTS, sampling, MEAN_TOKENS, [1, 2, 3, 4], tokens)
+    return Sampler(SIZES, [Mix(0, GROUPS, WEIGHTS, sampling)], MEAN_TOKENS, [1, 2, 3, 4], tokens, 1000)
 
 
 def rising(steps: int, interval: int = 1) -> TemperatureSampling:
-    return TemperatureSampling(temperature_start=1.0, temperature_end=5.0, rise_steps=steps, interval_steps=interval)
+    return TemperatureSampling(temperature_start=1.0, temperature_end=5.0, change_steps=steps, interval_steps=interval)
 
 
 def formula(temperature: float) -> list[float]:
@@ -86,7 +86,7 @@ def test_cumulative_adds_up_exactly_over_blocks():
     sampler = make_sampler(rising(500))
     steps = np.arange(1200)
     differences = np.diff([sampler.cumulative(step) for step in range(1201)], axis=0)
-    assert np.array_equal(differences, sampler._rates(steps))
+    assert np.array_equal(differences, sampler._parts[0].rates(steps))
 
 
 def test_a_far_step_is_reached_at_once():
@@ -98,7 +98,7 @@ def test_a_far_step_is_reached_at_once():
 
 def test_budgets():
     constant = TemperatureSampling(temperature_end=1.0)
-    of_one_token = Sampler(SIZES, GROUPS, WEIGHTS, constant, [1.0] * 4, [1, 2, 3, 4], 512)
+    of_one_token = Sampler(SIZES, [Mix(0, GROUPS, WEIGHTS, constant)], [1.0] * 4, [1, 2, 3, 4], 512, 1000)
     sizes = [len(of_one_token.draw(step)[0]) for step in range(200)]
     assert max(abs(size - 512) for size in sizes) <= 4
     assert math.isclose(np.mean(sizes), 512, abs_tol=0.1)
@@ -109,7 +109,7 @@ def test_budgets():
 
 def test_equal_components_do_not_take_their_turns_all_at_once():
     sampling = TemperatureSampling(temperature_end=1.0)
-    sampler = Sampler([10] * 200, [0] * 200, [1.0], sampling, [1.0] * 200, range(200), 100)
+    sampler = Sampler([10] * 200, [Mix(0, [range(200)], [1.0], sampling)], [1.0] * 200, range(200), 100, 20)
     assert all(70 < len(sampler.draw(step)[0]) < 130 for step in range(20))  # in step, they would be 0 and 200
 
 
@@ -118,9 +118,9 @@ def test_bad_input():
     with pytest.raises(InputError, match="more than 0 tokens"):
         make_sampler(sampling, 0.0)
     with pytest.raises(InputError, match="at least one row"):
-        Sampler([0], [0], [1.0], sampling, [1.0], [0], 10.0)
+        Sampler([0], [Mix(0, [[0]], [1.0], sampling)], [1.0], [0], 10.0, 10)
     with pytest.raises(InputError, match="every group"):
-        Sampler([5], [0], [1.0, 1.0], sampling, [1.0], [0], 10.0)
+        Sampler([5], [Mix(0, [[0], []], [1.0, 1.0], sampling)], [1.0], [0], 10.0, 10)
 
 
 def chi_squared(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -135,7 +135,7 @@ def test_draws_of_single_steps_over_many_seeds(sampling: TemperatureSampling):
         counts = np.zeros(4)
         for seed in range(seeds):
             keys = [int(key) for key in np.random.default_rng(seed).integers(0, 2**63, 4)]
-            sampler = Sampler(SIZES, GROUPS, WEIGHTS, sampling, [1.0] * 4, keys, 300)
+            sampler = Sampler(SIZES, [Mix(0, GROUPS, WEIGHTS, sampling)], [1.0] * 4, keys, 300, 1000)
             counts += np.bincount(sampler.draw(step)[0], minlength=4)
         expected = seeds * 300 * np.array(formula(float(sampling.temperature(step))))
         # a draw is the rate rounded up or down at random: its variance is at most 1/4
@@ -150,7 +150,7 @@ def test_the_published_schedule():
     pairs = [10_000_000, 10_000_000, 4_600_000, 4_800_000, 1_400_000, 700_000, 500_000, 260_000, 180_000, 80_000]
     epoch = 40
     sampling = rising(5 * epoch, epoch)
-    sampler = Sampler(pairs, [0] * 10, [1.0], sampling, [1.0] * 10, range(10), 2000)
+    sampler = Sampler(pairs, [Mix(0, [range(10)], [1.0], sampling)], [1.0] * 10, range(10), 2000, 7 * epoch)
     for number, temperature in enumerate([1.0, 1.8, 2.6, 3.4, 4.2, 5.0, 5.0]):
         steps = range(number * epoch, (number + 1) * epoch)
         drawn = sum(np.bincount(sampler.draw(step)[0], minlength=10) for step in steps)
@@ -177,12 +177,13 @@ def test_seeking_is_replaying(rise: int, interval: int, data: st.DataObject):
 
 DIGEST = """
 import hashlib, numpy as np
-from deltalm_ds.data.sampler import Sampler
+from deltalm_ds.data.sampler import Mix, Sampler
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
 sizes = [int(size) for size in np.random.default_rng(0).integers(1, 10**8, 200)]
 tokens = [20.0 + size % 97 / 7 for size in sizes]
-sampling = TemperatureSampling(rise_steps=3000)
-sampler = Sampler(sizes, [0] * 120 + [1] * 80, [2.0, 1.0], sampling, tokens, range(200), tokens_per_step=1e6)
+sampling = TemperatureSampling(change_steps=3000)
+mix = Mix(0, [range(120), range(120, 200)], [2.0, 1.0], sampling)
+sampler = Sampler(sizes, [mix], tokens, range(200), tokens_per_step=1e6, num_steps=4000)
 digest = hashlib.sha256()
 for step in range(0, 4000, 5):
     digest.update(sampler.cumulative(step).tobytes())

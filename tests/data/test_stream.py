@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.manifest import CorpusManifest, Manifest
-from deltalm_ds.data.mixture import Component, ComponentGroup
+from deltalm_ds.data.mixture import Component, ComponentGroup, Phase
 from deltalm_ds.data.objectives.base import Limits
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.objectives.span_corruption import SpanCorruption
@@ -45,9 +45,10 @@ def make_stream(
         Component(pair, TranslationSpanCorruption(sides="one")),
     )
     groups = [ComponentGroup("translate", seq2seq, 2.0), ComponentGroup("pretrain", pretraining, 1.0)]
-    arguments = {"micro_batch_tokens": 700, "tokens_per_step": 3000} | arguments
-    sampling = TemperatureSampling(temperature_start=1.0, temperature_end=5.0, rise_steps=20)
-    return TrainingStream(groups, VOCABULARY, limits or Limits(256, 256), sampling, seed, **arguments)
+    arguments = {"micro_batch_tokens": 700, "tokens_per_step": 3000, "num_steps": 300} | arguments
+    sampling = TemperatureSampling(temperature_start=1.0, temperature_end=5.0, change_steps=20)
+    phases = [Phase(0, tuple(groups), sampling)]
+    return TrainingStream(phases, VOCABULARY, limits or Limits(256, 256), seed, **arguments)
 
 
 def sequences(batches: list[Batch]) -> Counter[tuple]:
@@ -150,12 +151,12 @@ def test_every_row_once_per_pass():
 def test_a_row_is_corrupted_anew_in_every_pass():
     component, limits = Component(MONO, SpanCorruption()), Limits(256, 256)
     stream = TrainingStream(
-        [ComponentGroup("all", (component,))],
+        [Phase(0, (ComponentGroup("all", (component,)),), TemperatureSampling())],
         VOCABULARY,
         limits,
-        TemperatureSampling(),
         seed=0,
         micro_batch_tokens=100_000,
+        num_steps=1,
         tokens_per_step=601 * component.mean_tokens(limits, len(VOCABULARY.sentinel_ids)),
     )
     batch = stream.global_batch(0)
@@ -346,13 +347,13 @@ def test_stopping_early_ends_the_thread():
 def test_components_that_do_not_fit_are_refused_before_training(components: list[Component], message: str):
     with pytest.raises(InputError, match=message):
         TrainingStream(
-            [ComponentGroup("all", tuple(components))],
+            [Phase(0, (ComponentGroup("all", tuple(components)),), TemperatureSampling())],
             VOCABULARY,
             Limits(64, 64),
-            TemperatureSampling(),
             seed=0,
             micro_batch_tokens=500,
             tokens_per_step=500,
+            num_steps=1,
         )
 
 
@@ -374,13 +375,13 @@ def test_a_step_without_usable_sequences_is_counted_and_validation_without_any_i
     corpus: Any = FakeCorpus("en-de", ("en", "de"), {"source": long_rows, "target": long_rows})
     limits = Limits(20, 20, "drop")
     stream = TrainingStream(
-        [ComponentGroup("all", (Component(corpus, Seq2Seq()),))],
+        [Phase(0, (ComponentGroup("all", (Component(corpus, Seq2Seq()),)),), TemperatureSampling())],
         VOCABULARY,
         limits,
-        TemperatureSampling(),
         seed=0,
         micro_batch_tokens=100,
         tokens_per_step=400,
+        num_steps=1,
     )
     step = stream.micro_batches(0, rank=1, world_size=2)
     assert (step.micro_batches, step.num_sequences, step.num_target_tokens) == ([], 0, 0)

@@ -16,7 +16,7 @@ WMT10 = log_shares(WMT10_MILLIONS)
 
 
 def test_the_authors_table():
-    sampling = TemperatureSampling(rise_steps=500, interval_steps=100)
+    sampling = TemperatureSampling(change_steps=500, interval_steps=100)
     first_steps = np.arange(8) * 100
     expected = [1.0, 1.8, 2.6, 3.4, 4.2, 5.0, 5.0, 5.0]
     assert sampling.temperature(first_steps) == pytest.approx(expected, abs=1e-12)
@@ -25,8 +25,17 @@ def test_the_authors_table():
 
 
 def test_a_line_in_steps():
-    sampling = TemperatureSampling(temperature_start=1.0, temperature_end=5.0, rise_steps=1000)
+    sampling = TemperatureSampling(temperature_start=1.0, temperature_end=5.0, change_steps=1000)
     assert sampling.temperature([0, 1, 250, 500, 1000, 10**9]) == pytest.approx([1, 1.004, 2, 3, 5, 5])
+
+
+def test_falling_is_rising_backwards():
+    falling = TemperatureSampling(temperature_start=5.0, temperature_end=1.0, change_steps=1000)
+    assert falling.temperature([0, 1, 250, 500, 1000, 10**9]) == pytest.approx([5, 4.996, 4, 3, 1, 1])
+    stairs = TemperatureSampling(temperature_start=5.0, temperature_end=1.0, change_steps=500, interval_steps=100)
+    assert stairs.temperature(np.arange(7) * 100 + 99) == pytest.approx([5, 4.2, 3.4, 2.6, 1.8, 1, 1])
+    small = [shares[-1] for shares in falling.shares(np.array(WMT10_MILLIONS))(np.array([0, 500, 1000]))]
+    assert small[0] > small[1] > small[2] == pytest.approx(0.08 / sum(WMT10_MILLIONS))
 
 
 def test_constant():
@@ -36,7 +45,7 @@ def test_constant():
 
 @given(rise=st.integers(0, 1000), interval=st.integers(1, 300), step=st.integers(0, 2000))
 def test_nothing_changes_once_settled(rise: int, interval: int, step: int):
-    sampling = TemperatureSampling(rise_steps=rise, interval_steps=interval)
+    sampling = TemperatureSampling(change_steps=rise, interval_steps=interval)
     temperature = sampling.temperature(step)
     assert 1.0 <= temperature <= 5.0
     assert (temperature == 5.0) == (step >= sampling.settled_step)
@@ -61,7 +70,12 @@ def test_extreme_sizes_and_temperatures_stay_finite():
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature_start": 0.0}, {"temperature_end": -1.0}, {"rise_steps": -1}, {"rise_steps": 9, "interval_steps": 0}],
+    [
+        {"temperature_start": 0.0},
+        {"temperature_end": -1.0},
+        {"change_steps": -1},
+        {"change_steps": 9, "interval_steps": 0},
+    ],
 )
 def test_options_that_cannot_be(options: dict):
     with pytest.raises(ValidationError, match=list(options)[-1]):
@@ -69,7 +83,7 @@ def test_options_that_cannot_be(options: dict):
 
 
 def test_shares_of_many_steps_are_those_of_each():
-    sampling = TemperatureSampling(rise_steps=100)
+    sampling = TemperatureSampling(change_steps=100)
     shares = sampling.shares(np.array(WMT10_MILLIONS))
     together = shares(np.arange(12).reshape(3, 4))
     assert together.shape == (3, 4, 10)

@@ -103,7 +103,7 @@ def test_schedules_and_sampling_from_the_command_line(load):
     assert load("schedule.kind=cosine", "schedule.final_lr=1e-5").schedule == Cosine(**RATES, final_lr=1e-5)
     assert load("schedule={kind: linear, peak_lr: 1, warmup_steps: 2}").schedule == Linear(peak_lr=1, warmup_steps=2)
     assert load("sampling=temperature").sampling == TemperatureSampling()
-    assert load("sampling=temperature", "sampling.rise_steps=3").sampling == TemperatureSampling(rise_steps=3)
+    assert load("sampling=temperature", "sampling.change_steps=3").sampling == TemperatureSampling(change_steps=3)
 
 
 @pytest.mark.parametrize(

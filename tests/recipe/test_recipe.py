@@ -143,14 +143,14 @@ def test_overrides(path):
         [
             "training.max_steps=7",
             "data.train.0.weight=0.5",
-            "sampling.rise_steps=3",  # a section the recipe does not have
+            "sampling.change_steps=3",  # a section the recipe does not have
             "optimizer.betas=[0.8, 0.9]",
             "about.hardware=2 cores, 1 = one",
         ],
     )
     assert recipe.training.max_steps == 7
     assert recipe.data.train[0].weight == 0.5
-    assert recipe.sampling.rise_steps == 3
+    assert recipe.sampling.change_steps == 3
     assert recipe.optimizer.betas == (0.8, 0.9)
     assert recipe.about == {"hardware": "2 cores, 1 = one"}
 

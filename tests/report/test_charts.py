@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalm_ds.report.charts import Line, line_chart, palette
+from deltalm_ds.report.run_charts import phase_starts
 
 
 def lines_of(chart: str) -> list[dict[str, Any]]:
@@ -48,3 +49,19 @@ def test_long_lines_are_averaged_and_small() -> None:
 def test_colours_of_a_palette_differ(count: int) -> None:
     colours = palette([f"en-{number}" for number in range(count)])
     assert len(colours) == len(set(colours.values())) == count
+
+
+def test_marks_stand_upright_at_their_steps() -> None:
+    chart = line_chart("marked", [Line("", [0, 10], [1.0, 2.0])], marks=[3, 7])
+    begin = chart.index("{", chart.index("}]", chart.index("[{", chart.index("Plotly.newPlot("))))
+    layout = json.JSONDecoder().raw_decode(chart, begin)[0]
+    assert [(shape["x0"], shape["x1"], shape["yref"]) for shape in layout["shapes"]] == [
+        (3, 3, "paper"),
+        (7, 7, "paper"),
+    ]
+
+
+def test_phases_begin_where_records_say() -> None:
+    records = [{"step": step, "phase": phase} for step, phase in ((5, 1), (10, 1), (15, 2), (20, 3), (25, 3))]
+    assert phase_starts(records) == [15, 20]
+    assert phase_starts([{"step": 5}, {"step": 10}]) == []

@@ -83,7 +83,7 @@ def test_sampling_and_passes(content: dict[str, Any]) -> None:
 
 
 def test_sequences_are_those_that_are_drawn_under_a_rising_temperature(content: dict[str, Any]) -> None:
-    recipe = recipe_of(content, sampling={"temperature_start": 1.0, "temperature_end": 5.0, "rise_steps": 60})
+    recipe = recipe_of(content, sampling={"temperature_start": 1.0, "temperature_end": 5.0, "change_steps": 60})
     components = make_plan(recipe, 1)["components"]
     stream = open_inputs(recipe).stream
     drawn = np.sum([np.bincount(stream.global_batch(step).component_index, minlength=4) for step in range(80)], axis=0)

@@ -2,8 +2,10 @@
 
 from deltalm_ds.data.sampling.base import Sampling
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
+from deltalm_ds.data.sampling.unimax import UniMaxSampling
 
 SAMPLINGS: dict[str, type[Sampling]] = {
     "temperature": TemperatureSampling,
+    "unimax": UniMaxSampling,
 }
 """The kinds of sampling by the name a recipe gives them, which is their `kind`."""

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Shares = Callable[[np.ndarray], np.ndarray]
 
@@ -15,6 +15,21 @@ class Sampling(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: str
+    max_passes: float | None = Field(
+        None,
+        gt=0,
+        description="Most passes over a corpus, counted from the start of the run; the rest of its share goes to the "
+        "others of its group. Only where shares stay as they are.",
+    )
+
+    @model_validator(mode="after")
+    def _caps_what_stays(self) -> "Sampling":
+        if self.max_passes is not None and self.settled_step > 0:
+            raise ValueError(
+                f"max_passes={self.max_passes:g} needs shares that stay, and these change up to step "
+                f"{self.settled_step:,}: leave out one of them, or let them change from phase to phase (phases)"
+            )
+        return self
 
     @property
     @abstractmethod
