@@ -14,17 +14,26 @@ from deltalm_ds.data.objectives import OBJECTIVES, Objective
 from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.sampling import SAMPLINGS, Sampling
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
+from deltalm_ds.errors import nearest
 from deltalm_ds.evaluation.metrics import find_metrics
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.recipe.one_of import OneOf
 from deltalm_ds.recipe.schedules import SCHEDULES, Schedule
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
+MONITORS = ("csv", "wandb", "comet")  # of DeepSpeed; training/monitors.py opens them
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(metric.name for metric in find_metrics(names))
+
+
+def _known_monitors(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in MONITORS:
+            raise ValueError(f"there is no monitor {name!r}; the nearest is {nearest(name, MONITORS)!r}")
+    return tuple(dict.fromkeys(names))
 
 
 class Section(BaseModel):
@@ -125,6 +134,14 @@ class ValidationSection(Section):
     max_length: int = Field(128, gt=0, description="Most tokens of a translation, without `</s>`.")
 
 
+class ProfileSection(Section):
+    """Steps to record with torch.profiler."""
+
+    start_step: int = Field(ge=0, description="First step of the window, from 0; take one that is past the warm-up.")
+    num_steps: int = Field(3, gt=0, le=100, description="Steps of the window; a trace is some megabytes a step.")
+    ranks: Literal["first", "all"] = Field("first", description="Ranks that write a trace.")
+
+
 class TrainingSection(Section):
     """The run itself."""
 
@@ -134,6 +151,10 @@ class TrainingSection(Section):
     save_every: int = Field(gt=0, description="Steps between checkpoints, each with a validation.")
     keep_last: int = Field(5, gt=0, description="Checkpoints kept besides the best one.")
     log_every: int = Field(50, gt=0, description="Steps between records in metrics.jsonl.")
+    monitors: Annotated[tuple[str, ...], AfterValidator(_known_monitors)] = Field(
+        (), description="Where the log goes beside TensorBoard: csv, wandb, comet."
+    )
+    profile: ProfileSection | None = Field(None, description="Steps to record with torch.profiler; none: nothing.")
     max_skipped_updates: int = Field(
         50, gt=0, description="Updates skipped in a row, for gradients that are not finite, after which a run ends."
     )

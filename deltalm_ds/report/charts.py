@@ -69,7 +69,12 @@ def palette(names: Sequence[T]) -> dict[T, str]:
 
 
 def line_chart(
-    title: str, lines: Iterable[Line], log: bool = False, from_zero: bool = False, x_name: str = "step"
+    title: str,
+    lines: Iterable[Line],
+    log: bool = False,
+    from_zero: bool = False,
+    x_name: str = "step",
+    stacked: bool = False,
 ) -> str:
     """An HTML element with one line per series; the empty text if there is nothing to show.
 
@@ -79,6 +84,7 @@ def line_chart(
         log: logarithmic y axis; points that are not positive are left out.
         from_zero: let the y axis begin at 0.
         x_name: what stands under the x axis.
+        stacked: lay the lines, which have the same x, on top of each other as areas.
     """
     drawn = [kept for line in lines if (kept := _drawable(line, log)).x]
     if not drawn:
@@ -86,7 +92,7 @@ def line_chart(
     several = len(drawn) > 1
     height = PLOT_HEIGHT + (LEGEND_ROW_HEIGHT * math.ceil(len(drawn) / NAMES_A_ROW) if several else 0)
     chart = to_html(
-        Figure([_scatter(line) for line in drawn], _layout(x_name, log, from_zero, len(drawn))),
+        Figure([_scatter(line, stacked) for line in drawn], _layout(x_name, log, from_zero, len(drawn))),
         config=CONFIG,
         include_plotlyjs=False,
         full_html=False,
@@ -96,7 +102,7 @@ def line_chart(
     return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>"
 
 
-def _scatter(line: Line) -> Scatter:
+def _scatter(line: Line, stacked: bool) -> Scatter:
     return Scatter(
         name=escape(line.name, quote=False),  # plotly takes tags in a name for formatting
         x=list(line.x),
@@ -104,6 +110,7 @@ def _scatter(line: Line) -> Scatter:
         mode="lines+markers" if len(line.x) <= MAX_MARKED_POINTS else "lines",
         line={"color": line.colour, "dash": line.dash, "width": 1.6},
         marker={"size": 5},
+        stackgroup="all" if stacked else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Looking into the records of a run's metrics.jsonl: values by step, also those by component or direction."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 Record = dict[str, Any]
@@ -9,6 +10,11 @@ Record = dict[str, Any]
 def points_of(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
     """(step, value) of the records that have a value of this key."""
     return [(record["step"], record[key]) for record in records if record.get(key) is not None]
+
+
+def steps_since_last(train: Sequence[Record]) -> list[int]:
+    """For each record of training the steps that it is about."""
+    return [after - before for before, after in pairwise([0, *(record["step"] for record in train)])]
 
 
 def points_in(records: Sequence[Record], group: str, name: str) -> list[tuple[int, float]]:

@@ -13,6 +13,7 @@ from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
 from deltalm_ds.training.initial_model import check_finite, starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
+from deltalm_ds.training.monitors import check_monitors
 
 CHECKED_BYTES = 4 << 30  # data sets up to this size are read whole: some seconds
 LOOKED_AT_STEPS = 64
@@ -30,6 +31,7 @@ def check_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
         InputError, DataError: something is missing, damaged, does not belong together, or could not be learned from.
     """
     check_precision(precision(deepspeed_config(recipe)), recipe.training.matmul_precision)
+    check_monitors(recipe)
     inputs = open_inputs(recipe, checkpoint)
     _check_content(inputs)
     _check_steps(recipe, inputs)

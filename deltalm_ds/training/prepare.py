@@ -23,6 +23,7 @@ MAY_CHANGE = (
     *("batch.micro_batch_tokens", "batch.min_micro_batches", "optimizer.implementation"),
     *("training.max_steps", "training.save_every", "training.keep_last", "training.log_every"),
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
+    *("training.monitors", "training.monitors.*", "training.profile", "training.profile.*"),
 )
 
 

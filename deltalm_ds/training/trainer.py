@@ -36,8 +36,10 @@ from deltalm_ds.training.graphs import GraphedForward, reason_against_graphs
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.linear_choice import choose_for_all_ranks
+from deltalm_ds.training.monitors import open_monitors
 from deltalm_ds.training.prepare import check_prepared
-from deltalm_ds.training.records import Rates, loss_record
+from deltalm_ds.training.profiling import Profiler
+from deltalm_ds.training.records import Rates, Speed, loss_record
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.step import LossSums, train_step
 from deltalm_ds.training.validation import validate
@@ -61,7 +63,10 @@ class Trainer:
         self.state.inputs = self.inputs.identity
         choose_for_all_ranks(self.ds_engine.module, torch.device(self.ds_engine.device), run)
         self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
-        self.log = MetricsLog(run, self.state.step) if self.rank == 0 else None
+        self.log = self._open_log() if self.rank == 0 else None
+        self.profiler = Profiler(run, self.recipe.training.profile, self.rank, self.sections)
+        dtype = next(self.ds_engine.module.parameters()).dtype
+        self.speed = Speed(self.inputs.model_config, dtype, torch.device(self.ds_engine.device), self.sections)
         self.rates, self.note = Rates(), ""
         self.skipped_in_a_row, self.updates_when_saved = 0, self.state.updates
 
@@ -89,6 +94,10 @@ class Trainer:
             self._say(f"micro-batches are not recorded as CUDA graphs: {reason}")
         return rounded_up
 
+    def _open_log(self) -> MetricsLog:
+        step = self.state.step
+        return MetricsLog(self.run, step, open_monitors(self.recipe, self.run, step))
+
     def train(self) -> int:
         """Run to the last step or to a stop; returns the exit code.
 
@@ -105,7 +114,9 @@ class Trainer:
                 self.sections.switch("data")
                 for batches in steps:
                     self.sections.switch("other")
+                    self.profiler.before(state.step)
                     self._update(batches)
+                    self.profiler.after(state.step - 1)
                     saving = self._is_due()
                     # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
                     if saving or state.step % training.log_every == 0:
@@ -115,7 +126,7 @@ class Trainer:
                     if saving:
                         self._save_and_validate()
                     if state.step < training.max_steps:
-                        self.stop.check()
+                        self._stop_if_asked()
                     self.sections.switch("data")
             except StopRequested:
                 return self._end_early()
@@ -142,7 +153,7 @@ class Trainer:
                 training.label_smoothing,
                 (self.recipe.seed, state.step),
                 self.sums,
-                before_next=self.stop.check,
+                before_next=self._stop_if_asked,
                 sections=self.sections,
             )
             state.updates += applied
@@ -151,6 +162,11 @@ class Trainer:
         self.rates.count(batches)
         if self.skipped_in_a_row >= training.max_skipped_updates:
             raise self._does_not_train(f"{self.skipped_in_a_row} updates in a row were skipped")
+
+    def _stop_if_asked(self) -> None:
+        """Ranks wait for each other here; what it takes is told apart from their work."""
+        with self.sections.section("communication"):
+            self.stop.check()
 
     def _does_not_train(self, what: str) -> CheckError:
         return CheckError(
@@ -161,7 +177,7 @@ class Trainer:
     def _log_training(self) -> None:
         """Write a record of the steps since the last one; a collective."""
         stream, step = self.inputs.stream, self.state.step
-        record = loss_record(self.sums.read(), stream.labels)
+        record = loss_record(self.sums.read(), stream.components, stream.labels)
         probabilities = stream.probabilities(step - 1)
         record |= {
             "learning_rate": self.ds_engine.optimizer.param_groups[0]["lr"],
@@ -169,8 +185,10 @@ class Trainer:
             "skipped_updates": step - self.state.updates,
             **stream.sampling.facts(step - 1),
             "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
-            **self.rates.read(),
+            **self.speed.read(self.rates),
         }
+        if scaler := loss_scaler_state(self.ds_engine):
+            record["loss_scale"] = scaler["cur_scale"]
         if self.log:
             self.log.write(step, "train", record)
         self.rates = Rates()
@@ -210,7 +228,7 @@ class Trainer:
         else:
             state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
             if self.log:
-                self.log.write(state.step, "validation", found)
+                self.log.write(state.step, "validation", found | {"seconds": self.sections.take()})
                 write_json(self.run / "checkpoints" / checkpoint_name(state.step) / STATE, asdict(state))
             self._say(f"step {state.step}: " + ", ".join(f"{name} {v:.3f}" for name, v in state.validation.items()))
         self.rates = Rates()

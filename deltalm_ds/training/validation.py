@@ -43,7 +43,7 @@ def validate(ds_engine: Any, inputs: Inputs, recipe: Recipe, stop: StopSignal) -
         return {}, fault
     sums = LossSums(len(builder.components), ds_engine.device)
     evaluate_loss(ds_engine, batches, recipe.training.label_smoothing, sums, before_next=stop.check)
-    record = loss_record(sums.read(), [component.name for component in builder.components])
+    record = loss_record(sums.read(), builder.components, [component.name for component in builder.components])
     if not inputs.tests:
         return record, None
     hypotheses, fault = _translations(ds_engine, inputs, recipe, stop)

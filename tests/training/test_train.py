@@ -26,21 +26,19 @@ from deltalm_ds.files import read_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
 from deltalm_ds.runs.events import read_events
-from deltalm_ds.runs.metrics import read_metrics
+from deltalm_ds.runs.metrics import OF_THE_MOMENT, read_metrics
 from deltalm_ds.training import checks
 from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config
 from deltalm_ds.training.inputs import open_inputs
 
 STAGES = (1, 2, 3)
 DROPOUT = {"dropout": 0.2, "attention_dropout": 0.1, "activation_dropout": 0.1}
-# everything that must come again when a run is repeated: all but the speed
-VARYING = {"tokens_per_second", "seconds_per_step"}
 
 
 def records(run, kind="train"):
     """The records of a run without what depends on the machine."""
     return [
-        {key: value for key, value in record.items() if key not in VARYING}
+        {key: value for key, value in record.items() if key not in OF_THE_MOMENT}
         for record in read_metrics(run)
         if record["kind"] == kind
     ]
