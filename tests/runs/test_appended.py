@@ -1,6 +1,8 @@
 """Reading along: every whole line once, whatever the writer does."""
 
 import json
+import tempfile
+from pathlib import Path
 from unittest import mock
 
 from hypothesis import given
@@ -12,12 +14,8 @@ from deltalm_ds.runs.appended import AppendedLines
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
 def test_lines_come_once_however_they_are_cut(sizes):
-    import tempfile
-    from pathlib import Path
-
-    content = b"".join(
-        json.dumps({"n": n, "text": "\u00e9\u2028"}, ensure_ascii=False).encode() + b"\n" for n in range(4)
-    )
+    entries = [json.dumps({"n": n, "text": "\u00e9\u2028"}, ensure_ascii=False) for n in range(4)]
+    content = "".join(f"{entry}\n" for entry in entries).encode()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "log"
         lines, found, position = AppendedLines(path), [], 0
