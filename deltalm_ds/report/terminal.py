@@ -15,6 +15,7 @@ from deltalm_ds.runs.appended import AppendedLines
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS, SHOWN_EVENTS, RECENT = 48, 5, 10  # columns of the curve; lines; records that a rate is the mean of
 GIB = 2**30
+RECORDS = ("train", "validation")  # kinds of them
 
 
 class RunView:
@@ -49,7 +50,8 @@ class RunView:
             self._take_event(event)
         if records or events:
             self._news_at = time.monotonic()
-        return [_event_line(event) for event in events] + [_record_line(record) for record in records]
+        in_order = sorted([*events, *records], key=lambda entry: (entry.get("time", ""), entry.get("kind") == "end"))
+        return [_record_line(entry) if entry.get("kind") in RECORDS else _event_line(entry) for entry in in_order]
 
     @property
     def has_ended(self) -> bool:
