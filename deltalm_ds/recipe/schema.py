@@ -165,6 +165,15 @@ class TrainingSection(Section):
         True, description="On a GPU, record micro-batches as CUDA graphs where that can be done; `deltalm plan` says."
     )
 
+    @field_validator("profile")
+    @classmethod
+    def _ends_in_time(cls, profile: ProfileSection | None, info: ValidationInfo) -> ProfileSection | None:
+        max_steps = info.data.get("max_steps")
+        if profile is not None and max_steps is not None and profile.start_step + profile.num_steps > max_steps:
+            past = profile.start_step + profile.num_steps
+            raise ValueError(f"start_step + num_steps = {past} is past training.max_steps={max_steps}")
+        return profile
+
 
 class Recipe(Section):
     """One experiment."""

@@ -82,7 +82,8 @@ def _cut_off(directory: Path, step: int) -> list[str]:
     for path in sorted(directory.glob("*.csv")):
         with open(path, newline="") as file:
             header, *rows = csv.reader(file) or [[]]
+        whole = [row for row in rows if len(row) == len(header) and row[0].isdigit()]  # a crash may have cut the last
         with atomic_file(path) as file:
-            csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= step)])
+            csv.writer(file).writerows([header, *(row for row in whole if int(row[0]) <= step)])
         names.append(path.stem)
     return names

@@ -165,6 +165,12 @@ def test_an_unknown_monitor_is_answered_with_the_nearest(make_recipe):
         make_recipe(training={"monitors": ["wandbb"]})
 
 
+def test_a_window_past_the_end_is_refused(make_recipe):
+    make_recipe(training={"profile": {"start_step": 17}})
+    with pytest.raises(ValueError, match=r"start_step \+ num_steps = 21 is past training.max_steps=20"):
+        make_recipe(training={"profile": {"start_step": 18}})
+
+
 def test_a_monitor_without_its_package_is_refused_before_training(make_recipe, monkeypatch):
     monkeypatch.setattr(monitors, "find_spec", lambda name: None)
     check_monitors(make_recipe(training={"monitors": ["csv"]}))
