@@ -115,7 +115,7 @@ def _scatter(line: Line, stacked: bool) -> Scatter:
 
 
 def _layout(x_name: str, log: bool, from_zero: bool, num_lines: int) -> dict[str, Any]:
-    axis = {"automargin": True, "exponentformat": "e", "hoverformat": ".4g"}
+    axis = {"automargin": True, "exponentformat": "e", "minexponent": 5, "hoverformat": ".4g"}
     return {
         "template": {},
         "paper_bgcolor": "rgba(0,0,0,0)",

@@ -1,5 +1,6 @@
 """`deltalm watch` beside a run that writes: what it shows, when it ends, what it reads."""
 
+import io
 import json
 import threading
 import time
@@ -104,6 +105,13 @@ def test_ctrl_c_leaves_without_a_word(run: Path) -> None:
     assert (outcome.code, outcome.stdout, outcome.stderr) == (0, "", "")
 
 
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_on_a_terminal_the_view_is_drawn(run: Path) -> None:
     record_event(run, "start", host="n1")
     append(run, 10)
@@ -112,7 +120,7 @@ def test_on_a_terminal_the_view_is_drawn(run: Path) -> None:
         append(run, 20)
         record_event(run, "end", code=0)
 
-    with mock.patch.object(time, "sleep", side_effect=end), mock.patch("io.StringIO.isatty", return_value=True):
+    with mock.patch.object(time, "sleep", side_effect=end), mock.patch.object(io, "StringIO", Terminal):
         outcome = deltalm("watch", run)
     assert outcome.code == 0
     assert "step 20 of 40" in outcome.stdout and outcome.stdout.rstrip().endswith("ended")
