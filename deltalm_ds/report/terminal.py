@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def _training_lines(recent: list[Record], losses: Sequence[tuple[int, float]], m
     ]
 
 
-def _facts(record: Record, facts: dict[str, tuple[str, str, float]]) -> str:
+def _facts(record: Record, facts: Mapping[str, tuple[str, str, float]]) -> str:
     """`name value` of what a record has."""
     shown = [
         f"{name} {form.format(record[key] * factor if factor != 1 else record[key])}"

@@ -123,7 +123,7 @@ def test_on_a_terminal_the_view_is_drawn(run: Path) -> None:
     with mock.patch.object(time, "sleep", side_effect=end), mock.patch.object(io, "StringIO", Terminal):
         outcome = deltalm("watch", run)
     assert outcome.code == 0
-    assert "step 20 of 40" in outcome.stdout and outcome.stdout.rstrip().endswith("ended")
+    assert "step 20 of 40" in outcome.stdout and "\nended" in outcome.stdout
 
 
 def test_there_is_no_such_run(tmp_path: Path) -> None:
