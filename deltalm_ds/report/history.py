@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import Any
 
 from deltalm_ds.report.page import note, table
-from deltalm_ds.report.records import Record, points_of
+from deltalm_ds.report.records import Record, event_text, points_of
 
 SPIKE_WINDOW, SPIKE_SIGMAS = 50, 6  # records before one that stand for what is usual; robust deviations from it
 SIGMA_OF_MAD = 1.4826  # of a normal distribution
@@ -52,24 +51,8 @@ def spikes_of(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]
 
 def history(events: Sequence[Record]) -> str:
     """The events of all starts, oldest first; of very many the newest."""
-    rows = [[event["time"], event["kind"], _text(event)] for event in events[-MAX_EVENTS:]]
+    rows = [[event["time"], event["kind"], event_text(event)] for event in events[-MAX_EVENTS:]]
     left_out = len(events) - len(rows)
     return table(("time", "event", ""), rows) + (
         note(f"{left_out:,} earlier ones are in events.jsonl.") if left_out else ""
     )
-
-
-def _text(event: Record) -> str:
-    """What an event says besides its time and kind; changes as `key: before → after`."""
-    parts = []
-    for name, value in event.items():
-        if name == "changes" and isinstance(value, dict):
-            parts += [f"{key}: {_short(was)} → {_short(now)}" for key, (was, now) in value.items()]
-        elif name not in ("time", "kind"):
-            parts.append(f"{name}: {_short(value)}")
-    return "; ".join(parts)
-
-
-def _short(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -43,3 +43,19 @@ def objective_of(name: str) -> str:
     """`seq2seq` of a component `seq2seq:en-de:de-en`; empty for a name that is not a component's."""
     parts = name.rsplit(":", 2)
     return parts[0] if len(parts) == 3 else ""
+
+
+def event_text(event: Record) -> str:
+    """What an event says besides its time and kind; changes as `key: before → after`."""
+    parts = []
+    for name, value in event.items():
+        if name == "changes" and isinstance(value, dict):
+            parts += [f"{key}: {_short(was)} → {_short(now)}" for key, (was, now) in value.items()]
+        elif name not in ("time", "kind"):
+            parts.append(f"{name}: {_short(value)}")
+    return "; ".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"

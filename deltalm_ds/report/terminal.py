@@ -4,11 +4,10 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.progress import duration_text
-from deltalm_ds.report.records import Record, validation_metrics
+from deltalm_ds.report.records import Record, event_text, validation_metrics
 from deltalm_ds.report.run_files import name_of, read_recipe
 from deltalm_ds.runs.appended import AppendedLines
 
@@ -178,10 +177,4 @@ def _record_line(record: Record) -> str:
 
 
 def _event_line(event: Record) -> str:
-    rest = ", ".join(f"{name} {_short(value)}" for name, value in event.items() if name not in ("time", "kind"))
-    return f"{event.get('time', '')} {event.get('kind', '')}: {rest}"
-
-
-def _short(value: Any) -> str:
-    text = str(value).replace("\n", " ")
-    return text if len(text) <= 100 else f"{text[:99]}…"
+    return f"{event.get('time', '')} {event.get('kind', '')}: {event_text(event)}"

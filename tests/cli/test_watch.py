@@ -50,7 +50,7 @@ def test_lines_come_while_the_run_writes_and_end_with_it(run: Path) -> None:
         *(f"step {step} train: loss {50 / step:.4f}, 1,500 tokens/s" for step in (10, 20, 30, 40)),
         "step 40 validation: loss 1.2500, bleu 12.5000",
     ]
-    assert first.endswith(" start: host n1, ranks 2") and last.endswith(" end: code 0, reason done")
+    assert first.endswith(" start: host: n1; ranks: 2") and last.endswith(" end: code: 0; reason: done")
 
 
 def test_a_run_without_events_of_its_end_ends_at_its_last_step(run: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_view_has_progress_speed_validation_and_events(run: Path) -> None:
     assert "tokens/s 1,500   MFU % 31.4   padding % 5.0" in text
     assert "backward 60 %   forward 30 %   data 10 %" in text
     assert "validation at 20: loss 4.000 (lowest loss 3.000 at 10)" in text
-    assert "validation failed: step 20, fault no room" in text
+    assert "validation failed: step: 20; fault: no room" in text
 
 
 def test_a_resume_that_cuts_the_log_off_starts_the_curve_again(run: Path) -> None:
