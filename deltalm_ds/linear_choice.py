@@ -3,19 +3,14 @@
 `use_fastest` is for entry points that run a model in one process; training agrees on one choice for all its ranks.
 """
 
-import fcntl
-import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
-from deltalm_ds.errors import InputError, os_error_sentence
-from deltalm_ds.files import read_json, write_json
+from deltalm_ds.errors import os_error_sentence
+from deltalm_ds.files import write_json
 from deltalm_ds.kernels.linear import (
     AUTO,
     CONTENDERS,
@@ -31,9 +26,9 @@ from deltalm_ds.kernels.linear import (
     use,
 )
 from deltalm_ds.kernels.linear_rates import classes, measure
-from deltalm_ds.processor import processor_name
+from deltalm_ds.machine import locked_memory, machine, memory_path, read_memory
 
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # environment: instructions that the libraries may use
+MEMORY = "linear"
 
 
 def use_fastest(model: nn.Module, products: Iterable[str] = PRODUCTS) -> None:
@@ -60,8 +55,8 @@ def find_rates(model: nn.Module, products: Iterable[str], known: Rates | None = 
     if needed.keys() <= rates.keys():
         return {name: rates[name] for name in needed}
     try:
-        with _locked_memory() as path:  # two processes measure one after the other, and the second need not any more
-            memory = _read(path)
+        with locked_memory(MEMORY) as path:
+            memory = read_memory(path)
             rates = {**_sound(memory.get(machine())), **rates}
             missing = {name: case for name, case in needed.items() if name not in rates}
             if missing:
@@ -96,13 +91,6 @@ def rates_of_record(recorded: dict[str, Any]) -> Rates:
     )
 
 
-def machine() -> str:
-    """What rates depend on besides the product: processor, instructions, threads, PyTorch, precision of float32."""
-    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
-    parts = [processor_name(), torch.backends.cpu.get_cpu_capability(), *limits, f"{torch.get_num_threads()} threads"]
-    return ", ".join([*parts, f"torch {torch.__version__}", f"float32 {torch.get_float32_matmul_precision()}"])
-
-
 def _layers(model: nn.Module) -> list[Layer]:
     """The linear layers of different shapes, the output layer with the token table among them, largest first."""
     weight = next(model.parameters())
@@ -114,19 +102,10 @@ def _layers(model: nn.Module) -> list[Layer]:
     return [Layer(*shape, dtype) for shape in sorted(shapes, reverse=True) if shape[0] * shape[1] >= SMALL_WEIGHT]
 
 
-def _memory() -> Path:
-    """The file; OSError where this user has no home directory, as in some containers."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache) if cache else Path.home() / ".cache") / "deltalm_ds" / "linear.json"
-    except RuntimeError as error:
-        raise OSError("this user has no home directory") from error
-
-
 def _remembered() -> Rates:
     """What is remembered of this machine, as far as it can be read."""
     try:
-        return _sound(_read(_memory()).get(machine()))
+        return _sound(read_memory(memory_path(MEMORY)).get(machine()))
     except OSError:
         return {}
 
@@ -141,23 +120,3 @@ def _sound(rates: Any) -> Rates:
 def _is_sound(of_class: Any) -> bool:
     is_known = isinstance(of_class, dict) and "torch" in of_class and of_class.keys() <= {*CONTENDERS, PACKED}
     return is_known and all(isinstance(rate, int | float) for rate in of_class.values())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is remembered; nothing if there is no file, or a damaged one, which the next measurement replaces."""
-    if not path.exists():
-        return {}
-    try:
-        memory = read_json(path)
-    except InputError:
-        return {}
-    return memory if isinstance(memory, dict) else {}
-
-
-@contextmanager
-def _locked_memory() -> Iterator[Path]:
-    path = _memory()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield path

@@ -27,9 +27,9 @@ CONFINED = {
 LEVELS = (
     {"errors", "allocator", "progress", "arrays", "token_ids", "threads", "streams"},
     {"files", "lines", "kernels", "processor", "languages"},
-    {"model", "runs", "linear_choice"},
-    {"vocabulary", "report", "environment"},
-    {"checkpoints", "data"},
+    {"model", "runs", "machine"},
+    {"vocabulary", "report", "linear_choice"},
+    {"checkpoints", "data", "environment"},
     {"generation", "data_tools"},
     {"evaluation", "export"},
     {"recipe"},

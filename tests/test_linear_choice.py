@@ -14,7 +14,8 @@ from torch import nn
 from deltalm_ds import linear_choice
 from deltalm_ds.kernels import linear
 from deltalm_ds.kernels.linear import PRODUCTS, VARIABLE, contenders, in_use, use
-from deltalm_ds.linear_choice import find_rates, machine, rates_of_record, record, use_fastest
+from deltalm_ds.linear_choice import find_rates, rates_of_record, record, use_fastest
+from deltalm_ds.machine import machine
 
 pytestmark = pytest.mark.skipif(len(contenders(torch.float32)) == 1, reason="PyTorch is built without oneDNN")
 

@@ -1,4 +1,4 @@
-"""`deltalm plan | train | report | demo`."""
+"""`deltalm plan | train | demo`."""
 
 import sys
 from pathlib import Path
@@ -63,21 +63,6 @@ def train(
     if code == STOPPED_EXIT_CODE:
         typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
     sys.exit(code)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    out: Annotated[Path | None, typer.Option(help="Default: RUN/report.html.")] = None,
-) -> None:
-    """Write one HTML page about a run: loss, learning rate, temperature, sampling, BLEU, sample translations.
-
-    Example: deltalm report runs/multi30k
-    """
-    from deltalm_ds.report.run_page import write_report
-
-    path = out or run / "report.html"
-    write_report(run, path)
-    print(path)
 
 
 def demo(

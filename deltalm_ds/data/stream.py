@@ -56,12 +56,14 @@ class GlobalBatch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's micro-batches of a step; the counts are those of the whole global batch.
+    """One rank's micro-batches of a step; lengths [N] and counts are those of the whole global batch.
 
     `num_target_tokens` (with `</s>`) is what the sum of token losses is divided by.
     """
 
     micro_batches: list[Batch]
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
     num_sequences: int
     num_source_tokens: int
     num_target_tokens: int
@@ -161,7 +163,8 @@ class BatchBuilder:
     def build(self, batch: GlobalBatch, rank: int, world_size: int) -> StepBatches:
         """Deal the batch to `world_size` ranks and make the micro-batches of `rank`: none of an empty batch."""
         if not len(batch.rows):
-            return StepBatches([], 0, 0, 0, batch.num_truncated, batch.num_overlong, batch.num_too_short)
+            counts = 0, 0, 0, batch.num_truncated, batch.num_overlong, batch.num_too_short
+            return StepBatches([], batch.source_lengths, batch.target_lengths, *counts)
         micro_batches = deal_micro_batches(
             batch.source_lengths,
             batch.target_lengths,
@@ -178,6 +181,8 @@ class BatchBuilder:
         framed = frame(sources, order, self._tags[components]), frame(targets, order, np.zeros_like(components))
         return StepBatches(
             collate(*framed, components, num_sequences),
+            batch.source_lengths,
+            batch.target_lengths,
             num_sequences=len(batch.rows),
             num_source_tokens=int(batch.source_lengths.sum()),
             num_target_tokens=int(batch.target_lengths.sum()),

@@ -31,11 +31,19 @@ from deltalm_ds.recipe.schedules import SCHEDULES, Schedule
 from deltalm_ds.runs.checkpoints import LOSSES
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
+MONITORS = ("csv", "wandb", "comet")  # of DeepSpeed; training/monitors.py opens them
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(metric.name for metric in find_metrics(names))
+
+
+def _known_monitors(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in MONITORS:
+            raise ValueError(f"there is no monitor {name!r}; the nearest is {nearest(name, MONITORS)!r}")
+    return tuple(dict.fromkeys(names))
 
 
 class Section(BaseModel):
@@ -209,6 +217,14 @@ class AverageSection(Section):
     from_step: int = Field(0, ge=0, description="Updates before it begins: until then it is the weights themselves.")
 
 
+class ProfileSection(Section):
+    """Steps to record with torch.profiler."""
+
+    start_step: int = Field(ge=0, description="First step of the window, from 0; take one that is past the warm-up.")
+    num_steps: int = Field(3, gt=0, le=100, description="Steps of the window; a trace is some megabytes a step.")
+    ranks: Literal["first", "all"] = Field("first", description="Ranks that write a trace.")
+
+
 class TrainingSection(Section):
     """The run itself."""
 
@@ -230,6 +246,10 @@ class TrainingSection(Section):
         "none: ten times save_every.",
     )
     log_every: int = Field(50, gt=0, description="Steps between records in metrics.jsonl.")
+    monitors: Annotated[tuple[str, ...], AfterValidator(_known_monitors)] = Field(
+        (), description="Where the log goes beside TensorBoard: csv, wandb, comet."
+    )
+    profile: ProfileSection | None = Field(None, description="Steps to record with torch.profiler; none: nothing.")
     max_skipped_updates: int = Field(
         50, gt=0, description="Updates skipped in a row, for gradients that are not finite, after which a run ends."
     )
@@ -257,6 +277,15 @@ class TrainingSection(Section):
         if keep_every is not None and save_every is not None and keep_every % save_every:
             raise ValueError(f"{keep_every} is no multiple of save_every={save_every}: there are no such checkpoints")
         return keep_every
+
+    @field_validator("profile")
+    @classmethod
+    def _ends_in_time(cls, profile: ProfileSection | None, info: ValidationInfo) -> ProfileSection | None:
+        max_steps = info.data.get("max_steps")
+        if profile is not None and max_steps is not None and profile.start_step + profile.num_steps > max_steps:
+            past = profile.start_step + profile.num_steps
+            raise ValueError(f"start_step + num_steps = {past} is past training.max_steps={max_steps}")
+        return profile
 
 
 class Recipe(Section):

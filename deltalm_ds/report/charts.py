@@ -76,6 +76,7 @@ def line_chart(
     from_zero: bool = False,
     x_name: str = "step",
     marks: Sequence[float] = (),
+    stacked: bool = False,
 ) -> str:
     """An HTML element with one line per series; the empty text if there is nothing to show.
 
@@ -86,6 +87,7 @@ def line_chart(
         from_zero: let the y axis begin at 0.
         x_name: what stands under the x axis.
         marks: values of x at which a dotted line stands upright.
+        stacked: lay the lines, which have the same x, on top of each other as areas.
     """
     drawn = [kept for line in lines if (kept := _drawable(line, log)).x]
     if not drawn:
@@ -93,7 +95,7 @@ def line_chart(
     several = len(drawn) > 1
     height = PLOT_HEIGHT + (LEGEND_ROW_HEIGHT * math.ceil(len(drawn) / NAMES_A_ROW) if several else 0)
     chart = to_html(
-        Figure([_scatter(line) for line in drawn], _layout(x_name, log, from_zero, len(drawn), marks)),
+        Figure([_scatter(line, stacked) for line in drawn], _layout(x_name, log, from_zero, len(drawn), marks)),
         config=CONFIG,
         include_plotlyjs=False,
         full_html=False,
@@ -103,7 +105,7 @@ def line_chart(
     return f"<figure><figcaption>{escape(title)}</figcaption>{chart}</figure>"
 
 
-def _scatter(line: Line) -> Scatter:
+def _scatter(line: Line, stacked: bool) -> Scatter:
     return Scatter(
         name=escape(line.name, quote=False),  # plotly takes tags in a name for formatting
         x=list(line.x),
@@ -111,11 +113,12 @@ def _scatter(line: Line) -> Scatter:
         mode="lines+markers" if len(line.x) <= MAX_MARKED_POINTS else "lines",
         line={"color": line.colour, "dash": line.dash, "width": 1.6},
         marker={"size": 5},
+        stackgroup="all" if stacked else None,
     )
 
 
 def _layout(x_name: str, log: bool, from_zero: bool, num_lines: int, marks: Sequence[float]) -> dict[str, Any]:
-    axis = {"automargin": True, "exponentformat": "e", "hoverformat": ".4g"}
+    axis = {"automargin": True, "exponentformat": "e", "minexponent": 5, "hoverformat": ".4g"}
     return {
         "template": {},
         "paper_bgcolor": "rgba(0,0,0,0)",

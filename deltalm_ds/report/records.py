@@ -1,6 +1,7 @@
 """Looking into the records of a run's metrics.jsonl: values by step, also those by component or direction."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 Record = dict[str, Any]
@@ -9,6 +10,11 @@ Record = dict[str, Any]
 def points_of(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
     """(step, value) of the records that have a value of this key."""
     return [(record["step"], record[key]) for record in records if record.get(key) is not None]
+
+
+def steps_since_last(train: Sequence[Record]) -> list[int]:
+    """For each record of training the steps that it is about."""
+    return [after - before for before, after in pairwise([0, *(record["step"] for record in train)])]
 
 
 def points_in(records: Sequence[Record], group: str, name: str) -> list[tuple[int, float]]:
@@ -37,3 +43,19 @@ def objective_of(name: str) -> str:
     """`seq2seq` of a component `seq2seq:en-de:de-en`; empty for a name that is not a component's."""
     parts = name.rsplit(":", 2)
     return parts[0] if len(parts) == 3 else ""
+
+
+def event_text(event: Record) -> str:
+    """What an event says besides its time and kind; changes as `key: before → after`."""
+    parts = []
+    for name, value in event.items():
+        if name == "changes" and isinstance(value, dict):
+            parts += [f"{key}: {_short(was)} → {_short(now)}" for key, (was, now) in value.items()]
+        elif name not in ("time", "kind"):
+            parts.append(f"{name}: {_short(value)}")
+    return "; ".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"

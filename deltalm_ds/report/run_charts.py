@@ -35,6 +35,9 @@ def run_charts(train: Sequence[Record], validation: Sequence[Record], metrics: d
     yield line_chart("Sampling temperature", [_line("temperature", train, "temperature")], from_zero=True, marks=starts)
     probabilities = _lines(train, "probability", colour_of)
     yield line_chart("Sampling probability", probabilities, from_zero=True, marks=starts)
+    languages = _lines(train, "nll_by_language", palette(sorted(names_in(train, "nll_by_language"))))
+    if len(lines := list(languages)) > 1:
+        yield line_chart("Training nll by target language (nats)", lines)
     for key in scores:
         title = metrics[key].title if key in metrics else key
         yield line_chart(f"Validation {title}", _lines(validation, f"{key}_of", colour_of), from_zero=True)

@@ -2,73 +2,54 @@
 
 from collections.abc import Sequence
 from html import escape
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from deltalm_ds.errors import InputError
-from deltalm_ds.files import atomic_file, read_json
+from deltalm_ds.files import atomic_file
 from deltalm_ds.progress import duration_text
+from deltalm_ds.report.history import health, history
 from deltalm_ds.report.page import chart_grid, html_page, note, section, table
 from deltalm_ds.report.quality import described_metrics, quality_table
-from deltalm_ds.report.records import Record, names_in, points_in
+from deltalm_ds.report.records import Record, names_in, points_in, steps_since_last
 from deltalm_ds.report.run_charts import run_charts
+from deltalm_ds.report.run_files import name_of, read_if_there, read_recipe, read_records
+from deltalm_ds.report.throughput import throughput
 from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
-from deltalm_ds.runs.metrics import read_metrics
+from deltalm_ds.runs.events import read_events
 
 
 def write_report(run: Path, out: Path) -> None:
     """Write the page about a run directory, complete or not at all.
 
-    It shows what is there: `metrics.jsonl`, and where they exist `recipe.yaml`, `environment.json`, `checkpoints/`,
-    `evaluation.json` (the output of `deltalm evaluate --json`) and `samples.json` (a list of objects with direction,
-    source, reference and hypothesis).
+    It shows what is there: `metrics.jsonl`, and where they exist `events.jsonl`, `recipe.yaml`, `environment.json`,
+    `checkpoints/`, `evaluation.json` (the output of `deltalm evaluate --json`) and `samples.json` (a list of objects
+    with direction, source, reference and hypothesis).
 
     Raises:
         InputError: the directory has no metrics, or one of the files cannot be read.
     """
-    records = read_metrics(run)
-    if not records:
-        raise InputError(f"{run} has no metrics.jsonl with records: give the directory of a run that has begun.")
+    records, events = read_records(run), read_events(run)
     train = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
-    recipe = _read_recipe(run)
-    evaluation = _read_if_there(run / "evaluation.json") or {}
+    recipe = read_recipe(run)
+    evaluation = read_if_there(run / "evaluation.json") or {}
     metrics = described_metrics(evaluation)
-    name = str(recipe.get("name", run.resolve().name))
+    name = name_of(run, recipe)
     sections = [
         f"<h1>{escape(name)}</h1>",
         _about(recipe),
         _facts(run, recipe, train),
         chart_grid(run_charts(train, validation, metrics)),
+        section("Throughput", throughput(run, train)),
+        section("Health", health(train, events)),
         section("Translation quality", quality_table(validation, evaluation, metrics)),
         section("Components", _component_table(train, validation)),
-        section("Sample translations", _samples(_read_if_there(run / "samples.json") or [])),
+        section("Sample translations", _samples(read_if_there(run / "samples.json") or [])),
         section("Checkpoints", _checkpoints(run)),
+        section("History", history(events)),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:
         file.write(html_page(name, sections))
-
-
-def _read_recipe(run: Path) -> Record:
-    """What recipe.yaml says, whichever version wrote it; empty without one."""
-    path = run / "recipe.yaml"
-    if not path.exists():
-        return {}
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path} is not a recipe: it has no keys.")
-    return recipe
-
-
-def _read_if_there(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
 
 
 def _about(recipe: Record) -> str:
@@ -80,7 +61,7 @@ def _facts(run: Path, recipe: Record, train: Sequence[Record]) -> str:
     """What was run, for how long, on what."""
     facts: list[tuple[str, str]] = []
     if train:
-        spans = _steps_since_last(train)
+        spans = steps_since_last(train)
         tokens = sum(record["tokens_per_step"] * steps for record, steps in zip(train, spans, strict=True))
         seconds = sum(record["seconds_per_step"] * steps for record, steps in zip(train, spans, strict=True))
         planned = (recipe.get("training") or {}).get("max_steps")
@@ -99,14 +80,10 @@ def _facts(run: Path, recipe: Record, train: Sequence[Record]) -> str:
     facts += [
         (title, str(recipe[key])) for title, key in (("DeepSpeed", "deepspeed"), ("Seed", "seed")) if key in recipe
     ]
-    environment = _read_if_there(run / "environment.json")
+    environment = read_if_there(run / "environment.json")
     if environment:
         facts += _environment_facts(environment)
     return table((), facts)
-
-
-def _steps_since_last(train: Sequence[Record]) -> list[int]:
-    return [after - before for before, after in pairwise([0, *(record["step"] for record in train)])]
 
 
 def _environment_facts(environment: Record) -> list[tuple[str, str]]:

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 
+def time_text() -> str:
+    """Now, in UTC, as events and records have it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 def record_event(run: Path, kind: str, **values: Any) -> None:
     """Append one line to RUN/events.jsonl: the time in UTC, the kind, and what it was."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    line = json.dumps({"time": now, "kind": kind, **values}, ensure_ascii=False) + "\n"
+    line = json.dumps({"time": time_text(), "kind": kind, **values}, ensure_ascii=False) + "\n"
     with open(run / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(line)
 

@@ -15,6 +15,7 @@ from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
 from deltalm_ds.training.initial_model import check_finite, starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
+from deltalm_ds.training.monitors import check_monitors
 from deltalm_ds.training.parameter_groups import freeze, parameter_groups
 from deltalm_ds.training.r_drop import check_r_drop
 
@@ -34,6 +35,7 @@ def check_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
         InputError, DataError: something is missing, damaged, does not belong together, or could not be learned from.
     """
     check_precision(precision(deepspeed_config(recipe)), recipe.training.matmul_precision)
+    check_monitors(recipe)
     inputs = open_inputs(recipe, checkpoint)
     _check_content(inputs)
     _check_steps(recipe, inputs)

@@ -14,6 +14,7 @@ from torch import Tensor, distributed
 from torch.distributed import distributed_c10d
 
 from deltalm_ds.training.deepspeed_config import CPU_NORM_BLOCK, NORM_BLOCK
+from deltalm_ds.training.sections import Sections
 
 _REPLACED = (
     "get_grad_norm_direct",
@@ -22,6 +23,11 @@ _REPLACED = (
     "_build_compact_grad_partition_buffer",
     "parallel_partitioned_bit16_groups",
     "_link_all_hp_params",
+)
+
+_COLLECTIVES = (
+    *("all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast"),
+    *("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "all_to_all_single"),
 )
 
 
@@ -50,6 +56,22 @@ def link_moments(ds_engine: deepspeed.DeepSpeedEngine) -> None:
     """Let a DeepSpeed engine before its first step find the moments of each parameter, as it would only behind that."""
     if ds_engine.zero_optimization_stage() < 3:  # stage 3 looks them up whenever it is asked
         ds_engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def time_communication(sections: Sections) -> None:
+    """Let the collectives of DeepSpeed, which all go through one object, be a section of a rank's clock."""
+    backend = deepspeed.comm.comm.cdb
+    for name in _COLLECTIVES:
+        # the class's own, as an earlier training in this process may have left its clock here
+        setattr(backend, name, _timed(partial(getattr(type(backend), name), backend), sections))
+
+
+def _timed(collective: Callable[..., Any], sections: Sections) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with sections.section("communication"):
+            return collective(*args, **kwargs)
+
+    return call
 
 
 def full_size(parameter: Tensor) -> int:

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     *("training.keep_every", "training.keep_best.*", "training.max_unsaved_steps"),
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
     *("training.limits.*", "training.spikes.*"),
+    *("training.monitors", "training.monitors.*", "training.profile", "training.profile.*"),
 )
 
 

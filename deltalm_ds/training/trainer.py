@@ -21,7 +21,7 @@ from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.runs.checkpoints import TrainingState, read_state
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.runs.metrics import MetricsLog
-from deltalm_ds.training.checkpoint import checkpoint_to_go_on_from, restore
+from deltalm_ds.training.checkpoint import checkpoint_to_go_on_from, loss_scaler_state, restore
 from deltalm_ds.training.checkpoint_writer import CheckpointWriter
 from deltalm_ds.training.collectives import StopRequested, StopSignal
 from deltalm_ds.training.deepspeed_engine import initialize
@@ -30,10 +30,12 @@ from deltalm_ds.training.graphs import GraphedForward, reason_against_graphs
 from deltalm_ds.training.initial_model import starting_model
 from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.linear_choice import choose_for_all_ranks
+from deltalm_ds.training.monitors import open_monitors
 from deltalm_ds.training.out_of_memory import out_of_memory_told
 from deltalm_ds.training.prepare import check_prepared
+from deltalm_ds.training.profiling import Profiler
 from deltalm_ds.training.r_drop import RDropForward
-from deltalm_ds.training.records import Rates, loss_record
+from deltalm_ds.training.records import Rates, Speed, loss_record
 from deltalm_ds.training.roll_back import RollBack, roll_back
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.startup import Startup
@@ -63,6 +65,9 @@ class Trainer:
         self.state.inputs = self.inputs.identity
         choose_for_all_ranks(self.ds_engine.module, torch.device(self.ds_engine.device), run)
         self.saves = CheckpointWriter(self.ds_engine, self.inputs.vocabulary, self.recipe, run, self.state)
+        self.profiler = Profiler(run, self.recipe.training.profile, self.rank, self.sections)
+        dtype = next(self.ds_engine.module.parameters()).dtype
+        self.speed = Speed(self.inputs.model_config, dtype, torch.device(self.ds_engine.device), self.sections)
         self._begin_counting()
 
     def _begin(self) -> tuple[TrainingState, Any]:
@@ -85,7 +90,7 @@ class Trainer:
     def _begin_counting(self) -> None:
         """What is counted from a checkpoint, or from the start, on."""
         self.sums = LossSums(len(self.inputs.stream.components), self.ds_engine.device)
-        self.log = MetricsLog(self.run, self.state.step) if self.rank == 0 else None
+        self.log = self._open_log() if self.rank == 0 else None
         self.guard = Guard(self.ds_engine, self.inputs, self.recipe, self.run, self.state.losses)
         self.rates, self.note = Rates(), ""
         self.skipped_in_a_row = 0
@@ -101,6 +106,10 @@ class Trainer:
         if self.ds_engine.device.type == "cuda":
             self._say(f"micro-batches are not recorded as CUDA graphs: {reason}")
         return rounded_up
+
+    def _open_log(self) -> MetricsLog:
+        step = self.state.step
+        return MetricsLog(self.run, step, open_monitors(self.recipe, self.run, step))
 
     def train(self) -> int:
         """Run to the last step or to a stop; returns the exit code.
@@ -139,7 +148,9 @@ class Trainer:
                 self.sections.begin_step(state.step)
                 for batches in steps:
                     self.sections.switch("other")
+                    self.profiler.before(state.step)
                     self._update(batches)
+                    self.profiler.after(state.step - 1)
                     self.startup.first_step_ended(self.run, state.step)
                     saving = self._is_due() or self.saves.should_try_again(state.step)
                     # a record at every checkpoint: a resumed run then logs the same sums as one never interrupted
@@ -150,7 +161,7 @@ class Trainer:
                     if saving:
                         self._save_and_validate()
                     if state.step < training.max_steps:
-                        self.stop.check()
+                        self._stop_if_asked()
                     self.sections.begin_step(state.step)
                 with self.sections.section("checkpoint"):
                     self.saves.finish(state)
@@ -179,7 +190,7 @@ class Trainer:
                 self.recipe.schedule.learning_rate(state.updates, training.max_steps),
                 training.label_smoothing,
                 (self.recipe.seed, state.step),
-                self.stop.check,
+                self._stop_if_asked,
                 self.sections,
             )
             config = self.inputs.model_config
@@ -194,6 +205,11 @@ class Trainer:
         if self.skipped_in_a_row >= training.max_skipped_updates:
             raise self._does_not_train(f"{self.skipped_in_a_row} updates in a row were skipped")
 
+    def _stop_if_asked(self) -> None:
+        """Ranks wait for each other here; what it takes is told apart from their work."""
+        with self.sections.section("communication"):
+            self.stop.check()
+
     def _does_not_train(self, what: str) -> CheckError:
         return CheckError(
             f"At step {self.state.step} {what}: their gradients are not finite, or their losses are spikes, so nothing "
@@ -204,7 +220,7 @@ class Trainer:
     def _log_training(self) -> None:
         """Write a record of the steps since the last one; a collective."""
         stream, step = self.inputs.stream, self.state.step
-        record = loss_record(self.sums.read(), stream.labels)
+        record = loss_record(self.sums.read(), stream.components, stream.labels)
         probabilities = stream.probabilities(step - 1)
         record |= {
             "learning_rate": max(group["lr"] for group in self.ds_engine.optimizer.param_groups),
@@ -212,8 +228,10 @@ class Trainer:
             "skipped_updates": step - self.state.updates,
             **stream.sampling_facts(step - 1),
             "probability": {label: round(float(p), 6) for label, p in zip(stream.labels, probabilities, strict=True)},
-            **self.rates.read(),
+            **self.speed.read(self.rates),
         }
+        if scaler := loss_scaler_state(self.ds_engine):
+            record["loss_scale"] = scaler["cur_scale"]
         if self.log:
             self.log.write(step, "train", record)
         self.rates = Rates()
@@ -246,7 +264,7 @@ class Trainer:
         else:
             state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
             if self.log:
-                self.log.write(state.step, "validation", found)
+                self.log.write(state.step, "validation", found | {"seconds": self.sections.take()})
                 self.saves.add_validation(state.step, state.validation)
             self._say(f"step {state.step}: " + ", ".join(f"{name} {v:.3f}" for name, v in state.validation.items()))
         self.rates = Rates()

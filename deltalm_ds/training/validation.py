@@ -55,7 +55,7 @@ def validate(
     assert recipe.validation is not None
     average = averaged_model(ds_engine) if recipe.validation.weights == "average" else None
     evaluate_loss(average or ds_engine, batches, recipe.training.label_smoothing, sums, before_next)
-    record = loss_record(sums.read(), [component.name for component in builder.components])
+    record = loss_record(sums.read(), builder.components, [component.name for component in builder.components])
     if not inputs.tests:
         return record, None
     hypotheses, fault = _translations(average or _whole_model(ds_engine), inputs, recipe, stop, sections)

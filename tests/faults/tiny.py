@@ -96,7 +96,7 @@ def _write_shards(directory: Path, vocabulary: Vocabulary, corpora: dict[str, in
 
 
 class Training:
-    """A start of a run by `deltalm train`, with what can be seen of it; `log` is beside the run where it is not given."""
+    """A start of a run by `deltalm train`, with what can be seen of it; `log`: beside the run where it is not given."""
 
     def __init__(self, recipe: Path, run: Path, ranks: int, *overrides: str, log: Path | None = None) -> None:
         self.run = run

@@ -2,12 +2,11 @@
 
 import json
 import math
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
+from pages import Page, points
 from plotly.offline import get_plotlyjs
 
 from deltalm_ds.errors import InputError
@@ -104,78 +103,6 @@ def fabricate_run(run: Path) -> None:
         (directory / "state.json").write_text(json.dumps(state))
 
 
-class Page(HTMLParser):
-    """Rows of all tables, headings, scripts, attributes with addresses; checks that tags are closed in order."""
-
-    VOID = ("meta", "!doctype")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.headings: list[str] = []
-        self.scripts: list[str] = []
-        self.styles: list[str] = []
-        self.paragraphs: list[str] = []
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.urls: list[str] = []
-        self.metas: dict[str, str] = {}
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.urls += [value or "" for name, value in attrs if name in ("href", "src", "srcset", "action", "xlink:href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "meta":
-            found = {name: value or "" for name, value in attrs}
-            self.metas[found.get("http-equiv", "")] = found.get("content", "")
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag == "script":
-            self.scripts.append("")
-        if tag == "p":
-            self.paragraphs.append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        inside = self.open[-1] if self.open else ""
-        if inside in ("td", "th"):
-            self.rows[-1][-1] += data
-        if inside in ("h1", "h2"):
-            self.headings.append(data)
-        if inside == "script":
-            self.scripts[-1] += data
-        if inside == "style":
-            self.styles.append(data)
-        if "p" in self.open:
-            self.paragraphs[-1] += data
-
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """What is given to plotly by the title of the chart: its lines, layout and config."""
-        found = {}
-        for script in self.scripts[1:]:
-            values, rest = [], script[script.index("Plotly.newPlot(") + len("Plotly.newPlot(") :]
-            for _ in range(4):
-                value, end = json.JSONDecoder().raw_decode(rest.lstrip(" ,\n"))
-                rest = rest.lstrip(" ,\n")[end:]
-                values.append(value)
-            name, data, layout, config = values
-            found[unquote(name)] = {"lines": {line["name"]: line for line in data}, "layout": layout, "config": config}
-        return found
-
-    def row(self, first: str) -> list[str]:
-        return next(row for row in self.rows if row[0] == first)
-
-
 def report_of(run: Path) -> Page:
     write_report(run, run / "report.html")
     return Page((run / "report.html").read_text(encoding="utf-8"))
@@ -184,7 +111,10 @@ def report_of(run: Path) -> Page:
 def test_page_of_a_whole_run(tmp_path: Path) -> None:
     fabricate_run(tmp_path)
     page = report_of(tmp_path)
-    assert page.headings == ["cldr <many>", "Translation quality", "Components", "Sample translations", "Checkpoints"]
+    assert page.headings == [
+        *("cldr <many>", "Throughput", "Health", "Translation quality", "Components", "Sample translations"),
+        "Checkpoints",
+    ]
     assert page.row("Steps")[1] == "4,000 of 4,000"
     assert page.row("Tokens")[1].startswith("16,000,000 ") and "16,000 a second" in page.row("Tokens")[1]
     assert page.row("Time of the steps")[1] == "16 min 40 s"  # 4,000 · 0.25 s
@@ -204,7 +134,7 @@ def test_page_of_a_whole_run(tmp_path: Path) -> None:
 def test_parts_that_are_missing_are_left_out(tmp_path: Path) -> None:
     write_metrics(tmp_path / "begun", [training_record(20)])
     page = report_of(tmp_path / "begun")
-    assert page.headings == ["begun", "Components"]
+    assert page.headings == ["begun", "Throughput", "Health", "Components"]
     assert page.row("Steps")[1] == "20"
 
 
@@ -229,10 +159,6 @@ def test_page_of_before_stays_when_an_input_is_damaged(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-def points(line: dict[str, Any]) -> list[tuple[float, float]]:
-    return list(zip(line["x"], line["y"], strict=True))
-
-
 def test_charts_show_what_the_log_says(tmp_path: Path) -> None:
     fabricate_run(tmp_path)
     figures = report_of(tmp_path).figures()
@@ -241,7 +167,7 @@ def test_charts_show_what_the_log_says(tmp_path: Path) -> None:
     validation = [record for record in records if record["kind"] == "validation"]
     assert list(figures) == [
         *("Loss per target token (nats)", "Learning rate", "Gradient norm before clipping", "Sampling temperature"),
-        *("Sampling probability", "Validation BLEU"),
+        *("Sampling probability", "Validation BLEU", "Tokens per second"),
     ]
     losses = figures["Loss per target token (nats)"]["lines"]
     assert points(losses["training"]) == [(record["step"], record["loss"]) for record in train]
@@ -303,7 +229,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert page.urls == [] and "img" not in page.tags
     assert page.row(component)[1] == "2.000" and [HOSTILE, HOSTILE, "", ""] in page.rows
     figures = page.figures()
-    assert len(page.scripts) == 1 + len(figures) == 7  # all but the gradient norm, which is infinite
+    assert len(page.scripts) == 1 + len(figures) == 8  # all but the gradient norm, which is infinite
     for chart in ("Sampling probability", "Validation BLEU"):  # plotly itself reads tags and entities in names
         name, *_ = figures[chart]["lines"]
         text = HOSTILE.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

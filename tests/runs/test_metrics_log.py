@@ -1,10 +1,16 @@
 """The log of a run: what is written is read, and a resume leaves no trace in it."""
 
 import json
+from datetime import datetime, timezone
 
 import pytest
 
+from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.metrics import MetricsLog, read_metrics
+
+
+def without_time(records):
+    return [{key: value for key, value in record.items() if key != "time"} for record in records]
 
 
 def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):
@@ -14,14 +20,19 @@ def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):
     log.write(3, "validation", {"loss": 0.5})
     log.close()
     before = read_metrics(tmp_path)
+    time = before[1].pop("time")
+    assert abs((datetime.now(timezone.utc) - datetime.fromisoformat(time)).total_seconds()) < 60
     assert before[1] == {"step": 2, "kind": "train", "loss": 0.5, "of": {"en-de": 0.2}}
 
     log = MetricsLog(tmp_path, 3)
-    assert read_metrics(tmp_path) == [record for record in before if record["step"] <= 3]
+    kept = [record for record in before if record["step"] <= 3]
+    assert without_time(read_metrics(tmp_path)) == without_time(kept)
+    (lost,) = read_events(tmp_path)
+    assert (lost["kind"], lost["step"], lost["last_step"]) == ("steps lost", 3, 5)
     for step in (4, 5):
         log.write(step, "train", {"loss": 1 / step, "of": {"en-de": 0.1 * step}})
     log.close()
-    assert sorted(map(str, read_metrics(tmp_path))) == sorted(map(str, before))
+    assert sorted(map(str, without_time(read_metrics(tmp_path)))) == sorted(map(str, without_time(before)))
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):

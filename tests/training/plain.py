@@ -5,17 +5,14 @@ from types import SimpleNamespace
 import torch
 
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.runs.metrics import read_metrics
+from deltalm_ds.runs.metrics import OF_THE_MOMENT, read_metrics
 from deltalm_ds.training.inputs import open_inputs
-
-# everything that must come again when a run is repeated: all but the speed
-VARYING = {"tokens_per_second", "seconds_per_step"}
 
 
 def records(run, kind="train"):
     """The records of a run without what depends on the machine."""
     return [
-        {key: value for key, value in record.items() if key not in VARYING}
+        {key: value for key, value in record.items() if key not in OF_THE_MOMENT}
         for record in read_metrics(run)
         if record["kind"] == kind
     ]
