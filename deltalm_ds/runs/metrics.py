@@ -62,7 +62,9 @@ class MetricsLog:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in numbers])
-        self._board.file_writer.add_summary(summary, step)
+        file = self._board.file_writer
+        assert file is not None  # until it is closed
+        file.add_summary(summary, step)
 
     def close(self) -> None:
         """Flush both."""
