@@ -126,7 +126,8 @@ def memory_of_rank(
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
         memory["cuda_graphs"] = weight_bytes * num_parameters + activations + loss
     norm = norm_bytes(ds_config, num_parameters, largest, num_ranks)
-    total = sum(memory.values()) + max(activations + loss, norm)  # one is over when the other begins
+    in_same_memory = sum(memory.values()) - memory["offloaded"] * (not on_cpu)
+    total = in_same_memory + max(activations + loss, norm)  # one is over when the other begins
     return memory | {"activations": activations, "loss": loss, "gradient_norm": norm, "total": total}
 
 

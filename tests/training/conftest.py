@@ -97,7 +97,9 @@ def make_run(make_recipe):
 def run_on_ranks():
     """Run jobs on `num_ranks` processes; returns what became of each, on which all ranks must agree."""
 
-    def run(directory: Path, jobs: list[Job], num_ranks: int, variables: dict[str, str] | None = None) -> list[int | str]:
+    def run(
+        directory: Path, jobs: list[Job], num_ranks: int, variables: dict[str, str] | None = None
+    ) -> list[int | str]:
         jobs_file = directory / f"jobs_on_{num_ranks}.json"
         jobs_file.write_text(json.dumps([asdict(job) for job in jobs], default=str))
         environment = os.environ | {
