@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test test-processors check docs gpu gpu-bundle clean
+.PHONY: install demo test test-processors check docs golden gpu gpu-bundle clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,10 @@ PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUC
 test-processors: install
 	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
 	$(PLAIN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
+
+# Record the golden loss curves anew: only with a change that is meant to change numbers.
+golden: install
+	DELTALM_RECORD_GOLDEN=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_golden.py
 
 check: install
 	$(BIN)/ruff check .

@@ -185,6 +185,11 @@ def _faults_of_values(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     device = values.get(key, "none")
     if device not in OFFLOAD_DEVICES:
         yield f"{key}: must be one of {', '.join(OFFLOAD_DEVICES)} (is {device!r})"
+    adam = recipe.optimizer
+    if adam.implementation == "apex" and device != "none":
+        yield f"{key}: optimizer.implementation: apex cannot be offloaded; use auto"
+    if adam.implementation == "apex" and zero.get("stage") == 3:
+        yield "zero_optimization.stage: optimizer.implementation: apex miscounts steps with stage 3; use auto"
     if values.get("bf16.enabled") and values.get("fp16.enabled"):
         yield "bf16 and fp16: only one of them can be enabled"
     for narrow in ("bf16", "fp16"):

@@ -70,16 +70,12 @@ def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict
     """
     offloads = offload_device(zero) != "none"
     implementation = "torch" if options.implementation == "auto" else options.implementation
-    if offloads and implementation == "apex":
-        raise InputError("optimizer.implementation: apex cannot be offloaded; use auto.")
     if implementation != "torch" and options.definition != "torch":
         raise InputError("optimizer.definition: fairseq's is for implementation: torch.")
     groups = parameter_groups(model, options)
     if implementation == "deepspeed":
         return _deepspeed_adam(groups, options, on_cpu=offloads or not torch.cuda.is_available())
     if implementation == "apex":
-        if zero["stage"] == 3:
-            raise InputError("optimizer.implementation: apex miscounts steps with ZeRO stage 3; use auto.")
         return apex_adam(groups, options.betas, options.eps, options.weight_decay)
     return adam(groups, options.betas, options.eps, options.weight_decay, options.definition)
 

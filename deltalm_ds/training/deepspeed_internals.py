@@ -37,10 +37,7 @@ def leave_out_shared_memory_op() -> None:
 
 
 def limit_waits(limit: timedelta) -> None:
-    """Let a collective of any group of ranks fail after `limit`.
-
-    DeepSpeed makes groups of its own by torch's default, 10 minutes for NCCL, whatever it was told of the first one.
-    """
+    """Let a collective of any group fail after `limit`, also of the groups that DeepSpeed makes [facts: time-outs]."""
     for group in distributed_c10d._world.pg_map:
         distributed_c10d._set_pg_timeout(limit, group)
 

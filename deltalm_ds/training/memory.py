@@ -19,6 +19,7 @@ from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offload_device, pre
 MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precision
 MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
 NUMBER_BYTES = 4  # all that a checkpoint holds and an optimizer keeps is float32
+GRADIENT_BYTES = 4  # a parameter: the float32 sum of its gradients
 LIBRARIES_BYTES = 420 << 20  # resident in a process on a CPU with torch and DeepSpeed, before there is a model
 SAMPLE_TOKENS = 64
 
@@ -30,9 +31,9 @@ def model_states(
 
     As [Rajbhandari+20 §5], with what DeepSpeed 0.19.8 was seen to keep under `hold_numbers_once` (live tensors counted
     on 2 and 4 ranks, stages 1 to 3, float32 and bf16): a float32 master copy, at stage 3 also where the weights are
-    float32, gradients summed in float32, beside them at stage 1 those of 16-bit weights (bf16's
-    `immediate_grad_update` frees them), and a bucket of `reduce_bucket_size` elements, which is allocated whole. Stage
-    3 gathers weights as layers need them and may keep `stage3_max_live_parameters` of them.
+    float32, gradients summed in float32, beside them at stage 1 those of 16-bit weights (offload and bf16's
+    `immediate_grad_update` free them), and a bucket of `reduce_bucket_size` elements, which is allocated whole. Stage 3
+    gathers weights as layers need them and may keep `stage3_max_live_parameters` of them.
 
     Args:
         ds_config: the DeepSpeed configuration, `for_ranks`.
@@ -43,29 +44,43 @@ def model_states(
             host.
 
     Returns:
-        bytes by what they are for; an offloaded optimizer's are in the host's memory and not counted.
+        bytes by what they are for; `offloaded` are in the host's memory, all others where the rank computes.
     """
     zero = ds_config["zero_optimization"]
     stage = zero["stage"]
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
-    keeps_narrow = weight_bytes == 2 and not ds_config.get("bf16", {}).get("immediate_grad_update", False)
-    full_gradient_bytes = 4 + 2 * keeps_narrow
     offloaded = offload_device(zero) != "none"
+    frees_narrow = offloaded or ds_config.get("bf16", {}).get("immediate_grad_update", False)
+    full_gradient_bytes = GRADIENT_BYTES + 2 * (weight_bytes == 2 and not frees_narrow)
     shares_masters = weight_bytes == 4 and stage < 3
     keeps_share = shares_masters and on_cpu and not offloaded
     num_trained = num_parameters - num_frozen
     share = -(-num_trained // num_ranks)
     exact_bytes = 4 * num_frozen if weight_bytes == 2 and on_cpu else 0
+    if stage == 1:
+        gradients = full_gradient_bytes * num_trained + GRADIENT_BYTES * share * keeps_share
+    else:  # offloaded ones are summed in the host's memory, those of 16-bit weights at stage 2 where they are made
+        gradients = GRADIENT_BYTES * share * (not offloaded or (stage == 2 and weight_bytes == 2))
     gathered = min(num_parameters, int(zero.get("stage3_max_live_parameters", 1e9))) if stage == 3 else 0
     buckets = 2 if stage < 3 and zero.get("overlap_comm") else 1
     communication_bytes = 2 if ds_config.get("communication_data_type", precision(ds_config)) in ("fp16", "bf16") else 4
     return {
         "weights": weight_bytes * (-(-num_parameters // num_ranks) if stage == 3 else num_parameters) + exact_bytes,
         "gathered_weights": weight_bytes * gathered,
-        "gradients": full_gradient_bytes * num_trained + 4 * share * keeps_share if stage == 1 else 4 * share,
+        "gradients": gradients,
         "optimizer": 0 if offloaded else (MOMENT_BYTES + MASTER_BYTES * (not shares_masters)) * share,
         "reduce_buckets": buckets * communication_bytes * int(zero.get("reduce_bucket_size", 5e8)),
+        "offloaded": _offloaded_bytes(stage, weight_bytes) * share if offloaded else 0,
     }
+
+
+def _offloaded_bytes(stage: int, weight_bytes: int) -> int:
+    """Of each parameter of a rank's share in the host's memory, as DeepSpeed 0.19.8 was seen to keep them."""
+    states = MASTER_BYTES + MOMENT_BYTES + GRADIENT_BYTES
+    if stage == 3:
+        return states + GRADIENT_BYTES  # the sum over micro-batches, and what the optimizer reads
+    sums = GRADIENT_BYTES if weight_bytes == 4 else 0
+    return states + sums + weight_bytes  # new weights on their way to the device
 
 
 def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num_ranks: int) -> int:

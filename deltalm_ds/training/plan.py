@@ -156,7 +156,8 @@ def memory_of_rank(
         memory["cuda_graphs"] = weight_bytes * trained + activations + loss
     norm = norm_bytes(ds_config, trained, largest, num_ranks)
     copy = weight_bytes * num_parameters if validation is not None and validation.weights == "average" else 0
-    total = sum(memory.values()) + max(activations + loss, norm, copy)  # one is over when the other begins
+    in_same_memory = sum(memory.values()) - memory["offloaded"] * (not on_cpu)
+    total = in_same_memory + max(activations + loss, norm, copy)  # one is over when the other begins
     of_a_time = {"activations": activations, "loss": loss, "gradient_norm": norm, "averaged_model": copy}
     return memory | of_a_time | {"total": total}
 

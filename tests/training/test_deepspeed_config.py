@@ -9,6 +9,7 @@ import pytest
 from deltalm_ds.errors import InputError
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY, deepspeed_config, for_ranks, offload_device
+from deltalm_ds.training.deepspeed_config import precision as precision_of
 
 RECIPE = {
     "name": "test",
@@ -40,6 +41,7 @@ def test_every_deepspeed_file_is_what_its_name_says(file):
     precision, stage, _, device = re.fullmatch(r"(\w+)_zero(\d)(_offload_(\w+))?", file.stem).groups()
     assert config["zero_optimization"]["stage"] == int(stage)
     assert offload_device(config["zero_optimization"]) == (device or "none")
+    assert precision_of(config) == precision
     assert [p for p in ("bf16", "fp16") if config.get(p, {}).get("enabled")] == [precision] * (precision != "fp32")
     assert config["gradient_clipping"] == 0.7
     assert '"auto"' not in json.dumps(config)
@@ -67,6 +69,30 @@ def test_there_is_a_file_for_each_precision_stage_and_offload():
         (lambda c: c.update(zero_optimisation={}), "zero_optimisation: is not known here; the nearest is 'zero_opt"),
         (lambda c: c.update(bf16=True), "bf16: must be an object"),
         (lambda c: c["zero_optimization"].update(offload_optimizer="cpu"), "offload_optimizer: must be an object"),
+        (lambda c: c["zero_optimization"].update(offload_optimizer={"device": "nvme"}), "must be one of none, cpu (is"),
+        (
+            lambda c: c["zero_optimization"].update(offload_param={"device": "cpu"}),
+            "offloaded weights are not supported",
+        ),
+        (
+            lambda c: c["zero_optimization"].update(overlap_comm="auto"),
+            'overlap_comm: must be true or false (is "auto")',
+        ),
+        (lambda c: c["zero_optimization"].update(reduce_buket_size=1), "the nearest is 'reduce_bucket_size'"),
+        (lambda c: c["zero_optimization"].update(mics_shard_size=2), "mics_shard_size: is gone from DeepSpeed"),
+        (lambda c: c["zero_optimization"].update(compute_grad_norm=False), "compute_grad_norm: must be true, since"),
+        (lambda c: c["bf16"].update(bf16_optimizer_states=True), "bf16_optimizer_states: must be false, since masters"),
+        (lambda c: c.update(prescale_gradients=True), "prescale_gradients: must be false"),
+        (lambda c: c.update(gradient_allreduce_op="sum"), 'gradient_allreduce_op: must be "mean"'),
+        (lambda c: c.update(amp={"enabled": True}), 'amp: is gone from DeepSpeed; write a section "bf16" or "fp16"'),
+        (
+            lambda c: c.update(elasticity={}),
+            "elasticity: is gone from DeepSpeed; a run goes on with any number of ranks",
+        ),
+        (lambda c: c.update(optimizer={"type": "OneBitAdam"}), "DeepSpeed's 1-bit optimizers are gone"),
+        (lambda c: c.update(nebula={}), "nebula: is gone"),
+        (lambda c: c.update(compression_training={}), "compression_training: is gone"),
+        (lambda c: c.update(curriculum_learning={}), "curriculum_learning: is gone"),
     ],
 )
 def test_contradictions(change, message, tmp_path):
@@ -74,6 +100,20 @@ def test_contradictions(change, message, tmp_path):
         deepspeed_config(recipe_with(written(tmp_path, change)))
     assert message in str(caught.value)
     assert "deepspeed.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [("fp32_zero3", "miscounts"), ("fp32_zero1_offload_cpu", "offloaded")])
+def test_apexs_adam_does_not_go_with_every_engine(name, message):
+    recipe = recipe_with(name)
+    optimizer = recipe.optimizer.model_copy(update={"implementation": "apex"})
+    with pytest.raises(InputError, match=message):
+        deepspeed_config(recipe.model_copy(update={"optimizer": optimizer}))
+    assert deepspeed_config(recipe_with("fp32_zero2").model_copy(update={"optimizer": optimizer}))
+
+
+def test_what_only_observes_is_taken(tmp_path):
+    path = written(tmp_path, lambda config: config.update(comms_logger={"enabled": True}, wall_clock_breakdown=True))
+    assert deepspeed_config(recipe_with(path))["comms_logger"] == {"enabled": True}
 
 
 def test_contradictions_come_all_at_once(tmp_path):

@@ -110,10 +110,8 @@ def test_apex_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("zero", "options", "message"),
     [
-        (OFFLOADED, {"implementation": "apex"}, "apex cannot be offloaded"),
         (OFFLOADED, {"definition": "fairseq", "implementation": "deepspeed"}, "fairseq's is for implementation: torch"),
         (PLAIN, {"definition": "fairseq", "implementation": "apex"}, "fairseq's is for implementation: torch"),
-        ({"stage": 3}, {"implementation": "apex"}, "apex miscounts steps with ZeRO stage 3"),
     ],
 )
 def test_what_does_not_go_together_is_refused(zero: dict[str, Any], options: dict[str, Any], message: str) -> None:

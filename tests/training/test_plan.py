@@ -237,14 +237,14 @@ def ds_config_of(stage: int, precision: str, **zero: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("stage", "precision", "expected"),
-    [  # 1,000 parameters on 4 ranks: weights, gathered weights, gradients, optimizer, buckets
-        (1, "fp32", (4000, 0, 4000, 2000, 40)),
-        (2, "fp32", (4000, 0, 1000, 2000, 40)),
-        (3, "fp32", (1000, 4000, 1000, 3000, 40)),
-        (1, "bf16", (2000, 0, 6000, 3000, 40)),
-        (2, "bf16", (2000, 0, 1000, 3000, 40)),
-        (3, "bf16", (500, 2000, 1000, 3000, 40)),
-        (2, "fp16", (2000, 0, 1000, 3000, 20)),
+    [  # 1,000 parameters on 4 ranks: weights, gathered weights, gradients, optimizer, buckets, offloaded
+        (1, "fp32", (4000, 0, 4000, 2000, 40, 0)),
+        (2, "fp32", (4000, 0, 1000, 2000, 40, 0)),
+        (3, "fp32", (1000, 4000, 1000, 3000, 40, 0)),
+        (1, "bf16", (2000, 0, 6000, 3000, 40, 0)),
+        (2, "bf16", (2000, 0, 1000, 3000, 40, 0)),
+        (3, "bf16", (500, 2000, 1000, 3000, 40, 0)),
+        (2, "fp16", (2000, 0, 1000, 3000, 20, 0)),
     ],
 )
 def test_model_states_by_hand(stage: int, precision: str, expected: tuple[int, ...]) -> None:
@@ -255,13 +255,33 @@ def test_a_cpu_keeps_its_share_of_the_gradients() -> None:
     assert model_states(ds_config_of(1, "fp32"), 1000, 4, on_cpu=True)["gradients"] == 4000 + 1000
     assert model_states(ds_config_of(2, "fp32"), 1000, 4, on_cpu=True)["gradients"] == 1000
     alone = for_ranks(ds_config_of(1, "fp32"), 1, on_cpu=True)
-    assert tuple(model_states(alone, 1000, 1, on_cpu=True).values()) == (4000, 0, 4000, 8000, 4)
+    assert tuple(model_states(alone, 1000, 1, on_cpu=True).values()) == (4000, 0, 4000, 8000, 4, 0)
 
 
 def test_options_of_the_engine_that_change_memory() -> None:
     assert model_states(ds_config_of(2, "fp32", overlap_comm=True), 1000, 4)["reduce_buckets"] == 80
     assert model_states(ds_config_of(3, "bf16", stage3_max_live_parameters=100), 1000, 4)["gathered_weights"] == 200
-    assert model_states(ds_config_of(2, "fp32", offload_optimizer={"device": "cpu"}), 1000, 4)["optimizer"] == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "expected"),
+    [  # where there is a GPU, the last is in the host's memory
+        (1, "fp32", (4000, 0, 4000, 0, 40, 24 * 250)),
+        (1, "bf16", (2000, 0, 4000, 0, 40, 18 * 250)),
+        (2, "fp32", (4000, 0, 0, 0, 40, 24 * 250)),
+        (2, "bf16", (2000, 0, 1000, 0, 40, 18 * 250)),
+        (3, "bf16", (500, 2000, 0, 0, 40, 20 * 250)),
+    ],
+)
+def test_an_offloaded_optimizer_by_hand(stage: int, precision: str, expected: tuple[int, ...]) -> None:
+    ds_config = ds_config_of(stage, precision, offload_optimizer={"device": "cpu"})
+    assert tuple(model_states(ds_config, 1000, 4).values()) == expected
+    with torch.device("meta"):
+        model = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=1000))
+    cpu, gpu = (
+        memory_of_rank(ds_config, model, [(8, 8)], 4, torch.device(d), has_graphs=False) for d in ("cpu", "cuda")
+    )
+    assert gpu["total"] < sum(gpu.values()) - gpu["total"] - gpu["offloaded"] < cpu["total"]
 
 
 def test_activations_of_a_layer_by_hand() -> None:
@@ -369,8 +389,12 @@ def count_before_the_update(rank: int, name: str, port: int, result: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"{precision}_zero{stage}" for precision in ("fp32", "bf16") for stage in (1, 2, 3)])
-def test_model_states_are_those_deepspeed_holds(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("offload", ["", "_offload_cpu"])
+@pytest.mark.parametrize(
+    "engine", [f"{precision}_zero{stage}" for precision in ("fp32", "bf16") for stage in (1, 2, 3)]
+)
+def test_model_states_are_those_deepspeed_holds(engine: str, offload: str, tmp_path: Path) -> None:
+    name = engine + offload
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
