@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.files import atomic_file, finite
+from deltalm_ds.files import Appended, atomic_file, finite
 
 
 class MetricsLog:
@@ -25,7 +25,7 @@ class MetricsLog:
         kept = [record for record in read_metrics(run) if record["step"] <= step]
         with atomic_file(self._path) as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
+        self._file = Appended(self._path)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
@@ -33,11 +33,13 @@ class MetricsLog:
         record = {"step": step, "kind": kind, **finite(values)}
         try:
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
-            self._file.flush()
             for name, value in _flat(kind, values):
                 self._board.add_scalar(name, value, step)
         except OSError as error:
-            print(f"{self._path}: the records of step {step} are lost: {error.strerror or error}.", file=sys.stderr)
+            print(
+                f"{self._path}: the records of step {step} are not written yet: {error.strerror or error}.",
+                file=sys.stderr,
+            )
 
     def close(self) -> None:
         """Flush both."""
