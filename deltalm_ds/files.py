@@ -104,6 +104,24 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+class Appended:
+    """Text appended to a file at once; what a full disk does not take is kept, and goes first the next time."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._waiting = open(path, "ab", buffering=0), b""  # noqa: SIM115 (open until close)
+
+    def write(self, text: str) -> None:
+        """Append; OSError where some of it still waits."""
+        self._waiting += text.encode()
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+    def close(self) -> None:
+        """Try once more to write what waits; OSError if that fails."""
+        with self._file:
+            self.write("")
+
+
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes `path` when the block ends without an error.

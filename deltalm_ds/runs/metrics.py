@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.files import atomic_file, finite
+from deltalm_ds.files import Appended, atomic_file, finite
 from deltalm_ds.runs.events import record_event, time_text
 
 # What a record has of the machine and the moment; all else comes again when a run is repeated.
@@ -41,7 +41,7 @@ class MetricsLog:
         _tell_lost(run, step, [record for record in records if record["step"] > step])
         with atomic_file(self._path) as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
+        self._file = Appended(self._path)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
@@ -50,10 +50,12 @@ class MetricsLog:
         numbers = list(_flat(kind, values))
         try:
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
-            self._file.flush()
             self._show(step, numbers)
         except OSError as error:
-            print(f"{self._path}: the records of step {step} are lost: {error.strerror or error}.", file=sys.stderr)
+            print(
+                f"{self._path}: the records of step {step} are not written yet: {error.strerror or error}.",
+                file=sys.stderr,
+            )
         for monitor in self._monitors:
             monitor(step, numbers)
 

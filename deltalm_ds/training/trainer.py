@@ -20,7 +20,7 @@ from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.runs.checkpoints import TrainingState, read_state
 from deltalm_ds.runs.events import record_event
-from deltalm_ds.runs.metrics import MetricsLog
+from deltalm_ds.runs.metrics import MetricsLog, read_metrics
 from deltalm_ds.training.checkpoint import checkpoint_to_go_on_from, loss_scaler_state, restore
 from deltalm_ds.training.checkpoint_writer import CheckpointWriter
 from deltalm_ds.training.collectives import StopRequested, StopSignal
@@ -251,7 +251,7 @@ class Trainer:
             with self.sections.section("validation"):
                 self._validate()
 
-    def _validate(self) -> None:
+    def _validate(self, is_logged: bool = False) -> None:
         """Measure for the log and for the checkpoint of this step; a failure is told, and training goes on."""
         if self.inputs.validation is None:
             return
@@ -264,15 +264,18 @@ class Trainer:
         else:
             state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
             if self.log:
-                self.log.write(state.step, "validation", found | {"seconds": self.sections.take()})
+                if not is_logged:
+                    self.log.write(state.step, "validation", found | {"seconds": self.sections.take()})
                 self.saves.add_validation(state.step, state.validation)
             self._say(f"step {state.step}: " + ", ".join(f"{name} {v:.3f}" for name, v in state.validation.items()))
         self.rates = Rates()
 
     def _validate_if_missed(self) -> None:
-        """A run that ended between saving and validating: measure now what would be missing in its log."""
-        if self.state.step and self._is_due() and not self.state.validation:
-            self._validate()
+        """A run that ended before the validation was in its checkpoint: measure again; the log may have it already."""
+        step = self.state.step
+        if step and self._is_due() and not self.state.validation:
+            logged = [(record["step"], record["kind"]) for record in read_metrics(self.run)] if self.log else []
+            self._validate(is_logged=(step, "validation") in logged)
 
     def _end_early(self) -> int:
         """Save where the run stands, unless that is saved already; the exit code of a stop."""

@@ -1,5 +1,6 @@
 """The log of a run: what is written is read, and a resume leaves no trace in it."""
 
+import errno
 import json
 from datetime import datetime, timezone
 
@@ -58,6 +59,29 @@ def test_a_line_that_is_no_record_is_left_out(line, tmp_path, capsys):
     assert "1 line(s) cannot be read and are left out: 2" in capsys.readouterr().err
     MetricsLog(tmp_path, 1).close()
     assert (tmp_path / "metrics.jsonl").read_text() == f"{good}\n{good}\n"
+
+
+def test_what_a_full_disk_did_not_take_is_written_later(tmp_path, capsys):
+    log, written = MetricsLog(tmp_path, 0), []
+
+    class FullDisk:
+        """Takes three bytes, then nothing."""
+
+        def write(self, content):
+            if written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(log_file.write(content[:3]))
+            return 3
+
+    log_file, log._file._file = log._file._file, FullDisk()
+    for step in range(1, 100):
+        log.write(step, "train", {"loss": 1 / step, "of": {"en-de": "x" * 200}})
+    assert "the records of step 99 are not written yet: No space left on device." in capsys.readouterr().err
+    log._file._file = log_file
+    log.write(100, "train", {"loss": 0.0})
+    log.close()
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, 101))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_without_a_log(tmp_path):

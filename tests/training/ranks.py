@@ -139,7 +139,8 @@ def limits_of_groups():
 
 def main(jobs_file):
     # another limit than torch's own, so that a group that does not take it is seen
-    collectives.COLLECTIVE_TIMEOUT = deepspeed_engine.COLLECTIVE_TIMEOUT = LIMIT
+    for module in (collectives, deepspeed_engine, checkpoint_writer):
+        module.COLLECTIVE_TIMEOUT = LIMIT
     start_distributed()
     # a CPU without AVX512-FP16 computes in float16 all the same, only slowly
     get_accelerator().is_fp16_supported = lambda: True
