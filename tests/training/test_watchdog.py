@@ -55,6 +55,7 @@ def test_where_all_wait_for_each_other_nobody_is_to_blame():
 
 def test_a_place_is_the_number_of_sections_in_a_step_however_often_one_gives_signs_of_life():
     sections, places = Sections(), []
+    sections.switch("data")
     for signs in (1, 5):
         sections.begin_step(4)
         with sections.section("validation"):
