@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, distributed
 
@@ -47,8 +47,8 @@ class Guard:
     def __init__(self, ds_engine: Any, inputs: Inputs, recipe: Recipe, run: Path, losses: list[float | None]) -> None:
         self._ds_engine, self._inputs, self._recipe, self._run = ds_engine, inputs, recipe, run
         self.spikes = SpikeDetector(recipe.training.spikes, ds_engine.device, losses)
-        self._scaler: Any = getattr(ds_engine.optimizer, "loss_scaler", None)
-        if self._scaler is not None and getattr(self._scaler, "dynamic", False):
+        self._scaler = cast(Any, getattr(ds_engine.optimizer, "loss_scaler", None))
+        if getattr(self._scaler, "dynamic", False):
             self._scaler.raise_error_at_min_scale = False  # it would be one sentence without a step; we count ourselves
         self._scales: deque[tuple[int, float]] = deque(maxlen=SCALES_KEPT)
         self._skipped_in_a_row = self._looks = 0

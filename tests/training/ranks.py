@@ -24,7 +24,7 @@ from torch.distributed import distributed_c10d
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
-from deltalm_ds.training import checkpoint, collectives, deepspeed_engine, trainer, validation
+from deltalm_ds.training import checkpoint, checkpoint_writer, collectives, deepspeed_engine, trainer, validation
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.trainer import Trainer
 

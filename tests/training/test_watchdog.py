@@ -14,6 +14,7 @@ import pytest
 
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.training import watchdog
+from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.watchdog import MOST_REPORTS, Beat, StoppedRanks, _tidy, read_beats, verdict
 
 LIMITS = {"limits": {"step_s": 3.0, "checkpoint_s": 30.0, "validation_s": 30.0}}
@@ -50,6 +51,20 @@ def test_who_is_within_its_own_limit_is_waited_for():
 
 def test_where_all_wait_for_each_other_nobody_is_to_blame():
     assert look_twice(beat(0, 9), beat(1, 9)).startswith("All ranks wait in the same place (rank 0 ")
+
+
+def test_a_place_is_the_number_of_sections_in_a_step_however_often_one_gives_signs_of_life():
+    sections, places = Sections(), []
+    sections.switch("data")
+    for signs in (1, 5):
+        sections.begin_step(4)
+        with sections.section("validation"):
+            for _ in range(signs):
+                sections.switch("validation")
+        places.append(sections.position)
+    sections.begin_step(5)
+    assert places[0] == places[1] and places[0][0] == 4
+    assert sections.position > places[0]
 
 
 def test_a_beat_that_is_half_written_is_not_read(tmp_path):
