@@ -73,6 +73,8 @@ def record_start(run: Path, ranks: int, again: bool) -> None:
     """Record that ranks are about to start.
 
     Args:
+        run: the run directory.
+        ranks: how many.
         again: forget how earlier starts ended.
 
     Raises:
@@ -109,7 +111,14 @@ def _newest_step(run: Path) -> int:
 
 
 def record_rank_end(run: Path, rank: int, code: int, reason: str) -> None:
-    """Record that a rank ends before the last step."""
+    """Record that a rank ends before the last step.
+
+    Args:
+        run: the run directory.
+        rank: which.
+        code: its exit code.
+        reason: why, of which the first line is kept.
+    """
     record_event(run, "rank ended", rank=rank, code=code, reason=reason.strip().split("\n")[0][:500])
 
 
@@ -120,6 +129,7 @@ def record_end(run: Path, code: int, reason: str, asked: bool) -> int:
     partners died of meanwhile, or that all is saved.
 
     Args:
+        run: the run directory.
         code: the launcher's.
         reason: what can be told from that code.
         asked: whether somebody wanted the end.

@@ -40,33 +40,41 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes = Outcomes(options.out / "outcomes.jsonl")
     still, moved = options.out / "still", options.out / "moved"
     while not has_ended(still, options.steps):
-        _train(recipe, still, options.steps, 0, outcomes)
+        _train(recipe, still, 0, options.steps, options.steps, outcomes)
     while not has_ended(moved, options.steps):
         number = sum(line["run"] == "moved" for line in outcomes.lines)
-        _train(recipe, moved, (number + 1) * options.leg, number, outcomes)
+        _train(recipe, moved, number, (number + 1) * options.leg, options.steps, outcomes)
     return _compare(moved, still, options.steps, outcomes)
 
 
-def _train(recipe: Path, run: Path, until: int, number: int, outcomes: Outcomes) -> None:
-    """One start of a run, ended once its log has so many steps; a later start's last steps end by themselves."""
+def _train(recipe: Path, run: Path, number: int, until: int, steps: int, outcomes: Outcomes) -> None:
+    """One start of a run, ended once its log has so many steps, unless these are all.
+
+    Args:
+        recipe: what is trained.
+        run: where.
+        number: of the start, which decides its circumstances and how it is ended.
+        until: the step.
+        steps: of the whole run.
+        outcomes: where it is noted.
+    """
     ranks, *overrides = LEGS[number % len(LEGS)]
     began = time.monotonic()
     training = Training(recipe, run, ranks, *overrides)
     ends = "by itself"
-    if training.await_that(lambda: _is_logged(run, until), LONGEST_S) and training.starter.poll() is None:
+    if until < steps and training.await_that(lambda: _is_logged(run, until), LONGEST_S):
         ends = "SIGTERM" if number % 2 else "SIGKILL"
         for process in [training.starter] if number % 2 else training.processes()["ranks"]:
             process.send_signal(getattr(signal, ends))
-    code = training.await_end()
+    code = training.await_end(LONGEST_S)
     if ends == "by itself" and code:
         raise AssertionError(training.messages[-3000:])
-    outcomes.add(
-        run=run.name, ranks=ranks, settings=overrides, ends=ends, code=code, seconds=round(time.monotonic() - began)
-    )
+    seconds = round(time.monotonic() - began)
+    outcomes.add(run=run.name, ranks=ranks, settings=overrides, ends=ends, code=code, seconds=seconds)
 
 
 def _is_logged(run: Path, step: int) -> bool:
-    """Whether the last record is of this step or a later one; the whole log is read once a second, not more."""
+    """Whether one of the last records is of this step or a later one."""
     time.sleep(0.2)
     path = run / "metrics.jsonl"
     if not path.exists():
