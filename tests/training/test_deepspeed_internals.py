@@ -14,12 +14,13 @@ import deepspeed.ops
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.comm.torch import build_shm_op
+from deepspeed.comm.torch import TorchBackend, build_shm_op
 from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
 
 from deltalm_ds.training.deepspeed_config import config_path
-from deltalm_ds.training.deepspeed_internals import leave_out_shared_memory_op
+from deltalm_ds.training.deepspeed_internals import _COLLECTIVES, leave_out_shared_memory_op, time_communication
+from deltalm_ds.training.sections import Sections
 
 SHAPES = [(5, 7), (5,), (3, 5), (3,)]
 
@@ -143,6 +144,36 @@ def test_the_shared_memory_op_is_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     leave_out_shared_memory_op()
     build_shm_op()
     assert built == ["shm"]
+
+
+def test_collectives_of_deepspeed_are_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that its optimizers call reach the one object that is timed; a later training has its own clock."""
+    assert all(callable(getattr(TorchBackend, name)) for name in _COLLECTIVES)
+    clock: list[Sections] = []
+    called: list[tuple[str, str]] = []
+
+    def collective(name: str) -> Any:
+        return lambda self, *_, **__: called.append((name, clock[-1].current[0]))
+
+    backend = type("Backend", (), {name: collective(name) for name in _COLLECTIVES})()
+    backend.is_initialized = lambda: True
+    monkeypatch.setattr(deepspeed.comm.comm, "cdb", backend)
+    for _ in range(2):
+        clock.append(Sections())
+        time_communication(clock[-1])
+        called.clear()
+        x = torch.ones(2)
+        deepspeed.comm.all_reduce(x)
+        deepspeed.comm.reduce(x, 0)
+        deepspeed.comm.broadcast(x, 0)
+        deepspeed.comm.all_gather([x], x)
+        deepspeed.comm.all_gather_into_tensor(x, x)
+        deepspeed.comm.reduce_scatter(x, [x])
+        deepspeed.comm.reduce_scatter_tensor(x, x)
+        names = "all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_tensor"
+        wanted = [*names, "reduce_scatter", "reduce_scatter_tensor"]
+        assert called == [(name, "communication") for name in wanted]
+        assert clock[-1].current[0] == "start" and clock[-1].seconds["communication"] > 0
 
 
 def test_sizes_are_those_of_the_model(engines: list[dict[str, Any]]) -> None:
