@@ -1,5 +1,6 @@
 """The keys that are shown are those that are read, each described, and docs/recipe.md has them all."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ RECIPE = {
     "batch": {"tokens_per_step": 4000, "micro_batch_tokens": 1000},
     "schedule": {"peak_lr": 1e-3, "warmup_steps": 10},
     "validation": {"shards": "dev"},
-    "training": {"max_steps": 100, "save_every": 50},
+    "training": {"max_steps": 100, "save_every": 50, "average": {"decay": 0.9}},
 }
 
 
@@ -61,7 +62,7 @@ def test_what_is_required_cannot_be_left_out():
     for key in recipe_keys():
         if key.default != REQUIRED or "N" in key.path or key.kinds:
             continue
-        content = {name: dict(value) if isinstance(value, dict) else value for name, value in RECIPE.items()}
+        content = copy.deepcopy(RECIPE)
         *sections, last = key.path.split(".")
         section = content
         for name in sections:
