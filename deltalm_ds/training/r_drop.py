@@ -94,8 +94,8 @@ class _Divergence(torch.autograd.Function):
             leaves = [x.detach().requires_grad_() for x in (a[chunk], b[chunk], weight)]
             with torch.enable_grad():
                 divergence = _divergence(*leaves) * (labels[chunk] != IGNORED_LABEL)
+                of_a, of_b, of_weight = torch.autograd.grad(divergence.sum(), leaves)
             by_token[chunk] = divergence.detach()
-            of_a, of_b, of_weight = torch.autograd.grad(divergence.sum(), leaves)
             grads[0][chunk], grads[1][chunk] = of_a, of_b
             grads[2].add_(of_weight)
         ctx.save_for_backward(*grads)

@@ -21,7 +21,7 @@ RECIPE = {
     "batch": {"tokens_per_step": 4000, "micro_batch_tokens": 1000},
     "schedule": {"peak_lr": 1e-3, "warmup_steps": 10},
     "validation": {"shards": "dev"},
-    "training": {"max_steps": 100, "save_every": 50, "profile": {"start_step": 5}},
+    "training": {"max_steps": 100, "save_every": 50, "profile": {"start_step": 5}, "average": {"decay": 0.9}},
 }
 
 

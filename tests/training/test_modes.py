@@ -108,10 +108,9 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
         changes = {**MODES, "deepspeed": engine, "validation": validation}
         return Job(make_run(directory / name, **changes), resumes and directory / resumes)
 
-    of_two = [job(name, name) for name in STAGES]
-    of_two += [job("measured", "fp32_zero2", weights="average"), job("bf16_zero1", "bf16_zero1")]
-    of_two += [job("bf16_zero3", "bf16_zero3", weights="average")]
-    of_two += [job("again", "fp32_zero1", "fp32_zero1"), job("again_bf16", "bf16_zero3", "bf16_zero1")]
+    of_two = [job("fp32_zero1", "fp32_zero1"), job("fp32_zero2", "fp32_zero2", weights="average")]
+    of_two += [job("fp32_zero3", "fp32_zero3"), job("bf16_zero3", "bf16_zero3", weights="average")]
+    of_two += [job("again", "fp32_zero1", "fp32_zero1"), job("again_bf16", "bf16_zero1", "bf16_zero3")]
     assert set(run_on_ranks(directory, of_two, 2)) == {0}
     assert run_on_ranks(directory, [job("alone", "fp32_zero3", "fp32_zero2")], 1) == [0]
     return {path.name: path for path in directory.iterdir() if path.is_dir()}
@@ -152,7 +151,7 @@ def test_shares_of_the_rate_make_a_difference(plain, make_recipe, monkeypatch):
     assert abs(other.losses[-1] / plain.losses[-1] - 1) > 1e-3
 
 
-@pytest.mark.parametrize("name", [*STAGES, "bf16_zero1", "bf16_zero3", "again_bf16"])
+@pytest.mark.parametrize("name", [*STAGES, "bf16_zero3", "again_bf16"])
 def test_what_is_frozen_comes_out_as_it_went_in_and_has_no_moments(name, runs, recipe):
     torch.manual_seed(recipe.seed)
     start = {n: p.detach() for n, p in DeltaLM(open_inputs(recipe).model_config).named_parameters()}
@@ -169,7 +168,7 @@ def test_a_resumed_run_repeats_every_digit(runs):
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("measured", 1e-6), ("bf16_zero3", 2e-3)])
+@pytest.mark.parametrize(("name", "tolerance"), [("fp32_zero2", 1e-6), ("bf16_zero3", 2e-3)])
 def test_validation_can_measure_the_average(name, tolerance, runs, recipe, tmp_path):
     checkpoint = checkpoint_directories(runs[name])[-1]
     average_models([checkpoint], tmp_path / "average", running=True)
@@ -181,11 +180,7 @@ def test_validation_can_measure_the_average(name, tolerance, runs, recipe, tmp_p
         total = sum(model(b.source, b.target_input, b.labels, 0.1).loss.item() for b in batches)
     loss = total / sum(int((b.labels >= 0).sum()) for b in batches)
     assert losses(runs[name], kind="validation")[-1] == pytest.approx(loss, rel=tolerance)
-    assert abs(losses(runs["fp32_zero2"], kind="validation")[-1] / loss - 1) > 2 * tolerance
-
-
-def test_measuring_the_average_changes_no_training(runs):
-    assert losses(runs["measured"]) == losses(runs["fp32_zero2"])
+    assert abs(losses(runs["fp32_zero1"], kind="validation")[-1] / loss - 1) > 2 * tolerance
 
 
 def test_graphs_give_gradients_to_what_is_trained_alone(recipe):
