@@ -12,6 +12,7 @@ before and after it goes on with the rows it has not had yet.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -143,7 +144,7 @@ class Sampler:
 
     def phase(self, step: int) -> int:
         """Which of the mixes holds at a step."""
-        return int(np.searchsorted(self.first_steps, step, side="right")) - 1
+        return bisect_right(self.first_steps, step) - 1
 
 
 def _steps_left(mixes: Sequence[Mix], ends: Sequence[int], num_components: int) -> np.ndarray:
