@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     training = {"max_steps": options.steps, "save_every": max(10, options.leg // 4)}
     schedule = {"warmup_steps": max(20, options.steps // 50)}
-    recipe = write_experiment(options.out.absolute(), training=training, schedule=schedule)
+    model = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    recipe = write_experiment(options.out.absolute(), model=model, training=training, schedule=schedule)
     outcomes = Outcomes(options.out / "outcomes.jsonl")
     still, moved = options.out / "still", options.out / "moved"
     while not has_ended(still, options.steps):
