@@ -42,7 +42,7 @@ class MetricsLog:
         with atomic_file(self._path) as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._board: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Write one record; nested dicts become `group/name` in TensorBoard."""
