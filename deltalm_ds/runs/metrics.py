@@ -42,7 +42,7 @@ class MetricsLog:
         with atomic_file(self._path) as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
         self._file = Appended(self._path)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._board: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Write one record; nested dicts become `group/name` in TensorBoard."""
@@ -64,9 +64,7 @@ class MetricsLog:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in numbers])
-        file = self._board.file_writer
-        assert file is not None  # until it is closed
-        file.add_summary(summary, step)
+        self._board.file_writer.add_summary(summary, step)
 
     def close(self) -> None:
         """Flush both."""
