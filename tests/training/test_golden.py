@@ -35,7 +35,7 @@ CURVES = {  # name: ranks, changes of the recipe, how close it is by other arith
     "seq2seq": (1, {"model": DROPOUT}, 1e-5),
     "span_corruption": (1, {"objective": {"kind": "span_corruption", "noise_density": 0.3}}, 1e-5),
     "zero2_accumulated": (2, {"deepspeed": "fp32_zero2", "batch": {"min_micro_batches": 3}}, 1e-5),
-    "bf16": (1, {"deepspeed": "bf16_zero1"}, 5e-3),
+    "bf16": (1, {"deepspeed": "bf16_zero1"}, 2e-3),
 }
 STEPS = {"schedule": {"peak_lr": 1e-3}, "validation": None}
 
