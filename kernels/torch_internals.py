@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def graph_is_kept() -> bool:
@@ -22,7 +21,7 @@ def is_traced(x: Tensor) -> bool:
     return not is_plain or torch._C._len_torch_dispatch_stack() > 0
 
 
-def constant_when_traced(function: Callable[P, T]) -> Callable[P, T]:
+def constant_when_traced(function: Function) -> Function:
     """As `torch.compiler.assume_constant_result`, which takes a second to import the compiler wherever it stands."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
