@@ -28,6 +28,7 @@ from deltalm_ds.runs.checkpoints import (
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.training import checkpoint, checkpoint_writer
 from deltalm_ds.training.checkpoint_writer import CheckpointWriter
+from deltalm_ds.training.parameter_states import keep_states
 from deltalm_ds.vocabulary import Vocabulary
 
 
@@ -63,6 +64,7 @@ class Run:
                 lp_fragment_address=SimpleNamespace(numel=parameter.numel()),
                 get_hp_fragment=lambda name, weight=weight, moment=moment: moment if name else weight,
             )
+        keep_states(self.model, has_average=False)
         ds_engine = SimpleNamespace(module=self.model, device=torch.device("cpu"), fp16_enabled=lambda: False)
         recipe = make_recipe(training={"save_every": 16, "max_steps": 1000, **training})
         self.state = TrainingState()

@@ -15,14 +15,13 @@ from deltalm_ds.files import read_json
 from deltalm_ds.recipe.schema import SpikesSection
 from deltalm_ds.runs.checkpoints import checkpoint_directories, read_state
 from deltalm_ds.runs.events import read_events
-from deltalm_ds.runs.metrics import read_metrics
+from deltalm_ds.runs.metrics import OF_THE_MOMENT, read_metrics
 from deltalm_ds.training import spikes as spikes_module
 from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY
 from deltalm_ds.training.forensics import MOST_BUNDLES
 from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.spikes import SpikeDetector
 
-VARYING = {"tokens_per_second", "seconds_per_step"}
 ENGINES = ("fp32_zero1", "fp32_zero2", "fp32_zero3", "bf16_zero1", "bf16_zero2", "fp16_zero2")
 GLITCHED = ("fp32_zero1", "bf16_zero2")
 ROLLED_BACK = ("fp32_zero3", "bf16_zero2")
@@ -33,7 +32,7 @@ TRAINING = {"max_steps": STEPS, "save_every": 10, "log_every": 1}
 
 def records(run, without=()):
     return [
-        {key: value for key, value in record.items() if key not in VARYING}
+        {key: value for key, value in record.items() if key not in OF_THE_MOMENT}
         for record in read_metrics(run)
         if record["step"] not in without
     ]
