@@ -28,6 +28,7 @@ import psutil
 from deltalm_ds.errors import FAILED_EXIT_CODE
 from deltalm_ds.recipe.schema import LimitsSection
 from deltalm_ds.runs.events import record_event
+from deltalm_ds.runs.history import record_rank_end
 from deltalm_ds.training.collectives import STARTED_BY, of_all_ranks
 from deltalm_ds.training.sections import Section, Sections
 
@@ -231,6 +232,7 @@ class _Watchdog(threading.Thread):
         try:
             self._report.mkdir()
             record_event(self._run, "stuck", fault=found, step=min(beat.step for beat in beats.values()))
+            record_rank_end(self._run, self._rank, FAILED_EXIT_CODE, found)
         except FileExistsError:
             self._dump_and_exit()
         except OSError:
