@@ -1,13 +1,10 @@
 """What happened to a run and whether it was well: skips, spikes, and the events of all its starts."""
 
-from collections.abc import Iterator, Sequence
-from statistics import median
+from collections.abc import Sequence
 
 from deltalm_ds.report.page import note, table
 from deltalm_ds.report.records import Record, event_text, points_of
 
-SPIKE_WINDOW, SPIKE_SIGMAS = 50, 6  # records before one that stand for what is usual; robust deviations from it
-SIGMA_OF_MAD = 1.4826  # of a normal distribution
 MAX_SHOWN = 20
 MAX_EVENTS = 500
 
@@ -16,11 +13,12 @@ def health(train: Sequence[Record], events: Sequence[Record]) -> str:
     """A table of what would tell that something was wrong."""
     if not train:
         return ""
-    spikes = list(spikes_of(points_of(train, "loss")))
+    spikes = [event["step"] for event in events if event["kind"] == "loss spike"]
+    shown = ("…, " if len(spikes) > MAX_SHOWN else "") + ", ".join(f"{step:,}" for step in spikes[-MAX_SHOWN:])
     norms = points_of(train, "gradient_norm")
     facts: list[tuple[str, str]] = [
         ("Steps without an update", f"{train[-1].get('skipped_updates', 0):,}"),
-        ("Loss spikes", ", ".join(f"step {step:,} ({loss:.3f})" for step, loss in spikes[:MAX_SHOWN]) or "none"),
+        ("Loss spikes", f"{len(spikes):,}, at steps {shown}" if spikes else "none"),
     ]
     if norms:
         step, norm = max(norms, key=lambda point: point[1])
@@ -29,24 +27,9 @@ def health(train: Sequence[Record], events: Sequence[Record]) -> str:
         facts.append(("Loss scale", f"{scales[0][1]:g} at first, {scales[-1][1]:g} at last"))
     if memory := points_of(train, "peak_memory_bytes"):
         facts.append(("Peak memory of a rank", f"{max(value for _, value in memory) / 2**30:.2f} GiB"))
-    kinds = [event["kind"] for event in events]
-    facts += [(f"Events: {kind}", f"{kinds.count(kind):,}") for kind in dict.fromkeys(kinds) if kind != "changed"]
-    about = f"Spikes: {SPIKE_SIGMAS} robust deviations above the median of the {SPIKE_WINDOW} records before."
-    return table((), facts) + note(about)
-
-
-def spikes_of(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    """(step, loss) of the records whose loss stands far above those before it."""
-    usual: list[float] = []
-    for step, loss in points:
-        if len(usual) == SPIKE_WINDOW:
-            middle = median(usual)
-            deviation = SIGMA_OF_MAD * median(abs(value - middle) for value in usual)
-            if loss > middle + SPIKE_SIGMAS * deviation and deviation > 0:
-                yield step, loss
-                continue
-            usual.pop(0)
-        usual.append(loss)
+    kinds = [event["kind"] for event in events if event["kind"] not in ("changed", "loss spike")]
+    facts += [(f"Events: {kind}", f"{kinds.count(kind):,}") for kind in dict.fromkeys(kinds)]
+    return table((), facts)
 
 
 def history(events: Sequence[Record]) -> str:

@@ -13,7 +13,7 @@ from deltalm_ds.report.records import Record, names_in, points_in, steps_since_l
 from deltalm_ds.report.run_charts import run_charts
 from deltalm_ds.report.run_files import name_of, read_if_there, read_recipe, read_records
 from deltalm_ds.report.throughput import throughput
-from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
+from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, readable_states
 from deltalm_ds.runs.events import read_events
 
 
@@ -119,11 +119,12 @@ def _samples(samples: Sequence[Record]) -> str:
 
 def _checkpoints(run: Path) -> str:
     best = best_checkpoint(run)
-    states = [(directory, read_state(directory)) for directory in checkpoint_directories(run)]
-    measures = list(dict.fromkeys(name for _, state in states for name in state.validation))
-    rows = [
-        [directory.name, *map(state.validation.get, measures), "best" if directory == best else ""]
-        for directory, state in states
-    ]
+    states = readable_states(run)
+    measures = list(dict.fromkeys(name for state in states.values() for name in state.validation))
+    rows = []
+    for directory in checkpoint_directories(run):
+        measured = states[directory].validation if directory in states else {}
+        remark = "best" if directory == best else "" if directory in states else "damaged"
+        rows.append([directory.name, *map(measured.get, measures), remark])
     header = ["checkpoint", *(f"validation {name}" for name in measures), ""]
     return table(header, rows) + (note("best: the lowest validation loss.") if best else "")

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,20 +145,29 @@ def damaged(checkpoint: Path, error: Exception | str) -> DataError:
     return DataError(f"The checkpoint {checkpoint} is damaged ({error}): remove it to go on from another.")
 
 
-def ranked_checkpoints(checkpoints: Sequence[Path], metric: str, *, higher_is_better: bool) -> list[Path]:
+def readable_states(run: Path) -> dict[Path, TrainingState]:
+    """The checkpoints of a run that say where they stand, oldest first; one whose state.json is damaged is left out."""
+    states = {}
+    for checkpoint in checkpoint_directories(run):
+        with suppress(DataError):
+            states[checkpoint] = read_state(checkpoint)
+    return states
+
+
+def ranked_checkpoints(states: Mapping[Path, TrainingState], metric: str, *, higher_is_better: bool) -> list[Path]:
     """Those that have a validation metric (one of `LOSSES`, or a metric of translations), best first."""
     sign = -1 if higher_is_better else 1
     validated = [
         (sign * value, directory)
-        for directory in checkpoints
-        if math.isfinite(value := read_state(directory).validation.get(metric, math.nan))
+        for directory, state in states.items()
+        if math.isfinite(value := state.validation.get(metric, math.nan))
     ]
     return [directory for _, directory in sorted(validated)]
 
 
 def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint with the lowest validation loss, if any was validated."""
-    return next(iter(ranked_checkpoints(checkpoint_directories(run), "loss", higher_is_better=False)), None)
+    return next(iter(ranked_checkpoints(readable_states(run), "loss", higher_is_better=False)), None)
 
 
 def newest_checkpoints(run: Path, count: int) -> list[Path]:
@@ -177,11 +187,11 @@ def best_checkpoints(run: Path, count: int, metric: str, *, higher_is_better: bo
         metric: one of `LOSSES`, or a metric of translations.
         higher_is_better: what the table of metrics says of it.
     """
-    existing = checkpoint_directories(run)
-    ranked = ranked_checkpoints(existing, metric, higher_is_better=higher_is_better)
+    states = readable_states(run)
+    ranked = ranked_checkpoints(states, metric, higher_is_better=higher_is_better)
     if len(ranked) >= count:
         return ranked[:count]
-    known = {name for directory in existing for name in read_state(directory).validation}
+    known = {name for state in states.values() for name in state.validation}
     raise InputError(
         f"{run} has {len(ranked)} checkpoints with a validation {metric}, not {count}; "
         f"metrics of its checkpoints: {', '.join(sorted(known)) or 'none'}."

@@ -142,7 +142,7 @@ def record_end(run: Path, code: int, reason: str, asked: bool) -> int:
     elif code != DONE_EXIT_CODE and starts and starts[-1].was_stopped:
         code, reason = STOPPED_EXIT_CODE, "stopped, saved"
     elif not reason:
-        reason = next((end["reason"] for end in ends), f"exit code {code}")
+        reason = "done" if code == DONE_EXIT_CODE else next((end["reason"] for end in ends), f"exit code {code}")
     with suppress(OSError):  # a full disk, say: the code is what matters
         record_event(run, "end", code=code, reason=reason, asked=asked, step=_newest_step(run))
     return code

@@ -85,7 +85,4 @@ def _check_modes(recipe: Recipe, inputs: Inputs) -> None:
         model = DeltaLM(inputs.model_config)
     freeze(model, recipe.optimizer)
     parameter_groups(model, recipe.optimizer)
-    offload = deepspeed_config(recipe)["zero_optimization"].get("offload_optimizer") or {}
-    if recipe.training.average is not None and offload.get("device") == "nvme":
-        raise InputError("training.average: there is none where the optimizer is offloaded to NVMe; offload to cpu.")
     check_r_drop(recipe.training.r_drop, inputs.model_config)

@@ -16,6 +16,7 @@ from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offload_device, precision
 from deltalm_ds.training.deepspeed_internals import (
     hold_numbers_once,
+    keep_silent_about_memory,
     leave_out_shared_memory_op,
     limit_waits,
     link_moments,
@@ -28,6 +29,7 @@ from deltalm_ds.training.parameter_states import AVERAGE, MOMENTS, keep_states, 
 def start_distributed() -> None:
     """Join the other ranks."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    keep_silent_about_memory()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         leave_out_shared_memory_op()

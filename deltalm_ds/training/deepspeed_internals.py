@@ -8,6 +8,7 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
+from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, distributed
@@ -34,6 +35,11 @@ _COLLECTIVES = (
 def leave_out_shared_memory_op() -> None:
     """Let ranks on CPUs talk through gloo alone: DeepSpeed's own op would compile for 42 s, and leaks."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def keep_silent_about_memory() -> None:
+    """Let the bfloat16 optimizer neither collect garbage nor print memory around each of its groups, which takes long."""
+    bf16_optimizer.see_memory_usage = lambda message, force=False: None
 
 
 def limit_waits(limit: timedelta) -> None:

@@ -1,5 +1,6 @@
 """What a record of the log is made of: losses by component, rates and counts, and how fast that is for the device."""
 
+import math
 import resource
 import sys
 import time
@@ -102,7 +103,7 @@ class Speed:
 
 
 def loss_record(sums: torch.Tensor, components: Sequence[Component], labels: Sequence[str]) -> dict[str, Any]:
-    """Losses per target token in nats; what has no tokens is left out.
+    """Losses per target token in nats, NaN if there are none; a component without tokens is left out.
 
     Args:
         sums: [3, components] loss, negative log-likelihood and number of tokens.
@@ -112,8 +113,8 @@ def loss_record(sums: torch.Tensor, components: Sequence[Component], labels: Seq
     loss, nll, tokens = sums.sum(dim=1).tolist()
     languages = [component.languages[-1] for component in components]
     return {
-        "loss": loss / max(tokens, 1.0),
-        "nll": nll / max(tokens, 1.0),
+        "loss": loss / tokens if tokens else math.nan,
+        "nll": nll / tokens if tokens else math.nan,
         "nll_of": _nll_by(labels, sums),
         "nll_by_language": _nll_by(languages, sums),
         "nll_by_objective": _nll_by([component.objective.label for component in components], sums),

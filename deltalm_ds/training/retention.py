@@ -9,7 +9,7 @@ from pathlib import Path
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.recipe.schema import BestCheckpoints, TrainingSection
-from deltalm_ds.runs.checkpoints import LOSSES, checkpoint_directories, ranked_checkpoints, step_of
+from deltalm_ds.runs.checkpoints import LOSSES, TrainingState, ranked_checkpoints, readable_states, step_of
 
 
 def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None:
@@ -21,11 +21,13 @@ def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None
         run: the run directory.
         training: how many last and best ones stay, and of which steps all.
         newest: the checkpoint just published. Those of later steps were damaged, or the run had not gone on from here:
-            they are neither counted nor removed, and replaced when the run comes to their steps.
+            they are neither counted nor removed, and replaced when the run comes to their steps. Nor is one between
+            two saves whose state is damaged: the run will not come to its step again.
     """
     try:
-        existing = [path for path in checkpoint_directories(run) if step_of(path) <= step_of(newest)]
-        kept = {*existing[-training.keep_last :], *_best(existing, training.keep_best)}
+        states = {path: state for path, state in readable_states(run).items() if step_of(path) <= step_of(newest)}
+        existing = list(states)
+        kept = {*existing[-training.keep_last :], *_best(states, training.keep_best)}
         for checkpoint in existing:
             is_permanent = training.keep_every is not None and step_of(checkpoint) % training.keep_every == 0
             if checkpoint not in kept and not is_permanent:
@@ -34,9 +36,9 @@ def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None
         print(f"Old checkpoints of {run} stay: {str(error).removesuffix('.')}.", file=sys.stderr)
 
 
-def _best(checkpoints: list[Path], keep: BestCheckpoints) -> list[Path]:
+def _best(states: dict[Path, TrainingState], keep: BestCheckpoints) -> list[Path]:
     higher_is_better = keep.metric not in LOSSES and METRICS[keep.metric].higher_is_better
-    return ranked_checkpoints(checkpoints, keep.metric, higher_is_better=higher_is_better)[: keep.count]
+    return ranked_checkpoints(states, keep.metric, higher_is_better=higher_is_better)[: keep.count]
 
 
 def _hide(checkpoint: Path) -> Path:

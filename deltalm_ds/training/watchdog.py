@@ -286,6 +286,7 @@ class StoppedRanks:
         found = f"Stopped by a signal: {_listed(stopped)}."
         with suppress(OSError):
             record_event(self._run, "stuck", fault=found, step=stopped[0].step)
+            record_rank_end(self._run, stopped[0].rank, FAILED_EXIT_CODE, found)
         _say(f"{found} The run ends. The same command goes on.")
 
 

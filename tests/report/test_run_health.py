@@ -7,8 +7,6 @@ from typing import Any
 from pages import points
 from test_run_page import report_of, training_record, write_metrics
 
-from deltalm_ds.report.history import spikes_of
-
 
 def timed_record(step: int, **values: Any) -> dict[str, Any]:
     seconds = {"start": 5.0} if step == 20 else {}
@@ -59,9 +57,9 @@ def test_health_and_history(tmp_path: Path) -> None:
     assert ["2026-01-01T00:01:20+00:00", "end", "code: 0; reason: <done>"] in page.rows
 
 
-def test_a_spike_stands_out_of_what_was_before_it() -> None:
-    usual = [(step, 2.0 + 0.01 * (step % 7)) for step in range(100)]
-    usual[80] = (80, 2.5)
-    usual[10] = (10, 9.0)  # too early to tell
-    assert list(spikes_of(usual)) == [(80, 2.5)]
-    assert list(spikes_of([(step, 1.0) for step in range(200)])) == []
+def test_spikes_are_those_that_the_run_told_of(tmp_path: Path) -> None:
+    fabricate(tmp_path)
+    spike = {"time": "2026-01-01T00:01:10+00:00", "kind": "loss spike", "fault": "so much", "policy": "skip"}
+    with open(tmp_path / "events.jsonl", "a") as file:
+        file.writelines(json.dumps(spike | {"step": step}) + "\n" for step in (33, 1047))
+    assert report_of(tmp_path).row("Loss spikes")[1] == "2, at steps 33, 1,047"

@@ -143,6 +143,13 @@ def test_run_that_only_validated_has_a_page(tmp_path: Path) -> None:
     assert report_of(tmp_path).row("en-fr")[0] == "en-fr"
 
 
+def test_a_damaged_checkpoint_is_shown_as_such(tmp_path: Path) -> None:
+    fabricate_run(tmp_path)
+    (tmp_path / "checkpoints" / "step_00003000" / "state.json").write_text("")
+    page = report_of(tmp_path)
+    assert page.row("step_00003000")[-1] == "damaged" and page.row("step_00004000")[-1] == "best"
+
+
 def test_directory_without_metrics_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no metrics\.jsonl"):
         write_report(tmp_path, tmp_path / "report.html")

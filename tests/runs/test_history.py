@@ -68,7 +68,7 @@ def test_a_start_without_an_end_failed_unless_its_ranks_saved(tmp_path):
 @pytest.mark.parametrize(
     ("ranks", "code", "expected"),
     [
-        ({}, 0, (0, "exit code 0")),
+        ({}, 0, (0, "done")),
         ({}, 3, (3, "exit code 3")),
         ({1: (3, "shards are damaged"), 0: (1, "RuntimeError: Connection closed")}, 1, (3, "shards are damaged")),
         ({0: (1, "ValueError: it is so"), 1: (1, "RuntimeError: closed")}, 1, (1, "ValueError: it is so")),

@@ -318,6 +318,20 @@ def test_a_damaged_checkpoint_of_a_later_step_is_not_counted(make, tmp_path):
     assert run.steps() == [32]
 
 
+def test_a_damaged_checkpoint_between_two_saves_does_not_keep_the_others(make, tmp_path, capsys):
+    """One that a stop wrote, say: no save comes to its step again."""
+    run = make(tmp_path, keep_last=2)
+    for step in (16, 20, 32):
+        run.save(step)
+    damaged = tmp_path / "checkpoints" / "step_00000020"
+    assert damaged.is_dir()
+    os.truncate(damaged / "state.json", 10)
+    for step in (48, 64):
+        run.save(step)
+    assert [path.name[-2:] for path in checkpoint_directories(tmp_path)] == ["20", "48", "64"]
+    assert "stay" not in capsys.readouterr().err
+
+
 def test_a_start_tidies_what_an_interrupted_one_left(make, tmp_path):
     for name in (".step_00000016.tmp", ".step_00000020.old"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)

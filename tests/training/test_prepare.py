@@ -178,15 +178,14 @@ def test_the_optimization_may_change_between_starts(make_recipe, tmp_path, capsy
     """What the moments mean stays; another schedule, without what its kind does not have, is one of its values."""
     run = tmp_path / "run"
     prepare_run(make_recipe(), run)
-    optimizer = {"weight_decay": 0.02, "betas": (0.9, 0.99), "eps": 1e-6}
+    optimizer = {"weight_decay": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "layer_decay": 0.9, "no_decay": ["*.bias"]}
     schedule = {"kind": "cosine", "peak_lr": 1e-3}
     prepare_run(make_recipe(schedule=schedule, optimizer=optimizer, training={"clip_norm": 1.0}), run)
     (event,) = read_events(run)
     assert event["changes"]["schedule.kind"] == ["inverse_sqrt", "cosine"]
     assert event["changes"]["schedule.peak_lr"] == [3e-3, 1e-3]
-    assert {"optimizer.betas.1", "optimizer.eps", "optimizer.weight_decay", "training.clip_norm"} < set(
-        event["changes"]
-    )
+    keys = ("betas.1", "eps", "weight_decay", "layer_decay", "no_decay.0")
+    assert {"training.clip_norm", *(f"optimizer.{key}" for key in keys)} < set(event["changes"])
     told = capsys.readouterr().err
     assert f"{run}: schedule.peak_lr was 0.003, is 0.001\n" in told
     assert told.count("\n") == len(event["changes"])
@@ -200,6 +199,7 @@ def test_the_optimization_may_change_between_starts(make_recipe, tmp_path, capsy
         ({"training": {"label_smoothing": 0.2}}, "training.label_smoothing was 0.1, is 0.2"),
         ({"data": {"max_target_tokens": 16}}, "data.max_target_tokens was 32, is 16"),
         ({"sampling": {"temperature_end": 2.0}}, "sampling.temperature_end was 5.0, is 2.0"),
+        ({"optimizer": {"freeze": ["encoder.*"]}}, "optimizer.freeze.0 was None, is encoder.*"),
     ],
 )
 def test_what_would_be_another_experiment_is_refused_with_both_values(changes, message, make_recipe, tmp_path):

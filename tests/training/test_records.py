@@ -111,6 +111,8 @@ def test_sums_of_several_components_are_joined():
     assert record["nll_of"] == {"w": 1.0, "x": 2.0, "y": 3.0}
     assert record["nll_by_language"] == {"de": 10 / 6, "fr": 3.0}
     assert record["nll_by_objective"] == {"a": 1.0, "b": 11 / 5}
+    nothing = loss_record(torch.zeros(3, 4), components, ["w", "x", "y", "z"])  # of a step that was left out
+    assert math.isnan(nothing["loss"]) and math.isnan(nothing["nll"]) and nothing["nll_of"] == {}
 
 
 def test_the_guide_explains_every_key(runs):

@@ -116,7 +116,8 @@ def test_who_started_a_rank_alone_finds_that_it_is_stopped(sleeper, tmp_path, mo
     assert not finds(replace(mine, started_by=os.getpid() + 1))
     assert not finds(mine, seconds=0.3)
     assert finds(mine, seconds=20)
-    (event,) = read_events(tmp_path)
+    event, end = read_events(tmp_path)
+    assert (end["kind"], end["rank"], end["code"], end["reason"]) == ("rank ended", 0, 1, event["fault"])
     assert event["fault"] == f"Stopped by a signal: rank 0 (process {sleeper.pid} on host, in backward of step 7)."
     assert event["fault"] in capsys.readouterr().err
 
