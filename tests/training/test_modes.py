@@ -1,6 +1,5 @@
 """Freezing, learning rates by depth, weight decay by name and the running average against a loop written down."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -14,12 +13,10 @@ from deltalm_ds.checkpoints.average import average_models
 from deltalm_ds.checkpoints.directory import load_model, open_weights
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
-from deltalm_ds.files import read_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.runs.checkpoints import checkpoint_directories
 from deltalm_ds.runs.metrics import read_metrics
 from deltalm_ds.training.checks import check_inputs
-from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY
 from deltalm_ds.training.graphs import GraphedForward
 from deltalm_ds.training.inputs import open_inputs
 
@@ -212,15 +209,6 @@ def test_graphs_give_gradients_to_what_is_trained_alone(recipe):
 def test_patterns_that_cannot_be_meant_are_refused_before_a_rank_starts(optimizer, message, make_recipe):
     with pytest.raises(InputError, match=message):
         check_inputs(make_recipe(optimizer=optimizer))
-
-
-def test_there_is_no_average_on_nvme(make_recipe, tmp_path):
-    config = read_json(CONFIG_DIRECTORY / "fp32_zero3.json")
-    config["zero_optimization"]["offload_optimizer"] = {"device": "nvme", "nvme_path": str(tmp_path)}
-    (tmp_path / "nvme.json").write_text(json.dumps(config))
-    recipe = make_recipe(deepspeed=str(tmp_path / "nvme.json"), training={"average": {"decay": 0.9}})
-    with pytest.raises(InputError, match=r"training\.average: .* offloaded to NVMe; offload to cpu"):
-        check_inputs(recipe)
 
 
 def test_an_average_that_is_measured_must_be_kept(make_recipe):
