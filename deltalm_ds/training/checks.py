@@ -80,12 +80,9 @@ def _check_steps(recipe: Recipe, inputs: Inputs) -> None:
 
 
 def _check_modes(recipe: Recipe, inputs: Inputs) -> None:
-    """InputError for parameters that the model has not got, and for modes that cannot be."""
+    """InputError for parameters that the model has not got, and for a mode that needs dropout."""
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     freeze(model, recipe.optimizer)
     parameter_groups(model, recipe.optimizer)
-    offload = deepspeed_config(recipe)["zero_optimization"].get("offload_optimizer") or {}
-    if recipe.training.average is not None and offload.get("device") == "nvme":
-        raise InputError("training.average: there is none where the optimizer is offloaded to NVMe; offload to cpu.")
     check_r_drop(recipe.training.r_drop, inputs.model_config)
