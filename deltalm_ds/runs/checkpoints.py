@@ -193,7 +193,7 @@ def best_checkpoints(run: Path, count: int, metric: str, *, higher_is_better: bo
         return ranked[:count]
     known = {name for state in states.values() for name in state.validation}
     raise InputError(
-        f"{run} has {len(ranked)} checkpoints with a validation {metric}, not {count}; "
+        f"{run} has {len(ranked)} checkpoints with a validation {metric}, not {count}: take fewer or another --metric; "
         f"metrics of its checkpoints: {', '.join(sorted(known)) or 'none'}."
     )
 
@@ -208,5 +208,5 @@ def model_directory(path: Path) -> Path:
         return path
     checkpoints = checkpoint_directories(path)
     if not checkpoints:
-        raise InputError(f"The run {path} has no checkpoint yet.")
+        raise InputError(f"The run {path} has no checkpoint yet: train it further, or name a model.")
     return checkpoints[-1]

@@ -26,7 +26,7 @@ from deltalm_ds.checkpoints.average import RUNNING_AVERAGE_FILES
 from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.checkpoints.safetensors_writer import safetensors_blocks
 from deltalm_ds.checkpoints.tensor_files import TensorFile
-from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.errors import InputError
 from deltalm_ds.files import publish_directory, sha256_of, write_json
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.runs.checkpoints import (
@@ -224,7 +224,7 @@ def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Train
     for name, parameter in ds_engine.module.named_parameters():
         for kind, key, optimizer_state in _tensors_of(name, parameter):
             if key not in tensors[kind]:
-                raise DataError(f"The checkpoint {checkpoint} has no tensor {key} in its {kind} files.")
+                raise damaged(checkpoint, f"it has no tensor {key} in its {kind} files")
             if optimizer_state is not None:
                 safe_set_full_optimizer_state(parameter, tensors[kind][key], optimizer_state)
             elif parameter.requires_grad:

@@ -80,7 +80,7 @@ def _check_steps(recipe: Recipe, inputs: Inputs) -> None:
 
 
 def _check_modes(recipe: Recipe, inputs: Inputs) -> None:
-    """InputError for parameters that the model has not got, and for modes that cannot be."""
+    """InputError for parameters that the model has not got, and for a mode that needs dropout."""
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     freeze(model, recipe.optimizer)

@@ -179,8 +179,8 @@ def _faults_of_values(config: dict[str, Any], recipe: Recipe) -> Iterator[str]:
             yield f'{key}: is {values[key]!r}, the recipe says {decide(recipe)!r}; write "auto"'
     zero = values.get("zero_optimization")
     zero = zero if isinstance(zero, dict) else {}
-    if zero.get("stage") not in (1, 2, 3):
-        yield "zero_optimization.stage: must be 1, 2 or 3; stage 0 computes wrong steps in 16 bits [facts: stage 0]"
+    if zero.get("stage") not in (1, 2, 3):  # [facts: stage 0]
+        yield "zero_optimization.stage: must be 1, 2 or 3; stage 0 computes wrong steps in 16 bits"
     key = "zero_optimization.offload_optimizer.device"
     device = values.get(key, "none")
     if device not in OFFLOAD_DEVICES:

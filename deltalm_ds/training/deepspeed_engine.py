@@ -73,7 +73,7 @@ def make_optimizer(model: torch.nn.Module, options: OptimizerSection, zero: dict
     offloads = offload_device(zero) != "none"
     implementation = "torch" if options.implementation == "auto" else options.implementation
     if implementation != "torch" and options.definition != "torch":
-        raise InputError("optimizer.definition: fairseq's is for implementation: torch.")
+        raise InputError("optimizer.definition: fairseq goes with optimizer.implementation: torch or auto only.")
     groups = parameter_groups(model, options)
     if implementation == "deepspeed":
         return _deepspeed_adam(groups, options, on_cpu=offloads or not torch.cuda.is_available())
@@ -92,7 +92,10 @@ def _deepspeed_adam(groups: list[dict[str, Any]], options: OptimizerSection, on_
         return make(groups, **settings)
     except Exception as error:  # whatever a missing or unfit compiler leads to
         reason = f"{error.__cause__ or error}".strip().split("\n")[0]
-        raise InputError(f"DeepSpeed's {make.__name__} cannot be compiled here: {reason}") from error
+        raise InputError(
+            f"DeepSpeed's {make.__name__} cannot be compiled here: {reason}. Install what is missing, or leave "
+            "optimizer.implementation at auto."
+        ) from error
 
 
 def create_moments(ds_engine: deepspeed.DeepSpeedEngine, updates: int, has_average: bool = False) -> None:

@@ -74,8 +74,11 @@ class Guard:
         self._looks = 0 if done.applied else self._looks
         return done.applied
 
-    def tell_spikes(self) -> None:
+    def tell_spikes(self, finish_save: Callable[[], object]) -> None:
         """Of the steps since this was asked last. A collective.
+
+        Args:
+            finish_save: waits for a save under way, whose checkpoint may be the one to go back to.
 
         Raises:
             RollBack: they are to be undone, and there is a checkpoint to go back to.
@@ -86,8 +89,10 @@ class Guard:
                 f"loss {spike.loss:.3f} is {spike.sigmas:.1f} standard deviations above the median {spike.median:.3f}"
             )
             self._tell(spike.step, "loss spike", fault=fault, policy=policy)
-        if spikes and policy == "roll_back" and of_all_ranks(bool(checkpoint_directories(self._run)))[0]:
-            raise RollBack(spike.step for spike in spikes)
+        if spikes and policy == "roll_back":
+            finish_save()
+            if of_all_ranks(bool(checkpoint_directories(self._run)))[0]:
+                raise RollBack(spike.step for spike in spikes)
 
     def _consider(self, compute: Compute, done: Computed, step: int, before: dict[str, float] | None) -> Computed:
         """What is to count of an update that was skipped: itself, or a second computation that went well."""

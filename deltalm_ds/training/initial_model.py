@@ -52,4 +52,6 @@ def check_finite(model: DeltaLM, origin: Path) -> None:
     """DataError naming the first weight that is NaN or infinite: no update could repair it."""
     for name, weight in model.named_parameters():
         if not is_finite(weight.detach()):
-            raise DataError(f"{origin} holds NaN or infinite numbers in {name}: training from it learns nothing.")
+            raise DataError(
+                f"{origin} holds NaN or infinite numbers in {name}: training from it learns nothing; take another."
+            )

@@ -146,7 +146,10 @@ def _validated(recipe: Recipe, dataset: ShardDataset) -> list[Component]:
         for component in components_of(dataset, group.objective, group.directions, group.languages)
     ]
     if not components:
-        raise InputError(f"validation.shards: {dataset.directory} has no corpus of the languages that are trained on.")
+        raise InputError(
+            f"validation.shards: {dataset.directory} has no corpus of the languages that are trained on: name shards "
+            "that have one, or leave out validation."
+        )
     return list({component.name: component for component in components}.values())  # groups may differ in weights alone
 
 

@@ -52,7 +52,9 @@ class _Monitor:
         try:
             self._monitor = MonitorMaster(get_monitor_config(_config(name, recipe, run)))
         except Exception as error:  # whatever the service's own package raises
-            raise InputError(f"training.monitors: {name} cannot be opened: {str(error).strip()}") from error
+            raise InputError(
+                f"training.monitors: {name} cannot be opened: {str(error).strip()}. Mend that, or leave it out."
+            ) from error
         if name == "csv":
             self._monitor.csv_monitor.filenames = _cut_off(run / CSV, step)
 

@@ -128,7 +128,6 @@ class Trainer:
         """Go on from the newest checkpoint without these steps."""
         at = self.state.step
         with self.sections.section("checkpoint"):
-            self.saves.wait(at)
             self.state = roll_back(self.ds_engine, self.run, steps)
             self.saves.go_on_from(self.state)
         if sum(step >= self.state.step for step in self.state.left_out) > self.recipe.training.max_skipped_updates:
@@ -235,7 +234,7 @@ class Trainer:
         if self.log:
             self.log.write(step, "train", record)
         self.rates = Rates()
-        self.guard.tell_spikes()
+        self.guard.tell_spikes(partial(self.saves.wait, step))
         self.state.losses = self.guard.spikes.losses()
         self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
 

@@ -88,7 +88,7 @@ class Run:
         newest = newest_whole_checkpoint(self.directory, lambda found: find_fault(found, lambda files: files))
         step = read_state(newest).step
         assert all((weight == step).all() for weight in load_model(newest).parameters())
-        moments = checkpoint._open_moments(newest)
+        moments = checkpoint._open(newest)["optimizer"]
         assert len(moments) == 2 * sum(1 for _ in self.model.parameters())
         assert all((moment == step + 0.5).all() for moment in moments.values())
         return step

@@ -9,6 +9,7 @@ import pytest
 import torch
 from faults_inside import is_poison
 from jobs import Job
+from torch import distributed
 
 from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.files import read_json
@@ -18,9 +19,11 @@ from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.metrics import OF_THE_MOMENT, read_metrics
 from deltalm_ds.training import spikes as spikes_module
 from deltalm_ds.training.deepspeed_config import CONFIG_DIRECTORY
+from deltalm_ds.training.divergence import Guard
 from deltalm_ds.training.forensics import MOST_BUNDLES
 from deltalm_ds.training.inputs import open_inputs
-from deltalm_ds.training.spikes import SpikeDetector
+from deltalm_ds.training.roll_back import RollBack
+from deltalm_ds.training.spikes import Spike, SpikeDetector
 
 ENGINES = ("fp32_zero1", "fp32_zero2", "fp32_zero3", "bf16_zero1", "bf16_zero2", "fp16_zero2")
 GLITCHED = ("fp32_zero1", "bf16_zero2")
@@ -252,3 +255,26 @@ def test_too_little_memory_is_told_with_shapes_plan_and_cure(runs):
     assert "source and " in message and "can't allocate memory: you tried to allocate 4503599627370496 bytes" in message
     assert "Planned for a rank: weights 0.00, gradients 0.00, optimizer 0.00" in message
     assert "total 0." in message and "What helps: a smaller batch.micro_batch_tokens" in message
+
+
+def test_a_roll_back_waits_for_a_save_under_way(tmp_path):
+    """A slow disk: the checkpoint to go back to is not there yet when the spike is seen."""
+
+    def finish_save():
+        checkpoint = tmp_path / "checkpoints" / "step_00000010"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state.json").touch()
+
+    spike = Spike(13, 200.0, 4.0, 50.0)
+    recipe = SimpleNamespace(training=SimpleNamespace(spikes=SpikesSection(policy="roll_back")))
+    guard = SimpleNamespace(
+        spikes=SimpleNamespace(read=lambda: [spike]), _recipe=recipe, _run=tmp_path, _tell=lambda *_, **__: None
+    )
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        Guard.tell_spikes(guard, lambda: None)  # there is nothing to go back to
+        with pytest.raises(RollBack) as raised:
+            Guard.tell_spikes(guard, finish_save)
+    finally:
+        distributed.destroy_process_group()
+    assert raised.value.steps == {13}

@@ -142,12 +142,12 @@ def test_csv_files_have_every_number_once_also_after_a_resume(runs):
 
 
 def test_what_a_resume_loses_is_an_event(runs):
-    (event,) = read_events(runs.resumed)
+    (event,) = (event for event in read_events(runs.resumed) if event["kind"] == "steps lost")
     later = [record for record in read_metrics(runs.whole) if record["step"] > 10]
-    assert (event["kind"], event["step"], event["last_step"]) == ("steps lost", 10, 20)
+    assert (event["step"], event["last_step"]) == (10, 20)
     assert event["seconds"] == pytest.approx(sum(sum(r["seconds"].values()) for r in later), abs=1e-3)
     assert time_spent(runs.resumed)["recomputed"] == event["seconds"]
-    assert read_events(runs.whole) == []
+    assert all(event["kind"] != "steps lost" for event in read_events(runs.whole))
 
 
 def test_a_profile_has_the_sections_of_the_steps_asked_for(runs):

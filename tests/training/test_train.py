@@ -66,11 +66,11 @@ def test_a_full_disk_on_one_rank_leaves_the_earlier_checkpoints(runs):
 def test_a_disk_that_is_full_for_a_while_costs_nothing(runs):
     """The save is tried again at a step that both ranks agree on; the undisturbed run is the reference."""
     assert runs.outcome["full_disk_once"] == 0
-    run, whole = runs.directory / "full_disk_once", runs.directory / "2_ranks_fp32_zero1_accumulation1"
+    run, whole = runs.directory / "full_disk_once", runs.directory / "undisturbed"
     assert records(run) == records(whole)
     assert records(run, "validation") == records(whole, "validation")
-    failed = [(event["kind"], event["step"]) for event in read_events(run)]
-    assert failed == [("save failed", 10)]
+    failed = [event["step"] for event in read_events(run) if event["kind"] == "save failed"]
+    assert failed == [10]
     retried, last = (read_state(found) for found in checkpoint_directories(run))
     assert 10 < retried.step < last.step == 20
     assert (retried.validation, list(last.validation)) == ({}, ["loss", "nll"])
@@ -104,8 +104,8 @@ def test_a_failed_validation_is_told_and_training_goes_on(runs):
     run = runs.directory / "failed_validation"
     assert [directory.name for directory in checkpoint_directories(run)] == ["step_00000010", "step_00000020"]
     assert records(run, "validation") == []
-    events = [(event["kind"], event["step"], event["fault"]) for event in read_events(run)]
-    assert events == [("validation failed", step, "[Errno 5] Input/output error: 'dev.arrow'") for step in (10, 20)]
+    events = [(event["step"], event["fault"]) for event in read_events(run) if event["kind"] == "validation failed"]
+    assert events == [(step, "[Errno 5] Input/output error: 'dev.arrow'") for step in (10, 20)]
 
 
 def test_a_step_without_sequences_is_counted_and_makes_no_update(runs):
