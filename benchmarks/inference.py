@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.device import DEVICE, ON_GPU, TOY, failure, wait
 from benchmarks.recording import FAILED, ROOT, keep, parser, report, row_of_process
+from deltalm_ds.allocator import keep_freed_memory
 from deltalm_ds.checkpoints.directory import read_config
 from deltalm_ds.export.formats import load_format
 from deltalm_ds.files import write_json
-from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+from deltalm_ds.generation.engines.pytorch import engine_of_frozen
 from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
@@ -209,7 +210,9 @@ def _open_pytorch(directory: Path) -> Search:
     with torch.device("meta"):
         model = DeltaLM(read_config(directory))
     model.load_state_dict(load_file(directory / "model.safetensors"), assign=True)
-    return _searching(PyTorchEngine(model.to(DEVICE)))
+    if not ON_GPU:
+        keep_freed_memory()
+    return _searching(engine_of_frozen(model.to(DEVICE)))
 
 
 def _open_transformers(directory: Path) -> Search:

@@ -119,18 +119,15 @@ def _translating(model: Any, vocabulary: int) -> tuple[Callable[[], object], int
     """Outputs of one length, whatever the random weights say."""
     import torch
 
-    from deltalm_ds.generation.engines.pytorch import PyTorchEngine
+    from deltalm_ds.generation.engines.pytorch import engine_of_frozen
     from deltalm_ds.generation.interface import SearchOptions
-    from deltalm_ds.kernels.linear import FROZEN, PackedWeights
-    from deltalm_ds.linear_choice import use_fastest
     from deltalm_ds.threads import threads_to_take
 
     if os.environ.get("OMP_WAIT_POLICY") == WAITING["OMP_WAIT_POLICY"]:  # as our entry points do it
         torch.set_num_threads(threads_to_take())
-    use_fastest(model, ["forward", FROZEN])
     sources = torch.randint(4, vocabulary, (SENTENCES, LENGTH)).tolist()
     options = SearchOptions(beam=4, min_length=LENGTH, max_length=LENGTH)
-    engine = PyTorchEngine(model, PackedWeights(model.step_weights()))
+    engine = engine_of_frozen(model)
     batches = [sources[start : start + 25] for start in range(0, SENTENCES, 25)]
     return lambda: [engine.generate(batch, options) for batch in batches], SENTENCES
 

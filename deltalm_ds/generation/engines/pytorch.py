@@ -65,7 +65,11 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
         keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype)
+    return engine_of_frozen(load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype))
+
+
+def engine_of_frozen(model: DeltaLM) -> PyTorchEngine:
+    """An engine of a model that does not change any more: on a CPU with the fastest library for each product."""
     use_fastest(model, ["forward", FROZEN])
     return PyTorchEngine(model, PackedWeights(model.step_weights()))
 
