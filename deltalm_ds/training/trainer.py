@@ -209,6 +209,10 @@ class Trainer:
         with self.sections.section("communication"):
             self.stop.check()
 
+    def _finish_save(self) -> None:
+        with self.sections.section("checkpoint"):
+            self.saves.wait(self.state.step)
+
     def _does_not_train(self, what: str) -> CheckError:
         return CheckError(
             f"At step {self.state.step} {what}: their gradients are not finite, or their losses are spikes, so nothing "
@@ -234,7 +238,7 @@ class Trainer:
         if self.log:
             self.log.write(step, "train", record)
         self.rates = Rates()
-        self.guard.tell_spikes(partial(self.saves.wait, step))
+        self.guard.tell_spikes(self._finish_save)
         self.state.losses = self.guard.spikes.losses()
         self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
 
