@@ -12,7 +12,8 @@ from torch import distributed
 
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
-from deltalm_ds.data.stream import StepBatches, prefetch
+from deltalm_ds.data.prefetch import prefetch
+from deltalm_ds.data.stream import StepBatches
 from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
 from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.progress import progress
