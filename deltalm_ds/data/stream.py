@@ -5,10 +5,8 @@ shards' offsets; all ranks then deal it alike and read the tokens of their own s
 state: any step can be made at any time, on any number of ranks, and is the same global batch.
 """
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +21,6 @@ from deltalm_ds.data.sampler import FRACTION_BITS, Mix, Sampler
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.vocabulary import Vocabulary
 
-PREFETCH_STEPS = 2
 SHELF_BITS = 48  # of where a row begins
 
 
@@ -322,58 +319,3 @@ def evaluation_batch(builder: BatchBuilder) -> GlobalBatch:
 def evaluation_batches(builder: BatchBuilder, rank: int, world_size: int) -> StepBatches:
     """The share of rank `rank` in `evaluation_batch`."""
     return builder.build(evaluation_batch(builder), rank, world_size)
-
-
-def prefetch(
-    stream: TrainingStream,
-    first_step: int,
-    last_step: int,
-    rank: int,
-    world_size: int,
-    prepare: Callable[[Batch], Batch] | None = None,
-) -> Generator[StepBatches, None, None]:
-    """Steps, made up to two ahead by a thread that ends with the generator.
-
-    An error in the thread is raised here, at the step where it happened.
-
-    Args:
-        stream: what the steps are made of.
-        first_step: the first that is given.
-        last_step: the one behind the last.
-        rank: whose share of each step is given, from 0.
-        world_size: the number of ranks.
-        prepare: what the thread makes of each micro-batch.
-    """
-    ready: queue.Queue[StepBatches | BaseException] = queue.Queue(maxsize=PREFETCH_STEPS)
-    stopped = threading.Event()
-
-    def hand_over(item: StepBatches | BaseException) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            for step in range(first_step, last_step):
-                if stopped.is_set():
-                    return
-                batches = stream.micro_batches(step, rank, world_size)
-                if prepare is not None:
-                    batches = replace(batches, micro_batches=[prepare(batch) for batch in batches.micro_batches])
-                hand_over(batches)
-        except BaseException as error:
-            hand_over(error)
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        for _ in range(first_step, last_step):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()

@@ -38,7 +38,7 @@ def leave_out_shared_memory_op() -> None:
 
 
 def keep_silent_about_memory() -> None:
-    """Let the bfloat16 optimizer neither collect garbage nor print memory around each of its groups, which takes long."""
+    """Let the bfloat16 optimizer neither print memory nor collect garbage around each group: it takes long."""
     bf16_optimizer.see_memory_usage = lambda message, force=False: None
 
 

@@ -93,6 +93,8 @@ class Guard:
             finish_save()
             if of_all_ranks(bool(checkpoint_directories(self._run)))[0]:
                 raise RollBack(spike.step for spike in spikes)
+            fault = "there is no checkpoint to go back to: the update stays"
+            self._tell(spikes[-1].step, "not rolled back", fault=fault)
 
     def _consider(self, compute: Compute, done: Computed, step: int, before: dict[str, float] | None) -> Computed:
         """What is to count of an update that was skipped: itself, or a second computation that went well."""

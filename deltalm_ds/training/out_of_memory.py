@@ -8,11 +8,8 @@ import torch
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
-from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks
-from deltalm_ds.training.graphs import reason_against_graphs
-from deltalm_ds.training.plan import memory_of_rank
+from deltalm_ds.training.plan import planned_memory
 
 CURES = (
     "a smaller batch.micro_batch_tokens (the global batch stays the same), shorter data.max_source_tokens and "
@@ -64,13 +61,8 @@ def _shapes(micro_batches: Sequence[Batch]) -> str:
 
 def _planned(recipe: Recipe, config: DeltaLMConfig, num_ranks: int, micro_batches: Sequence[Batch]) -> str:
     """GiB by part, as `deltalm plan` estimates them."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ds_config = for_ranks(deepspeed_config(recipe), num_ranks, device.type == "cpu")
-    with torch.device("meta"):
-        model = DeltaLM(config)
     half = recipe.batch.micro_batch_tokens // 2
     sizes = [batch.shape[:2] for batch in micro_batches] or [(half, half)]
-    has_graphs = reason_against_graphs(recipe, config, device) is None
-    memory = memory_of_rank(ds_config, model, sizes, num_ranks, device, has_graphs)
+    memory = planned_memory(recipe, config, num_ranks, sizes)
     parts = (f"{name} {size / 2**30:.2f}" for name, size in memory.items() if size)
     return f"{', '.join(parts)} GiB"

@@ -36,19 +36,14 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
     Raises:
         InputError, DataError: the recipe or something it names does not hold; every check is made before planning.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    of_recipe = deepspeed_config(recipe)
-    ds_config = for_ranks(of_recipe, num_ranks, device.type == "cpu")
+    ds_config = deepspeed_config(recipe)
     inputs = check_inputs(recipe)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     freeze(model, recipe.optimizer)
     steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
     num_parameters = model.num_parameters(padding_rows=True)
-    no_graphs = reason_against_graphs(recipe, inputs.model_config, device)
-    memory = memory_of_rank(
-        ds_config, model, micro_batches, num_ranks, device, no_graphs is None, recipe.training, recipe.validation
-    )
+    no_graphs = reason_against_graphs(recipe, inputs.model_config, _device())
     kept = num_parameters, num_trained(model), recipe.training.average is not None
     of_checkpoint = checkpoint_bytes(*kept)
     largest = max(parameter.numel() for parameter in model.parameters())
@@ -58,14 +53,14 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         "deepspeed": {
             "name": recipe.deepspeed,
             "precision": precision(ds_config),
-            "zero_stage": of_recipe["zero_optimization"]["stage"],
+            "zero_stage": ds_config["zero_optimization"]["stage"],
         },
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
         "num_parameters_with_padding_rows": num_parameters,
         "num_trained_parameters": num_trained(model),
         "cuda_graphs": "on" if no_graphs is None else f"off: {no_graphs}",
-        "memory_bytes_per_rank": memory,
+        "memory_bytes_per_rank": planned_memory(recipe, inputs.model_config, num_ranks, micro_batches),
         "checkpoint_bytes": of_checkpoint,
         "checkpoints_bytes": of_checkpoint * _most_checkpoints(recipe.training),
         "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, largest, num_ranks),
@@ -111,6 +106,32 @@ def _planned_steps(
     return records, micro_batches
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def planned_memory(
+    recipe: Recipe, config: DeltaLMConfig, num_ranks: int, micro_batches: list[tuple[int, int]]
+) -> dict[str, int]:
+    """What a recipe needs on each rank of a machine like this one: see `memory_of_rank`.
+
+    Args:
+        recipe: of the run.
+        config: of its model.
+        num_ranks: that share the work.
+        micro_batches: tokens of source and target of each.
+    """
+    device = _device()
+    ds_config = for_ranks(deepspeed_config(recipe), num_ranks, device.type == "cpu")
+    with torch.device("meta"):
+        model = DeltaLM(config)
+    freeze(model, recipe.optimizer)
+    has_graphs = reason_against_graphs(recipe, config, device) is None
+    return memory_of_rank(
+        ds_config, model, micro_batches, num_ranks, device, has_graphs, recipe.training, recipe.validation
+    )
+
+
 def memory_of_rank(
     ds_config: dict[str, Any],
     model: DeltaLM,
@@ -140,8 +161,9 @@ def memory_of_rank(
     on_cpu = device.type == "cpu"
     memory = model_states(ds_config, num_parameters, num_ranks, on_cpu, num_parameters - trained)
     has_average = training is not None and training.average is not None
-    if has_average and offload_device(ds_config["zero_optimization"]) == "none":
-        memory["average"] = NUMBER_BYTES * -(-trained // num_ranks)
+    if has_average:
+        where = "average" if offload_device(ds_config["zero_optimization"]) == "none" else "offloaded"
+        memory[where] = memory.get(where, 0) + NUMBER_BYTES * -(-trained // num_ranks)
     if on_cpu:
         memory["libraries"] = LIBRARIES_BYTES
         memory["checkpoint_copy"] = checkpoint_copy_bytes(num_parameters, trained, has_average, largest, num_ranks)

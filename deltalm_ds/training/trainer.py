@@ -12,7 +12,8 @@ from torch import distributed
 
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
-from deltalm_ds.data.stream import StepBatches, prefetch
+from deltalm_ds.data.prefetch import prefetch
+from deltalm_ds.data.stream import StepBatches
 from deltalm_ds.errors import STOPPED_EXIT_CODE, CheckError
 from deltalm_ds.kernels.precision import sum_products_in_float32
 from deltalm_ds.progress import progress
@@ -209,6 +210,10 @@ class Trainer:
         with self.sections.section("communication"):
             self.stop.check()
 
+    def _finish_save(self) -> None:
+        with self.sections.section("checkpoint"):
+            self.saves.wait(self.state.step)
+
     def _does_not_train(self, what: str) -> CheckError:
         return CheckError(
             f"At step {self.state.step} {what}: their gradients are not finite, or their losses are spikes, so nothing "
@@ -234,7 +239,7 @@ class Trainer:
         if self.log:
             self.log.write(step, "train", record)
         self.rates = Rates()
-        self.guard.tell_spikes(partial(self.saves.wait, step))
+        self.guard.tell_spikes(self._finish_save)
         self.state.losses = self.guard.spikes.losses()
         self.note = f"loss {record['loss']:.3f} {record['tokens_per_second']:,.0f} tokens/s"
 

@@ -23,9 +23,10 @@ from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.objectives.span_corruption import SpanCorruption
 from deltalm_ds.data.objectives.translation_span_corruption import TranslationSpanCorruption
 from deltalm_ds.data.padding import rounded_up
+from deltalm_ds.data.prefetch import prefetch
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.data.shards import Corpus, ShardDataset, ragged_batch, write_corpus
-from deltalm_ds.data.stream import BatchBuilder, StepBatches, TrainingStream, evaluation_batches, prefetch
+from deltalm_ds.data.stream import BatchBuilder, StepBatches, TrainingStream, evaluation_batches
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.token_ids import EOS_ID
 

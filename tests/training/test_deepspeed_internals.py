@@ -109,6 +109,7 @@ def printed_by(what: str) -> list[dict[str, Any]]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place["DS_ACCELERATOR"] = "cpu"  # as `deltalm train` says, else it prints that it guessed so
     process = subprocess.run(
         [sys.executable, Path(__file__), what], env={**os.environ, **place}, capture_output=True, text=True, check=False
     )

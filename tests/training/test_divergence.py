@@ -265,14 +265,18 @@ def test_a_roll_back_waits_for_a_save_under_way(tmp_path):
         checkpoint.mkdir(parents=True)
         (checkpoint / "state.json").touch()
 
-    spike = Spike(13, 200.0, 4.0, 50.0)
+    spike, told = Spike(13, 200.0, 4.0, 50.0), []
     recipe = SimpleNamespace(training=SimpleNamespace(spikes=SpikesSection(policy="roll_back")))
     guard = SimpleNamespace(
-        spikes=SimpleNamespace(read=lambda: [spike]), _recipe=recipe, _run=tmp_path, _tell=lambda *_, **__: None
+        spikes=SimpleNamespace(read=lambda: [spike]),
+        _recipe=recipe,
+        _run=tmp_path,
+        _tell=lambda *event, **_: told.append(event),
     )
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         Guard.tell_spikes(guard, lambda: None)  # there is nothing to go back to
+        assert told == [(13, "loss spike"), (13, "not rolled back")]
         with pytest.raises(RollBack) as raised:
             Guard.tell_spikes(guard, finish_save)
     finally:

@@ -24,6 +24,7 @@ from deltalm_ds.training import plan
 from deltalm_ds.training.deepspeed_config import config_path, for_ranks
 from deltalm_ds.training.inputs import open_inputs
 from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, norm_bytes
+from deltalm_ds.training.out_of_memory import out_of_memory_told
 from deltalm_ds.training.plan import make_plan, memory_of_rank
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
 
@@ -190,6 +191,22 @@ def test_what_is_frozen_and_what_is_averaged_in_memory_and_checkpoints(content: 
         40,
         0,
     )
+
+
+def test_an_average_lies_where_the_optimizer_does(content: dict[str, Any]) -> None:
+    """And a run that is out of memory was planned with it."""
+    training, offload = content["training"] | {"average": {"decay": 0.9}}, "fp32_zero2_offload_cpu"
+    recipe = recipe_of(content, training=training, deepspeed=offload)
+    plain, kept = make_plan(recipe_of(content, deepspeed=offload), 2), make_plan(recipe, 2)
+    added = 4 * plain["num_parameters_with_padding_rows"] // 2
+    memory = kept["memory_bytes_per_rank"]
+    assert memory["offloaded"] == plain["memory_bytes_per_rank"]["offloaded"] + added and "average" not in memory
+    config = DeltaLMConfig.model_validate(kept["model"])
+    with (
+        pytest.raises(InputError, match=r"optimizer 0\.00, .* average 0\.00, "),
+        out_of_memory_told(recipe_of(content, training=training), config, 2),
+    ):
+        raise MemoryError
 
 
 def test_r_drop_takes_two_passes_in_memory(content: dict[str, Any]) -> None:

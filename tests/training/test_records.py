@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 import re
 from collections import defaultdict
 from datetime import datetime
