@@ -9,7 +9,8 @@ from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import Recipe, TrainingSection, ValidationSection
+from deltalm_ds.recipe.schema import Recipe, ValidationSection
+from deltalm_ds.recipe.training_section import TrainingSection
 from deltalm_ds.training.checks import check_inputs
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offload_device, precision
 from deltalm_ds.training.graphs import reason_against_graphs

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from deltalm_ds.errors import os_error_sentence
-from deltalm_ds.recipe.schema import ProfileSection
+from deltalm_ds.recipe.training_section import ProfileSection
 from deltalm_ds.training.sections import Sections
 
 PROFILE = "profile"  # of a run directory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS
-from deltalm_ds.recipe.schema import BestCheckpoints, TrainingSection
+from deltalm_ds.recipe.training_section import BestCheckpoints, TrainingSection
 from deltalm_ds.runs.checkpoints import LOSSES, TrainingState, ranked_checkpoints, readable_states, step_of
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from deltalm_ds.recipe.schema import SpikesSection
+from deltalm_ds.recipe.training_section import SpikesSection
 
 SIGMA_OF_MAD = 1.4826  # of a normal distribution
 LEAST_SIGMA = 1e-3  # times the median: losses that hardly differ any more make no spikes of rounding

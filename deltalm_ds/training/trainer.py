@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,8 @@ class Trainer:
         if fault is not None:
             self._say(f"step {state.step}: validation failed: {fault}")
             if self.rank == 0:
-                record_event(self.run, "validation failed", step=state.step, fault=fault)
+                with suppress(OSError):  # a full disk; it was said
+                    record_event(self.run, "validation failed", step=state.step, fault=fault)
         else:
             state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
             if self.log:

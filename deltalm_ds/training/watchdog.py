@@ -26,7 +26,7 @@ from typing import NoReturn
 import psutil
 
 from deltalm_ds.errors import FAILED_EXIT_CODE
-from deltalm_ds.recipe.schema import LimitsSection
+from deltalm_ds.recipe.training_section import LimitsSection
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.runs.history import record_rank_end
 from deltalm_ds.training.collectives import STARTED_BY, of_all_ranks

@@ -10,7 +10,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import AverageSection
+from deltalm_ds.recipe.training_section import AverageSection
 from deltalm_ds.training.deepspeed_internals import master_weights
 from deltalm_ds.training.parameter_states import AVERAGE, full_weight
 

@@ -26,6 +26,7 @@ def fabricate(run: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = [
         {"time": "2026-01-01T00:00:00+00:00", "kind": "start", "host": "n1", "ranks": 2},
         {"time": "2026-01-01T00:00:30+00:00", "kind": "changed", "changes": {"training.max_steps": [10, 20]}},
+        {"time": "2026-01-01T00:00:31+00:00", "kind": "started", "seconds": {"imports": 2.25, "first step": 1}},
         {"time": "2026-01-01T00:01:20+00:00", "kind": "end", "code": 0, "reason": "<done>"},
     ]
     (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
@@ -54,6 +55,7 @@ def test_health_and_history(tmp_path: Path) -> None:
     assert page.row("Loss scale")[1] == "512 at first, 512 at last"
     assert page.row("Loss spikes")[1] == "none"
     assert ["2026-01-01T00:00:30+00:00", "changed", "training.max_steps: 10 → 20"] in page.rows
+    assert ["2026-01-01T00:00:31+00:00", "started", "seconds: imports 2.25, first step 1"] in page.rows
     assert ["2026-01-01T00:01:20+00:00", "end", "code: 0; reason: <done>"] in page.rows
 
 

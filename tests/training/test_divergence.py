@@ -13,7 +13,7 @@ from torch import distributed
 
 from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.files import read_json
-from deltalm_ds.recipe.schema import SpikesSection
+from deltalm_ds.recipe.training_section import SpikesSection
 from deltalm_ds.runs.checkpoints import checkpoint_directories, read_state
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.metrics import OF_THE_MOMENT, read_metrics
