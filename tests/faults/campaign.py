@@ -117,8 +117,8 @@ def _kill_once(kill: Kill, recipe: Path, run: Path, ranks: int, outcomes: Outcom
 
 def _check_end(target: str, training: Training, code: int, had_started: bool) -> None:
     """A stop, or the end of what started them, lets ranks save where they stand; what was killed is no success."""
-    run, last_step = training.run, load_recipe(training.run / "recipe.yaml").training.max_steps
-    if has_ended(run, last_step) or not had_started:
+    run = training.run
+    if not had_started or has_ended(run, load_recipe(run / "recipe.yaml").training.max_steps):
         return
     is_stop = target.startswith("SIGTERM")
     if is_stop or target == "starter":
