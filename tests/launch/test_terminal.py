@@ -34,6 +34,12 @@ def await_condition(condition):
     raise AssertionError("a minute has passed")
 
 
+def take_terminal():
+    """In the new process: its terminal is that of its standard input, and hanging up is heard, also under nohup."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def in_terminal(tmp_path):
     """Run the training of fake ranks as a command of a new terminal, which is closed once the ranks are there."""
@@ -48,7 +54,7 @@ def in_terminal(tmp_path):
             stderr=theirs,
             cwd=tmp_path,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         )
         started.append(process)
