@@ -124,7 +124,9 @@ def _check_end(target: str, training: Training, code: int, had_started: bool) ->
     if is_stop or target == "starter":
         saved = [path.name for path in checkpoint_directories(run)]  # a damaged one of a later step may be there, too
         assert checkpoint_name(max(records(run, "train"))) in saved, training.messages
-    assert (code == STOPPED_EXIT_CODE) == is_stop and code != 0, (code, training.messages[-3000:])
+    # ranks whose launcher is gone save, if what started it leaves them the time
+    as_expected = code != 0 if target == "launcher" else (code == STOPPED_EXIT_CODE) == is_stop and code != 0
+    assert as_expected, (code, training.messages[-3000:])
 
 
 def _await_moment(training: Training, kill: Kill) -> bool:
