@@ -171,7 +171,8 @@ def _damage(run: Path, kill: Kill) -> Path | None:
     if kill.damage == "none" or len(checkpoints) < 2:
         return None
     rng, checkpoint = random.Random(kill.number), checkpoints[-1]
-    path = checkpoint / rng.choice(sorted(read_json(checkpoint / "state.json")["files"]))
+    files = [checkpoint / name for name in sorted(read_json(checkpoint / "state.json")["files"])]
+    path = rng.choice([file for file in files if file.exists()])  # an earlier kill may have deleted one
     content = bytearray(path.read_bytes())
     if kill.damage == "deleted":
         path.unlink()
