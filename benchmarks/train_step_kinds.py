@@ -180,10 +180,9 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     return x.detach().view(-1).split(1 << 20)
 
 
-def ds_engine_of(dtype: torch.dtype) -> tuple[Any, int]:
-    """Our model in a DeepSpeed engine, one rank, ZeRO 1."""
-    from deltalm_ds.recipe.loading import load_recipe, recipe_path
-    from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
+def join_alone() -> None:
+    """Make this process the only rank."""
+    from deltalm_ds.training.deepspeed_engine import start_distributed
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -191,6 +190,14 @@ def ds_engine_of(dtype: torch.dtype) -> tuple[Any, int]:
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     os.environ.setdefault("MASTER_PORT", str(port))
     start_distributed()
+
+
+def ds_engine_of(dtype: torch.dtype) -> tuple[Any, int]:
+    """Our model in a DeepSpeed engine, one rank, ZeRO 1."""
+    from deltalm_ds.recipe.loading import load_recipe, recipe_path
+    from deltalm_ds.training.deepspeed_engine import initialize
+
+    join_alone()
     name = "fp32_zero1" if dtype == torch.float32 else "bf16_zero1"
     model = SIZE.model()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
