@@ -1,4 +1,4 @@
-"""A program named `ssh` whose hosts are all this machine: each command runs with that host's name and no environment."""
+"""A program named `ssh` whose hosts are all this machine: each command gets its host's name and no environment."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Commands on many hosts: every host's exit code, output and time-out; nothing of ssh is left; refusals in a sentence."""
+"""Commands on many hosts: exit code, output and time-out of each; no ssh is left; refusals in a sentence."""
 
 import os
 import re
