@@ -11,7 +11,9 @@ from deltalm_ds.launch.meeting import common_address
 HELLO_S = 40.0  # to connect, and for Python to start
 SILENT_S = 12.0  # without a line from an agent
 QUIET_S = 3.0  # without a line: it may be one that is lost
-SETTLE_S = 2.0  # from the first sign of a fault to the verdict: what is the cause may be told after what follows from it
+SETTLE_S = (
+    2.0  # from the first sign of a fault to the verdict: what is the cause may be told after what follows from it
+)
 SAVE_S = 10.0  # for ranks that live when an agent or a launcher is lost
 END_S = 15.0  # beyond a grace, for an agent to say that nothing is left
 WELL = (DONE_EXIT_CODE, STOPPED_EXIT_CODE)
@@ -184,7 +186,7 @@ class Attempt:
 
     def _may_be_losing_a_host(self, now: float) -> bool:
         """Whether some host has fallen silent: then ranks of others may have failed for its sake alone."""
-        return any(not host.is_over and QUIET_S < now - host.heard for host in self.hosts)
+        return any(not host.is_over and now - host.heard > QUIET_S for host in self.hosts)
 
     def ask_to_stop(self, grace_s: float, now: float) -> list[Send | Drop]:
         """Somebody wants the end: let the ranks save; again, with a shorter grace, to hurry."""
