@@ -269,5 +269,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         resolve([*hosts, Host("e", 1, line=5), Host("nowhere.invalid", 1, line=6)])
     assert "  lines 2 and 5: b and e are one host, 127.0.0.3: leave out one of them." in str(raised.value)
     assert "  line 6: nowhere.invalid is unknown: correct it, or add it to /etc/hosts." in str(raised.value)
+    ssh.write_text("#!/bin/sh\n")
+    assert resolve([Host("known.to.it.invalid", 1)]) == {"known.to.it.invalid": "known.to.it.invalid"}
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert resolve([Host("localhost", 1)]) == {"localhost": socket.gethostbyname("localhost")}
