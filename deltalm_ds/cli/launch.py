@@ -35,7 +35,9 @@ def launch(
     ] = False,
     dry_run: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Only work out what N ranks would get: of the hostfile, or on hosts of 8."),
+        typer.Option(
+            min=1, metavar="N", help="Only work out what N ranks would get: of the hostfile, or on hosts of 8."
+        ),
     ] = None,
     status: Annotated[Path | None, typer.Option(help="Only say what this run is at.", metavar="RUN")] = None,
     stop: Annotated[Path | None, typer.Option(help="Only end this run, saved, on every host.", metavar="RUN")] = None,
@@ -130,7 +132,9 @@ def _print_dry_run(result: dict[str, Any]) -> None:
     idle = max(step["idle_ranks"] for step in result["steps"])
     if idle:
         print(f"up to {idle:,} ranks have no sequence in a step: raise batch.tokens_per_step, or take fewer ranks")
-    print(f"it holds: {'; '.join(result['checks'])} ({took['seconds']:.1f} s, {size_text(took['peak_bytes'])})")
+    print(f"""\
+checked: every rank has a device of its own; every sequence is on one rank, all have as many micro-batches, and none is
+over the budget ({took["seconds"]:.1f} s, {size_text(took["peak_bytes"])})""")
 
 
 def _print_status(run: Path, as_json: bool) -> None:
