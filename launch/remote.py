@@ -67,7 +67,7 @@ def run_on_hosts(
     """
     require_ssh()
     for name in names:
-        _check_name(name)
+        check_name(name)
     outcomes = {name: Outcome() for name in names}
     task = task_self()
     task.set_info("fanout", AT_ONCE)
@@ -116,17 +116,27 @@ def require_ssh() -> None:
         raise InputError("There is no ssh on PATH: install OpenSSH's client (Debian: apt-get install openssh-client).")
 
 
-def why_ssh_failed(name: str, outcome: Outcome) -> str | None:
+def check_name(name: str) -> None:
+    """Raises:
+    InputError: ssh or ClusterShell would take it for something else: an option, several hosts, a group.
+    """
+    if host_names.expanded(name) != [name]:
+        raise InputError(f"{name!r} stands for several hosts: give one name for each.")
+
+
+def why_unreached(name: str, outcome: Outcome) -> str | None:
     """One sentence with the next step where the host was not reached; None where the command ran."""
     if outcome.timed_out:
         return f"{name} did not answer in time: see whether `ssh {name} true` returns, else leave the host out."
-    if outcome.code != SSH_FAILED:
-        return None
-    said = outcome.errors
+    return why_ssh_failed(name, outcome.errors) if outcome.code == SSH_FAILED else None
+
+
+def why_ssh_failed(name: str, said: str) -> str:
+    """One sentence with the next step, from what ssh said on stderr."""
     for pattern, sentence in _SSH_SAYS:
         if re.search(pattern, said):
             return sentence.format(name=name)
-    last = next((line for line in reversed(outcome.error_lines) if line.strip()), "no message")
+    last = next((line for line in reversed(said.splitlines()) if line.strip()), "no message")
     return f"ssh to {name} failed ({last.strip()}): make `ssh {name} true` work first."
 
 
@@ -177,12 +187,6 @@ _SSH_SAYS = (
         "ssh does not take its configuration for {name}: run `ssh -G {name}` and mend the file that it names.",
     ),
 )
-
-
-def _check_name(name: str) -> None:
-    """InputError where ssh or ClusterShell would take it for something else: an option, several hosts, a group."""
-    if host_names.expanded(name) != [name]:
-        raise InputError(f"{name!r} stands for several hosts: give one name for each.")
 
 
 class _Collect(EventHandler):
