@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.launch.remote import Outcome, folded, run_on_hosts, why_unreached
+from deltalm_ds.launch.remote import Outcome, folded, run_on_hosts, why_ssh_failed
 from tests.launch import fake_hosts
 
 
@@ -58,7 +58,7 @@ def test_a_host_that_takes_too_long_is_told_from_the_others(ssh_bin: Path) -> No
     outcomes = run_on_hosts(["n1", "n2"], lambda index: "exec sleep 60" if index else "echo here", 2)
     assert (outcomes["n1"].code, outcomes["n1"].timed_out) == (0, False)
     assert (outcomes["n2"].code, outcomes["n2"].timed_out) == (None, True)
-    assert "did not answer in time" in str(why_unreached("n2", outcomes["n2"]))
+    assert "did not answer in time" in str(why_ssh_failed("n2", outcomes["n2"]))
     assert _children() == []
 
 
@@ -115,7 +115,10 @@ def test_names_that_are_something_else(name: str) -> None:
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ("ssh: Could not resolve hostname n1: Name or service not known", "unknown here: correct it in the hostfile"),
+        (
+            "ssh: Could not resolve hostname n1: Name or service not known",
+            "n1 is unknown here: correct it in the hostfile",
+        ),
         ("ssh: connect to host n1 port 22: Connection refused", "whether sshd runs there"),
         ("ssh: connect to host n1 port 22: Connection timed out", "does not answer"),
         ("ssh: connect to host n1 port 22: No route to host", "no route to n1"),
@@ -132,11 +135,11 @@ def test_names_that_are_something_else(name: str) -> None:
 def test_refusals_in_one_sentence_with_the_next_step(ssh_bin: Path, said: str, sentence: str) -> None:
     fake_hosts.refuse(ssh_bin, "n1", said)
     outcome = run_on_hosts(["n1"], "true", 30)["n1"]
-    assert re.search(sentence, str(why_unreached("n1", outcome)))
+    assert re.search(sentence, str(why_ssh_failed("n1", outcome)))
 
 
 def test_a_command_that_ran_is_no_refusal() -> None:
-    assert why_unreached("n1", Outcome(code=1, error_lines=["Permission denied"])) is None
+    assert why_ssh_failed("n1", Outcome(code=1, error_lines=["Permission denied"])) is None
 
 
 def test_folding() -> None:
