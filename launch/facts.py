@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Part(BaseModel):
@@ -155,7 +155,7 @@ class Facts(Part):
     folder: Folder | Unknown
     network: Network | Unknown
     limits: Limits | Unknown
-    files: dict[str, str | None] | Unknown
-    inputs: dict[str, Any] | Unknown
+    files: Unknown | dict[str, str | None] = Field(union_mode="left_to_right")
+    inputs: Unknown | dict[str, Any] = Field(union_mode="left_to_right")
     nvml: Nvml | Unknown
     torch: Torch | Unknown | None = None
