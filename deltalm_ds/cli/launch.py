@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltalm_ds.cli.options import AsJson
-from deltalm_ds.cli.output import print_json, print_table, print_values
+from deltalm_ds.cli.output import print_json, print_table, print_values, size_text
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 
 if TYPE_CHECKING:
     from deltalm_ds.launch.hostfile import Host
+
+MOST_RANKS_SHOWN = 10
 
 
 def launch(
@@ -31,6 +33,10 @@ def launch(
     accept_changed_data: Annotated[
         bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
     ] = False,
+    dry_run: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only work out what N ranks would get: of the hostfile, or on hosts of 8."),
+    ] = None,
     status: Annotated[Path | None, typer.Option(help="Only say what this run is at.", metavar="RUN")] = None,
     stop: Annotated[Path | None, typer.Option(help="Only end this run, saved, on every host.", metavar="RUN")] = None,
     as_json: AsJson = False,
@@ -45,6 +51,9 @@ def launch(
         _print_status(status, as_json)
     elif stop is not None:
         _stop(stop, as_json)
+    elif dry_run is not None:
+        hosts = _hosts(hostfile, include, exclude, expect_hosts, expect_slots) if hostfile is not None else ()
+        _dry_run(recipe, overrides or [], hosts, dry_run, as_json)
     else:
         if recipe is None or out is None or hostfile is None:
             raise InputError("launch needs --hostfile HOSTS, a recipe, and --out RUN; or --status RUN, or --stop RUN.")
@@ -65,18 +74,63 @@ def _hosts(
 def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
+    from deltalm_ds.launch.hostfile import resolve
     from deltalm_ds.launch.supervisor import Launch, supervise
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.streams import survive_lost_terminal
     from deltalm_ds.training.prepare import prepare_run
 
     survive_lost_terminal()
+    resolve(hosts)
     loaded = load_recipe(recipe, overrides)
-    prepare_run(loaded, out, accept_changed_data)
+    prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))
     if code == STOPPED_EXIT_CODE:
         typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
     return code
+
+
+def _dry_run(
+    recipe: Path | None, overrides: list[str], hosts: "tuple[Host, ...]", num_ranks: int, as_json: bool
+) -> None:
+    from deltalm_ds.launch.dry_run import dry_run
+    from deltalm_ds.recipe.loading import load_recipe
+
+    if recipe is None:
+        raise InputError("--dry-run needs a recipe: deltalm launch --dry-run 32 RECIPE.")
+    slots = sum(host.slots for host in hosts if not host.is_spare)
+    if hosts and slots != num_ranks:
+        raise InputError(
+            f"--dry-run {num_ranks}, and the hosts have {slots} slots: give --dry-run {slots}, or leave out --hostfile."
+        )
+    result = dry_run(load_recipe(recipe, overrides), hosts or num_ranks)
+    if as_json:
+        print_json(result)
+    else:
+        _print_dry_run(result)
+
+
+def _print_dry_run(result: dict[str, Any]) -> None:
+    from deltalm_ds.launch.host_names import folded
+
+    names, ranks = [host["name"] for host in result["hosts"]], result["ranks"]
+    print(f"{result['recipe']}: {len(ranks):,} ranks on {len(names):,} hosts: {folded(names)}\n")
+    shown = "RANK", "LOCAL_RANK", "CROSS_RANK", "MASTER_ADDR", "CUDA_VISIBLE_DEVICES"
+    ends = ranks if len(ranks) <= MOST_RANKS_SHOWN else [*ranks[: MOST_RANKS_SHOWN - 1], ranks[-1]]
+    rows = [[names[int(rank["CROSS_RANK"])], *(rank[name] for name in shown)] for rank in ends]
+    print_table(("host", *shown), rows, align="lrrrll", title="environment of ranks (all of them: --json)")
+    print()
+    columns = "sequences", "tokens", "micro_batches_per_rank", "largest_micro_batch_tokens"
+    columns += "fewest_tokens_of_a_rank", "most_tokens_of_a_rank", "idle_ranks"
+    rows = [[step["step"], *(step[name] for name in columns), step["global_batch"]] for step in result["steps"]]
+    names = ["step", "sequences", "tokens", "micro-batches/rank", "largest", "fewest of a rank", "most of a rank"]
+    print_table((*names, "idle ranks", "global batch"), rows, align="lrrrrrrrl", title="steps as they would be dealt")
+    took, slowest = result["took"], max(step["deal_seconds"] for step in result["steps"])
+    print(f"\nto deal a step takes a rank up to {slowest:.3f} s")
+    idle = max(step["idle_ranks"] for step in result["steps"])
+    if idle:
+        print(f"up to {idle:,} ranks have no sequence in a step: raise batch.tokens_per_step, or take fewer ranks")
+    print(f"it holds: {'; '.join(result['checks'])} ({took['seconds']:.1f} s, {size_text(took['peak_bytes'])})")
 
 
 def _print_status(run: Path, as_json: bool) -> None:
