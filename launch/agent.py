@@ -20,6 +20,7 @@ from typing import Any
 from deltalm_ds.launch.job import OF_A_HOST, RUN, Job, read_job
 from deltalm_ds.launch.leftovers import end_leftovers
 from deltalm_ds.launch.meeting import Listener, own_addresses, reached
+from deltalm_ds.launch.rank import launcher_log
 from deltalm_ds.launch.rank_processes import RankProcesses
 from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, complete_environment, launcher_command
 from deltalm_ds.runs.attempts import ATTEMPT
@@ -113,7 +114,9 @@ class Agent:
         world = {str(number): [NO_DEVICE] * len(one.devices) for number, one in enumerate(job.hosts)}
         program = ["deltalm_ds.launch.rank", str(job.logs), *job.program]
         command = launcher_command(world | {str(self._index): devices}, self._index, address, port, program)
-        self._launcher = Launcher(command, environment)
+        # Not our own stdout: the connection is to end with this process, also where ranks live on.
+        with open(launcher_log(job.logs, host.name), "ab") as log:
+            self._launcher = Launcher(command, environment, log)
         self._processes = RankProcesses(self._launcher, self._job.ranks_of(self._index))
         self._say({"started": self._launcher.pid})
 

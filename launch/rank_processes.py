@@ -64,8 +64,8 @@ class RankProcesses:
 
     def _stopped(self, passed: float) -> Iterator[dict[str, Any]]:
         """The launcher and the ranks, if a signal has stopped them for too long."""
-        watched: dict[int | None, psutil.Process | None] = {None: self._launcher_process(), **self._pids}
-        for rank, process in watched.items():
+        watched = [(None, self._launcher_process()), *self._pids.items()]
+        for rank, process in watched:
             if process is None or process in self._told_stopped:
                 continue
             with suppress(psutil.Error):

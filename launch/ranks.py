@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -31,7 +32,16 @@ class Launcher:
     would give its ranks 30 s to save; a rank would end unsaved before it listens (`training/collectives.py`).
     """
 
-    def __init__(self, command: Sequence[str], environment: MutableMapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: MutableMapping[str, str], output: IO[bytes] | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            command: with its arguments.
+            environment: all of it.
+            output: where what they write goes; None: where this process's goes.
+        """
         self._asked: set[psutil.Process] = set()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
         try:
