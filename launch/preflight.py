@@ -24,7 +24,7 @@ from deltalm_ds.errors import DONE_EXIT_CODE, InputError
 from deltalm_ds.files import write_json
 from deltalm_ds.launch import gpu_checks, host_checks, network_checks, probe
 from deltalm_ds.launch.facts import Code, Facts
-from deltalm_ds.launch.findings import FAIL, LEVELS, Check, Finding, verdict
+from deltalm_ds.launch.findings import FAIL, LEVELS, WARN, Check, Finding, verdict
 from deltalm_ds.launch.host_names import folded
 from deltalm_ds.launch.hostfile import Host
 from deltalm_ds.launch.job import python_environment
@@ -126,6 +126,22 @@ def check_hosts(
     for one in CHECKS if facts else ():
         findings += one(survey).findings()
     return Report(tuple(findings)), survey
+
+
+def require_fit(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path) -> None:
+    """The quick part of the checks, before every start; warnings are printed.
+
+    Raises:
+        InputError: what keeps the run from starting, all of it.
+    """
+    report, _ = check_hosts(hosts, recipe, run, recipe_path, thoroughly=False)
+    lines: dict[str, list[str]] = {FAIL: [], WARN: []}
+    for check, names, level, what, next_step in report.rows():
+        lines.get(level, []).append(f"{names}: {check}: {what}" + (f": {next_step}" if next_step else ""))
+    for line in lines[WARN]:
+        print(f"deltalm: warning: {line}.", file=sys.stderr)
+    if lines[FAIL]:
+        raise InputError("Nothing was started:\n" + "\n".join(f"  {line}." for line in lines[FAIL]))
 
 
 @contextmanager
