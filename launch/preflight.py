@@ -161,7 +161,10 @@ def _ask(names: Sequence[str], folder: Path) -> tuple[dict[str, Outcome], dict[s
         if (told := _told(line, probe.CLOCK)) is not None:
             ahead[name] = max(ahead.get(name, told - arrived), told - arrived)
 
-    outcomes = run_on_hosts(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line)
+    def on_end(name: str) -> None:
+        probe.gone(folder, names.index(name)).touch()
+
+    outcomes = run_on_hosts(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line, on_end)
     return outcomes, ahead
 
 
