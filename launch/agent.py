@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from deltalm_ds.launch.job import OF_A_HOST, RUN, Job, read_job
 from deltalm_ds.launch.leftovers import end_leftovers
 from deltalm_ds.launch.meeting import Listener, own_addresses, reached
+from deltalm_ds.launch.rank import launcher_log
 from deltalm_ds.launch.rank_processes import RankProcesses
 from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, complete_environment, launcher_command
 from deltalm_ds.runs.attempts import ATTEMPT
@@ -51,7 +50,9 @@ class Agent:
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
         os.set_blocking(sys.stdin.fileno(), False)
         for number in stop_signals():
-            signal.signal(number, lambda number, _frame: self._stop(GRACE_S, f"{signal.Signals(number).name} on its host"))
+            signal.signal(
+                number, lambda number, _frame: self._stop(GRACE_S, f"{signal.Signals(number).name} on its host")
+            )
 
     def run(self) -> None:
         """Until nothing of the attempt is left on this host."""
@@ -68,20 +69,23 @@ class Agent:
 
     def _hello(self) -> None:
         ended = end_leftovers(Path(self._job.run), before=self._job.attempt)
+        addresses = own_addresses()
         hello: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "leftovers": ended}
+        hello["interfaces"] = addresses
         if self._index == 0:
             try:
                 self._listener = Listener(self._job.port)
             except OSError as error:
                 self._stop(0.0, f"port {self._job.port} is in use there ({error.strerror}): set MASTER_PORT to another")
                 return
-            addresses = _named_first(self._job.hosts[0].name, own_addresses())
-            hello |= {"addresses": addresses, "port": self._listener.port, "word": self._listener.word}
+            named_first = _named_first(self._job.hosts[0].name, addresses)
+            hello |= {"addresses": named_first, "port": self._listener.port, "word": self._listener.word}
         self._say({"hello": hello})
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "meet" in message:
-            self._say({"met": reached(**message["meet"])})
+            own = {address: address for address in own_addresses()}
+            self._say({"met": own if self._index == 0 else reached(**message["meet"])})
         if "start" in message and self._launcher is None and self._end_by is None:
             self._start(**message["start"])
         if "stop" in message:
@@ -110,7 +114,9 @@ class Agent:
         world = {str(number): [NO_DEVICE] * len(one.devices) for number, one in enumerate(job.hosts)}
         program = ["deltalm_ds.launch.rank", str(job.logs), *job.program]
         command = launcher_command(world | {str(self._index): devices}, self._index, address, port, program)
-        self._launcher = Launcher(command, environment)
+        # Not our own stdout: the connection is to end with this process, also where ranks live on.
+        with open(launcher_log(job.logs, host.name), "ab") as log:
+            self._launcher = Launcher(command, environment, log)
         self._processes = RankProcesses(self._launcher, self._job.ranks_of(self._index))
         self._say({"started": self._launcher.pid})
 

@@ -10,8 +10,10 @@ from deltalm_ds.launch.meeting import common_address
 
 HELLO_S = 40.0  # to connect, and for Python to start
 SILENT_S = 12.0  # without a line from an agent
-QUIET_S = 3.0  # without a line: it may be one that is lost
-SETTLE_S = 2.0  # from the first sign of a fault to the verdict: what is the cause may be told after what follows from it
+PROOF_S = 1.0  # after the first sign: an agent that is heard still later is not lost
+SETTLE_S = (
+    2.0  # from the first sign of a fault to the verdict: what is the cause may be told after what follows from it
+)
 SAVE_S = 10.0  # for ranks that live when an agent or a launcher is lost
 END_S = 15.0  # beyond a grace, for an agent to say that nothing is left
 WELL = (DONE_EXIT_CODE, STOPPED_EXIT_CODE)
@@ -175,16 +177,16 @@ class Attempt:
             if not host.is_over and now - host.heard > (SILENT_S if host.hello else HELLO_S):
                 actions.append(self._give_up(number))
                 self._sign("host", number, now, words=f"not heard for {now - host.heard:.0f} s")
-        if now >= self._judge_at and not self.is_ending and not self._may_be_losing_a_host(now):
+        if now >= self._judge_at and not self.is_ending and not self._may_be_losing_a_host():
             lives_on = all(sign.kind in ("agent", "launcher", "fault") for sign in self.signs)
             actions += self._end(SAVE_S if lives_on and self.has_started else 0.0, now)
         if now >= self._end_by:
             actions += [self._give_up(number) for number, host in enumerate(self.hosts) if not host.is_over]
         return actions
 
-    def _may_be_losing_a_host(self, now: float) -> bool:
-        """Whether some host has fallen silent: then ranks of others may have failed for its sake alone."""
-        return any(not host.is_over and QUIET_S < now - host.heard for host in self.hosts)
+    def _may_be_losing_a_host(self) -> bool:
+        """Whether some host is silent since the first sign: then ranks of others may have failed for its sake alone."""
+        return any(not host.is_over and host.heard < self.signs[0].at + PROOF_S for host in self.hosts)
 
     def ask_to_stop(self, grace_s: float, now: float) -> list[Send | Drop]:
         """Somebody wants the end: let the ranks save; again, with a shorter grace, to hurry."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from deltalm_ds.launch.remote import CONNECT_TIMEOUT_S, SSH_OPTIONS, check_name, require_ssh
+from deltalm_ds.launch.remote import CONNECT_TIMEOUT_S, SSH_OPTIONS, Outcome, require_ssh, why_ssh_failed
 
 MOST_WORDS = 20  # lines of stderr that are kept
 _OWN = ("-oBatchMode=yes", f"-oConnectTimeout={CONNECT_TIMEOUT_S}", "-oControlMaster=no", "-oControlPath=none")
@@ -24,6 +24,7 @@ _OWN = ("-oBatchMode=yes", f"-oConnectTimeout={CONNECT_TIMEOUT_S}", "-oControlMa
 
 @dataclass
 class _Connection:
+    name: str
     process: "subprocess.Popen[bytes]"
     unread: bytes = b""
     words: list[str] = field(default_factory=list)
@@ -43,12 +44,11 @@ class Connections:
         self._selector = selectors.DefaultSelector()
         self._all: list[_Connection] = []
         for number, (name, command) in enumerate(zip(names, commands, strict=True)):
-            check_name(name)
             line = ["ssh", *shlex.split(SSH_OPTIONS), *_OWN, name, command]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             # A session of its own: Ctrl-C is for the supervisor, which ends what it has started.
             process = subprocess.Popen(line, start_new_session=True, **pipes)  # type: ignore[call-overload]
-            self._all.append(_Connection(process))
+            self._all.append(_Connection(name, process))
             for stream in (process.stdout, process.stderr, process.stdin):
                 os.set_blocking(stream.fileno(), False)
             self._selector.register(process.stdout, selectors.EVENT_READ, (number, True))
@@ -62,7 +62,7 @@ class Connections:
                 os.write(_stream(connection.process.stdin).fileno(), json.dumps(message).encode() + b"\n")
 
     def read(self, seconds: float) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
-        """What has come, waiting for it at most so long: messages, and connections that have ended, with ssh's words."""
+        """What has come, waiting for it at most so long: messages, and connections that have ended, with words."""
         messages: list[tuple[int, dict[str, Any]]] = []
         ended: list[tuple[int, str]] = []
         for key, _ in self._selector.select(seconds):
@@ -105,7 +105,12 @@ class Connections:
             rest = os.read(_stream(connection.process.stderr).fileno(), 1 << 16).decode(errors="replace")
             connection.words = [*connection.words, *rest.splitlines()][-MOST_WORDS:]
         connection.is_open = False
-        return " / ".join(word.strip() for word in connection.words if word.strip())
+        try:
+            code = connection.process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = None
+        said = why_ssh_failed(connection.name, Outcome(code=code, error_lines=connection.words)) if code else None
+        return said or " / ".join(word.strip() for word in connection.words if word.strip())
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:

@@ -92,12 +92,10 @@ class Job:
 
 
 def environment_of_ranks(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What goes with a job to its hosts: all that the user has set here, and nothing of this login or of another job."""
+    """What goes with a job to its hosts: what the user has set here, and nothing of this login or another job."""
     left_out = {*OF_A_HOST, *_OF_A_RANK}
     return {
-        name: value
-        for name, value in environment.items()
-        if name not in left_out and not name.startswith(_OF_A_LOGIN)
+        name: value for name, value in environment.items() if name not in left_out and not name.startswith(_OF_A_LOGIN)
     }
 
 

@@ -11,6 +11,11 @@ def log_path(logs: Path, rank: int) -> Path:
     return logs / f"rank_{rank:05d}.log"
 
 
+def launcher_log(logs: Path, host: str) -> Path:
+    """Where the output of a host's launcher is, and of its ranks before they have a file of their own."""
+    return logs / f"host_{host}.log"
+
+
 if __name__ == "__main__":
     log = os.open(log_path(Path(sys.argv[1]), int(os.environ["RANK"])), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, sys.stdout.fileno())

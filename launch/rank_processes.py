@@ -45,7 +45,9 @@ class RankProcesses:
         for process in self._launcher.others():
             with suppress(psutil.Error, ValueError):
                 rank = int(process.environ().get("RANK", ""))
-                if rank in self._ranks and process.ppid() == self._launcher.pid:  # its helpers have its environment, too
+                if (
+                    rank in self._ranks and process.ppid() == self._launcher.pid
+                ):  # its helpers have its environment, too
                     self._pids[rank] = process
 
     def _has_ended(self, rank: int, process: psutil.Process) -> bool:
@@ -62,8 +64,8 @@ class RankProcesses:
 
     def _stopped(self, passed: float) -> Iterator[dict[str, Any]]:
         """The launcher and the ranks, if a signal has stopped them for too long."""
-        watched = {None: self._launcher_process(), **self._pids}
-        for rank, process in watched.items():
+        watched = [(None, self._launcher_process()), *self._pids.items()]
+        for rank, process in watched:
             if process is None or process in self._told_stopped:
                 continue
             with suppress(psutil.Error):

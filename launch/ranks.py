@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -31,13 +32,20 @@ class Launcher:
     would give its ranks 30 s to save; a rank would end unsaved before it listens (`training/collectives.py`).
     """
 
-    def __init__(self, command: Sequence[str], environment: MutableMapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: MutableMapping[str, str], output: IO[bytes] | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            command: with its arguments.
+            environment: all of it.
+            output: where what they write goes; None: where this process's goes.
+        """
         self._asked: set[psutil.Process] = set()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
         try:
-            self._process = subprocess.Popen(
-                command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
-            )
+            self._process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self._process.pid

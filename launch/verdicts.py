@@ -79,7 +79,8 @@ def _sentence(sign: Sign, host: str, last_lines: Mapping[int, Sequence[str]]) ->
         return f"DeepSpeed's launcher on {host} was ended by {_signal_name(sign.code)}"
     if sign.kind == "fault":
         return f"{host}: {sign.words}"
-    said = " / ".join(_said(last_lines.get(sign.rank, ()) if sign.rank is not None else ()))
+    lines = last_lines.get(sign.rank, ()) if sign.rank is not None else ()
+    said = "" if sign.code is not None and sign.code < 0 else " / ".join(_said(lines))  # a signal comes unawares
     return f"{rank} on {host} ended by {_end(sign.code)}" + (f": {said}" if said else "")
 
 
