@@ -1,4 +1,4 @@
-"""`python collective_ranks.py OUT RANKS_PER_HOST HOSTS SLOW_HOST`: the collective test in forked ranks, one host slow."""
+"""`python collective_ranks.py OUT RANKS_PER_HOST HOSTS SLOW_HOST`: the collective test in forked ranks."""
 
 import os
 import socket
