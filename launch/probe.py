@@ -44,19 +44,19 @@ WHOLE_FILE_BYTES = 4 << 20  # of a larger one, its size and both ends are looked
 def main(folder: Path, index: int) -> None:
     """Entry point."""
     tell(CLOCK, time.time())
-    until = time.monotonic()
+    until, asked, devices = time.monotonic(), dict[str, Callable[[], Any]](), ["nvml"]
     try:
         request = read_json(folder / REQUEST)
-        until += request["wait_s"]
-        asked: dict[str, Any] = {
+    except InputError as error:  # nothing of it can be looked at
+        asked["folder"] = partial(_fail, error)
+    else:
+        until, devices = until + request["wait_s"], request["devices"]
+        asked = {
             "network": partial(network, folder, index, request["port"], until),
             "folder": partial(shared_folder, folder, index, request["num_hosts"], until),
             "files": partial(checksums, request["files"]),
             "inputs": partial(inputs, **request["inputs"]),
         }
-        devices = request["devices"]
-    except InputError as error:
-        asked, devices = dict.fromkeys(("network", "folder", "files", "inputs"), partial(_fail, error)), ["nvml"]
     until = max(until, time.monotonic() + DEVICES_S)
     signal.alarm(int(until - time.monotonic() + LAST_S))
     answers = {name: partial(_answer, _ask_devices(name), until) for name in devices}
