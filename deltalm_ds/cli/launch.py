@@ -125,8 +125,8 @@ def _print_dry_run(result: dict[str, Any]) -> None:
     rows = [[names[int(rank["CROSS_RANK"])], *(rank[name] for name in shown)] for rank in ends]
     print_table(("host", *shown), rows, align="lrrrll", title="environment of ranks (all of them: --json)")
     print()
-    columns = "sequences", "tokens", "micro_batches_per_rank", "largest_micro_batch_tokens"
-    columns += "fewest_tokens_of_a_rank", "most_tokens_of_a_rank", "idle_ranks"
+    columns = ["sequences", "tokens", "micro_batches_per_rank", "largest_micro_batch_tokens"]
+    columns += ["fewest_tokens_of_a_rank", "most_tokens_of_a_rank", "idle_ranks"]
     rows = [[step["step"], *(step[name] for name in columns), step["global_batch"]] for step in result["steps"]]
     names = ["step", "sequences", "tokens", "micro-batches/rank", "largest", "fewest of a rank", "most of a rank"]
     print_table((*names, "idle ranks", "global batch"), rows, align="lrrrrrrrl", title="steps as they would be dealt")
@@ -135,7 +135,9 @@ def _print_dry_run(result: dict[str, Any]) -> None:
     idle = max(step["idle_ranks"] for step in result["steps"])
     if idle:
         print(f"up to {idle:,} ranks have no sequence in a step: raise batch.tokens_per_step, or take fewer ranks")
-    print(f"it holds: {'; '.join(result['checks'])} ({took['seconds']:.1f} s, {size_text(took['peak_bytes'])})")
+    print(f"""\
+checked: every rank has a device of its own; every sequence is on one rank, all have as many micro-batches, and none is
+over the budget ({took["seconds"]:.1f} s, {size_text(took["peak_bytes"])})""")
 
 
 def _print_status(run: Path, as_json: bool) -> None:
