@@ -231,7 +231,15 @@ class Hosts:
 
     def _start_init(self, name: str) -> None:
         """Start the host's first process, with which all others end."""
-        enter = ["nsenter", f"--net=/run/netns/{self._interface(name)}", "unshare", "--uts", "--pid", "--mount", "--ipc"]
+        enter = [
+            "nsenter",
+            f"--net=/run/netns/{self._interface(name)}",
+            "unshare",
+            "--uts",
+            "--pid",
+            "--mount",
+            "--ipc",
+        ]
         command = [*enter, "--fork", "--kill-child", "bash", "-c", INIT, "init", name, str(self.state)]
         environment = {"HOME": str(Path.home()), "PATH": os.environ["PATH"]}
         with open(self.state / f"{name}.log", "ab") as log:
