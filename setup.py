@@ -47,6 +47,8 @@ setup(
         "typer",
         "rich",
         "Babel>=2.18",
+        "ClusterShell>=1.10",
+        "nvidia-ml-py",
         "zstandard",
         "tensorboard",
         "plotly>=6",
