@@ -157,7 +157,8 @@ def _demo_recipe(out: Path) -> Path:
     for section, key in ((content, "vocabulary"), (content, "initial_model"), (content["data"]["train"][0], "path")):
         section[key] = str(directory / section[key])
     content["validation"] = {"shards": str(directory / content["validation"]["shards"])}
-    content["training"] |= {"max_steps": STEPS, "save_every": SAVE_EVERY, "log_every": 1, "matmul_precision": "highest"}
+    content["training"] |= {"max_steps": STEPS, "save_every": SAVE_EVERY, "keep_last": 2}
+    content["training"] |= {"log_every": 1, "matmul_precision": "highest"}
     content["schedule"]["warmup_steps"] = STEPS // 4
     path = out / "finetuning.yaml"
     path.write_text(yaml.safe_dump(content))

@@ -15,7 +15,7 @@ TOLERANCE = 1e-6  # of a loss, relative, on other numbers of ranks
 
 
 def test_a_rank_is_killed_and_the_losses_are_those_of_one_host(tmp_path: Path) -> None:
-    model = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}  # masks depend on the dealing to ranks
+    model = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}  # masks hang on the dealing to ranks
     recipe = write_experiment(tmp_path / "experiment", model=model, training={"max_steps": STEPS})
     one_host = Training(recipe, tmp_path / "one_host", 1)
     assert one_host.await_end() == 0, one_host.messages
