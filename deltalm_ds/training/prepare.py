@@ -31,6 +31,7 @@ MAY_CHANGE = (
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
     *("training.limits.*", "training.spikes.*"),
     *("training.monitors", "training.monitors.*", "training.profile", "training.profile.*"),
+    "launch.*",
 )
 
 

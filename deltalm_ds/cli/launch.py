@@ -1,0 +1,108 @@
+"""`deltalm launch`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.output import print_json, print_table, print_values
+from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
+
+if TYPE_CHECKING:
+    from deltalm_ds.launch.hostfile import Host
+
+
+def launch(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML).")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Hosts in DeepSpeed's syntax: n1 slots=8.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory, which all hosts share; a run that is in it goes on.")
+    ] = None,
+    include: Annotated[str | None, typer.Option(help="Of the hostfile only these: n1@n2:0,2.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Of the hostfile not these.")] = None,
+    expect_hosts: Annotated[int | None, typer.Option(min=1, help="An error if there are not so many.")] = None,
+    expect_slots: Annotated[int | None, typer.Option(min=1, help="An error if there are not so many.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")
+    ] = False,
+    accept_changed_data: Annotated[
+        bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
+    ] = False,
+    status: Annotated[Path | None, typer.Option(help="Only say what this run is at.", metavar="RUN")] = None,
+    stop: Annotated[Path | None, typer.Option(help="Only end this run, saved, on every host.", metavar="RUN")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on the hosts of a hostfile over ssh, supervised: what fails is named, ended, and started again.
+
+    Exit codes: 0 done; 75 stopped on request, saved; 2, 3, 4 do not try again; any other: try again.
+
+    Example: deltalm launch --hostfile hosts recipes/multi30k_en_de.yaml --out runs/multi30k
+    """
+    if status is not None:
+        _print_status(status, as_json)
+    elif stop is not None:
+        _stop(stop, as_json)
+    else:
+        if recipe is None or out is None or hostfile is None:
+            raise InputError("launch needs --hostfile HOSTS, a recipe, and --out RUN; or --status RUN, or --stop RUN.")
+        hosts = _hosts(hostfile, include, exclude, expect_hosts, expect_slots)
+        sys.exit(_train(recipe, overrides or [], hosts, out, again, accept_changed_data))
+
+
+def _hosts(
+    hostfile: Path, include: str | None, exclude: str | None, expect_hosts: int | None, expect_slots: int | None
+) -> "tuple[Host, ...]":
+    from deltalm_ds.launch.hostfile import check_expected, read_hostfile, select
+
+    hosts = select(read_hostfile(hostfile), include, exclude)
+    check_expected(hosts, expect_hosts, expect_slots)
+    return hosts
+
+
+def _train(
+    recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
+) -> int:
+    from deltalm_ds.launch.supervisor import Launch, supervise
+    from deltalm_ds.recipe.loading import load_recipe
+    from deltalm_ds.streams import survive_lost_terminal
+    from deltalm_ds.training.prepare import prepare_run
+
+    survive_lost_terminal()
+    loaded = load_recipe(recipe, overrides)
+    prepare_run(loaded, out, accept_changed_data)
+    code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))
+    if code == STOPPED_EXIT_CODE:
+        typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
+    return code
+
+
+def _print_status(run: Path, as_json: bool) -> None:
+    from deltalm_ds.launch.control import status
+
+    found = status(run.absolute())
+    if as_json:
+        print_json(found)
+        return
+    ranks: list[dict[str, Any]] = found.pop("ranks")
+    print_values({name: value for name, value in found.items() if value not in (None, [], {})})
+    if ranks:
+        names = "rank", "host", "pid", "section", "step", "since_s"
+        rows = [
+            [rank["rank"], rank["host"], str(rank["pid"]), rank["section"], rank["step"], round(rank["since_s"])]
+            for rank in ranks
+        ]
+        print_table(names, rows, align="rlrlrr")
+
+
+def _stop(run: Path, as_json: bool) -> None:
+    from deltalm_ds.launch.control import stop
+
+    left = stop(run.absolute())
+    if as_json:
+        print_json(left)
+    else:
+        print_values({name: why or "nothing is left" for name, why in left.items()})
+    sys.exit(1 if any(left.values()) else 0)
