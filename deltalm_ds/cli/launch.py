@@ -77,7 +77,8 @@ def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
     from deltalm_ds.launch.hostfile import resolve
-    from deltalm_ds.launch.supervisor import Launch, supervise
+    from deltalm_ds.launch.preflight import require_fit
+    from deltalm_ds.launch.supervisor import Launch, goes_on, supervise
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.streams import survive_lost_terminal
     from deltalm_ds.training.prepare import prepare_run
@@ -85,6 +86,8 @@ def _train(
     survive_lost_terminal()
     resolve(hosts)
     loaded = load_recipe(recipe, overrides)
+    if not goes_on(out):  # else what has failed since is for the supervisor to deal with
+        require_fit(hosts, loaded, out, recipe)
     prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))
     if code == STOPPED_EXIT_CODE:
