@@ -190,6 +190,22 @@ def _nothing() -> None:
     """To do before ranks start that train nothing."""
 
 
+def require_fit(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path) -> None:
+    """The quick part of the checks, before every start; warnings are printed.
+
+    Raises:
+        InputError: what keeps the run from starting, all of it.
+    """
+    report, _ = check_hosts(hosts, recipe, run, recipe_path, thoroughly=False)
+    lines: dict[str, list[str]] = {FAIL: [], WARN: []}
+    for check, names, level, what, next_step in report.rows():
+        lines.get(level, []).append(f"{names}: {check}: {what}" + (f": {next_step}" if next_step else ""))
+    for line in lines[WARN]:
+        print(f"deltalm: warning: {line}.", file=sys.stderr)
+    if lines[FAIL]:
+        raise InputError("Nothing was started:\n" + "\n".join(f"  {line}." for line in lines[FAIL]))
+
+
 @contextmanager
 def _folder_beside(run: Path) -> Iterator[Path]:
     """A new folder in the run directory's file system, removed at the end."""
