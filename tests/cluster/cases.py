@@ -165,7 +165,7 @@ def _switch_off(act: Act) -> None:
     assert act.job.processes("n5", "rank")
 
 
-@case("host_ends", "a host that ends all its processes, and tells; a spare", spares=1, culprit=("host n2 is lost",))
+@case("host_ends", "a host that ends all its processes, and tells; a spare", spares=1, culprit=("n2",))
 def _switch_off_and_tell(act: Act) -> None:
     act.begins()
     act.hosts.switch_off("n2", silently=False)
