@@ -50,7 +50,7 @@ _OPEN_FILES = (
     "a process may open {limit} files, and a rank may need {needed}",
     "raise it in /etc/security/limits.conf (nofile) or in sshd's service (LimitNOFILE)",
 )
-_BUSY = "other programs keep its {cores} cores busy (load {load:.0f})", "end them, or leave the host out"
+_BUSY = "other programs keep its {cores} cores busy", "see `top` there: end them, or leave the host out"
 _UNLIKE_CORES = "results of runs that move between unlike hosts differ in rounding, and the slowest sets the pace"
 
 
@@ -160,7 +160,7 @@ def limits(survey: Survey) -> Check:
         if part.open_files is not None and part.open_files < needed:
             check.say(WARN, name, _OPEN_FILES, limit=part.open_files, needed=needed)
         if part.load > part.cores:
-            check.say(WARN, name, _BUSY, cores=part.cores, load=part.load)
+            check.say(WARN, name, _BUSY, cores=part.cores)
     check.alike(WARN, "number of cores", {name: part.cores for name, part in parts.items()}, _UNLIKE_CORES)
     return check
 

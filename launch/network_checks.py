@@ -34,7 +34,7 @@ _LOCKED = (
     "set memlock to unlimited in /etc/security/limits.conf, and LimitMEMLOCK=infinity in sshd's service",
 )
 _BANDWIDTH = (
-    "{value:.2f} GB/s to other hosts, the median is {usual:.2f} GB/s",
+    "{value:.3g} GB/s to other hosts, the median is {usual:.3g} GB/s",
     "see its cable, port and switch (`ethtool`, `ibstat`), and other programs there; else leave it out",
 )
 _LATENCY = (
@@ -42,7 +42,7 @@ _LATENCY = (
     "see what else uses its network or processors; else leave it out",
 )
 _ONE_PAIR = (
-    "{bandwidth:.2f} GB/s and {latency:.0f} µs between them; which of two hosts is the slow one cannot be told",
+    "{bandwidth:.3g} GB/s and {latency:.0f} µs between them; which of two hosts is the slow one cannot be told",
     "compare with what the network should give",
 )
 _WRONG_SUM = "a sum over all ranks was wrong", "see the hosts' memory and network cards: results cannot be trusted"
@@ -103,7 +103,7 @@ def collective(survey: Survey, result: dict[str, Any]) -> Check:
         result: of `launch/collective_check.py`.
     """
     largest = result["all_reduce"][-1]
-    check = survey.check("collectives", f"{largest['bandwidth'] / 1e9:.2f} GB/s all-reduce of all ranks, latency "
+    check = survey.check("collectives", f"{largest['bandwidth'] / 1e9:.3g} GB/s all-reduce of all ranks, latency "
                          f"{result['latency_s'] * 1e6:.0f} µs")  # fmt: skip
     if not result["is_right"]:
         check.say(FAIL, survey.answering, _WRONG_SUM)

@@ -193,6 +193,9 @@ def _nothing() -> None:
 def require_fit(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path) -> None:
     """The quick part of the checks, before every start; warnings are printed.
 
+    Args:
+        hosts, recipe, run, recipe_path: as of `check_hosts`.
+
     Raises:
         InputError: what keeps the run from starting, all of it.
     """
@@ -273,7 +276,7 @@ def _read(names: Sequence[str], outcomes: dict[str, Outcome], folder: Path) -> t
     check = Check("reachable", names, "by ssh, without a password")
     facts: dict[str, Facts] = {}
     for index, (name, outcome) in enumerate(outcomes.items()):
-        told = next((told for line in outcome.lines if (told := _told(line, probe.FACTS)) is not None), None)
+        told = next((told for line in outcome.lines if (told := _told(line, probe.TOLD)) is not None), None)
         if told is not None:
             try:
                 facts[name] = Facts.model_validate(told)

@@ -135,7 +135,7 @@ def why_ssh_failed(name: str, outcome: Outcome) -> str | None:
 def ssh_failure(name: str, outcome: Outcome) -> tuple[str, str] | None:
     """Why the host was not reached, by what ssh said, and the next step; None where the command ran."""
     if outcome.timed_out:
-        return f"{name} did not answer in time", f"see whether `ssh {name} true` returns, else leave the host out"
+        return f"{name} did not answer in time", f"see whether `ssh {name} true` returns"
     if outcome.code != SSH_FAILED:
         return None
     for pattern, why, next_step in _SSH_SAYS:

@@ -161,4 +161,4 @@ def test_the_probe_tells_what_the_checks_read(recipe: Path, tmp_path: Path, caps
     (tmp_path / probe.REQUEST).write_text(json.dumps(request))
     probe.main(tmp_path, 0)
     *_, last = capsys.readouterr().out.splitlines()
-    Facts.model_validate(json.loads(last)[probe.FACTS] | {"nvml": {"error": "not asked"}})
+    Facts.model_validate(json.loads(last)[probe.TOLD] | {"nvml": {"error": "not asked"}})
