@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from deltalm_ds.launch.attempt import Attempt, Drop, Send
 from deltalm_ds.launch.connections import Connections
 from deltalm_ds.launch.job import Job
 from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
 from deltalm_ds.launch.verdicts import Verdict, judge
+from deltalm_ds.runs.history import read_starts
 
 ALIVE_S = 1.0  # between two lines to each agent
 WAIT_S = 0.2
 
-KIND_OF_EVENT = {"host": "host lost", "agent": "agent lost"}  # of verdicts; all else is a rank's
+KIND_OF_EVENT = {"host": "host lost", "connection": "host lost", "agent": "agent lost"}  # else: rank lost
 
 
 class AttemptRun:
@@ -58,10 +60,9 @@ class AttemptRun:
         for number, message in messages:
             actions += attempt.heard(number, message, now)
         for number, words in ended:
-            actions += attempt.closed(number, words, now)
-        was_ending = attempt.is_ending
+            attempt.closed(number, words, now)
         actions += attempt.tick(now)
-        if attempt.is_ending and not was_ending:
+        if attempt.signs and self.verdict is None and (attempt.is_ending or attempt.is_over) and not attempt.was_asked:
             self._judge()
         if attempt.can_start:
             self._start()
@@ -94,9 +95,10 @@ class AttemptRun:
         return str(host.hello["interfaces"].get(host.met[self.attempt.address], ""))
 
     def _judge(self) -> None:
-        signs = self.attempt.signs
+        signs, starts = self.attempt.signs, read_starts(Path(self._job.run)) if self.attempt.has_started else []
         ranks = [sign.rank for sign in signs if sign.rank is not None]
-        self.verdict = judge(signs, self._job, last_lines(self._job.logs, ranks))
+        told = starts[-1].rank_ends if starts else []
+        self.verdict = judge(signs, self._job, told, last_lines(self._job.logs, ranks))
         say(f"attempt {self._job.attempt}: {self.verdict.what}.")
         event = KIND_OF_EVENT.get(self.verdict.kind, "rank lost")
         values = {"host": self.verdict.host, "rank": self.verdict.rank, "what": self.verdict.what}

@@ -29,6 +29,7 @@ class _Connection:
     unread: bytes = b""
     words: list[str] = field(default_factory=list)
     is_open: bool = True
+    has_spoken: bool = False
 
 
 class Connections:
@@ -78,7 +79,9 @@ class Connections:
                     ended.append((number, self._end(connection)))
             elif is_stdout:
                 *lines, connection.unread = (connection.unread + data).split(b"\n")
-                messages += [(number, message) for line in lines if (message := _message(line)) is not None]
+                found = [(number, message) for line in lines if (message := _message(line)) is not None]
+                connection.has_spoken |= bool(found)
+                messages += found
             else:
                 connection.words = [*connection.words, *data.decode(errors="replace").splitlines()][-MOST_WORDS:]
         return messages, ended
@@ -109,8 +112,11 @@ class Connections:
             code = connection.process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             code = None
-        said = why_ssh_failed(connection.name, Outcome(code=code, error_lines=connection.words)) if code else None
-        return said or " / ".join(word.strip() for word in connection.words if word.strip())
+        if not connection.has_spoken and code:
+            said = why_ssh_failed(connection.name, Outcome(code=code, error_lines=connection.words))
+            if said is not None:
+                return said.rstrip(".")
+        return " / ".join(word.strip() for word in connection.words if word.strip())
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:

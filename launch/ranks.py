@@ -45,7 +45,14 @@ class Launcher:
         self._asked: set[psutil.Process] = set()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
         try:
-            self._process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self._process.pid

@@ -177,10 +177,8 @@ class Supervisor:
         memory, section = self._memory, self._launch.section
         now, verdict = time.time(), running.verdict
         host, what = (verdict.host, verdict.what) if verdict else ("", "its ranks were asked to stop by somebody else")
-        for number, one in enumerate(running.attempt.hosts):
-            name = memory.hosts[number]
-            if one.is_lost and (verdict is None or verdict.kind != "agent" or name != host):
-                memory.lost[name] = now
+        lost = [memory.hosts[number] for number, one in enumerate(running.attempt.hosts) if one.is_lost]
+        memory.lost |= dict.fromkeys(lost, now)
         failure = Failure(now, host, what, self._step())
         excluded = remember_failure(memory, failure, self._launch.hosts, section)
         memory.write(self._run)

@@ -104,9 +104,9 @@ def _train(
     from deltalm_ds.training.prepare import prepare_run
 
     survive_lost_terminal()
-    resolve(hosts)
     loaded = load_recipe(recipe, overrides)
     if not goes_on(out):  # else what has failed since is for the supervisor to deal with
+        resolve(hosts)
         require_fit(hosts, loaded, out, recipe)
     prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))
