@@ -9,6 +9,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -211,17 +212,20 @@ def require_fit(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: P
 
 @contextmanager
 def _folder_beside(run: Path) -> Iterator[Path]:
-    """A new folder in the run directory's file system, removed at the end."""
+    """A new folder in the run directory's file system, removed at the end; SIGTERM and SIGHUP end it as Ctrl-C does."""
     parent = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
     folder = parent / f".check-{secrets.token_hex(8)}"
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"{parent} cannot be written to ({error.strerror}): name another run directory.") from None
-    try:
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise InputError(f"{parent} cannot be written to ({error.strerror}): name another run directory.") from None
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
