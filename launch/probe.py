@@ -243,10 +243,9 @@ def shared_folder(folder: Path, index: int, num_hosts: int, until: float) -> dic
         except OSError as error:
             lock = str(error.strerror)
     everybody = range(num_hosts)
-    while time.monotonic() < until and not all(
-        _is_there(_seen(folder, other)) or gone(folder, other).exists() for other in everybody
-    ):
-        time.sleep(POLL_S)
+    for other in everybody:
+        while time.monotonic() < until and not (_is_there(_seen(folder, other)) or gone(folder, other).exists()):
+            time.sleep(POLL_S)
     space = os.statvfs(folder)
     return {
         "device": _mounted(folder),
