@@ -10,6 +10,7 @@ from deltalm_ds.launch.job import Job
 from deltalm_ds.launch.slow_hosts import SlowHosts
 from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
 from deltalm_ds.launch.verdicts import Verdict, judge
+from deltalm_ds.runs.beats import reports
 from deltalm_ds.runs.history import read_starts
 
 ALIVE_S = 1.0  # between two lines to each agent
@@ -36,6 +37,7 @@ class AttemptRun:
         self.verdict: Verdict | None = None
         self._asked: float | None = None
         self._slow = SlowHosts()
+        self._known_stacks = reports(Path(job.run))
 
     def run(self) -> None:
         """Until it is over on all hosts; whatever happens, agents that are left lose their supervisor."""
@@ -112,9 +114,11 @@ class AttemptRun:
         ranks = [sign.rank for sign in signs if sign.rank is not None]
         told = starts[-1].rank_ends if starts else []
         self.verdict = judge(signs, self._job, told, last_lines(self._job.logs, ranks))
-        say(f"attempt {self._job.attempt}: {self.verdict.what}.")
+        stacks = sorted(str(path) for path in reports(Path(self._job.run)) - self._known_stacks)
+        where = f"; stacks of its ranks: {', '.join(stacks)}" if stacks else ""
+        say(f"attempt {self._job.attempt}: {self.verdict.what}{where}.")
         event = KIND_OF_EVENT.get(self.verdict.kind, "rank lost")
-        values = {"host": self.verdict.host, "rank": self.verdict.rank, "what": self.verdict.what}
+        values = {"host": self.verdict.host, "rank": self.verdict.rank, "what": self.verdict.what, "stacks": stacks}
         self._teller.event(event, attempt=self._job.attempt, **values)
 
     @staticmethod

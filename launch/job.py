@@ -123,7 +123,8 @@ def _script(job: Job) -> str:
     exports = "".join(f"export {name}={value}\n" for name, value in own.items())
     python, run, path = (shlex.quote(str(one)) for one in (sys.executable, job.run, job.directory / JOB))
     end = f'[ "$1" = end ] && exec {python} -m deltalm_ds.launch.leftovers {run} "$2"\n'
-    return f'#!/bin/sh\n{exports}{end}exec {python} -m deltalm_ds.launch.agent {path} "$1"\n'
+    home = f"cd {shlex.quote(str(job.directory))} || exit 1\n"  # no module of a home directory is in the way
+    return f'#!/bin/sh\n{home}{exports}{end}exec {python} -m deltalm_ds.launch.agent {path} "$1"\n'
 
 
 def python_environment() -> dict[str, str]:
