@@ -7,6 +7,7 @@ from pathlib import Path
 from deltalm_ds.launch.attempt import Attempt, Drop, Send
 from deltalm_ds.launch.connections import Connections
 from deltalm_ds.launch.job import Job
+from deltalm_ds.launch.slow_hosts import SlowHosts
 from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
 from deltalm_ds.launch.verdicts import Verdict, judge
 from deltalm_ds.runs.history import read_starts
@@ -34,6 +35,7 @@ class AttemptRun:
         self.attempt = Attempt(len(job.hosts), time.monotonic())
         self.verdict: Verdict | None = None
         self._asked: float | None = None
+        self._slow = SlowHosts()
 
     def run(self) -> None:
         """Until it is over on all hosts; whatever happens, agents that are left lose their supervisor."""
@@ -45,6 +47,7 @@ class AttemptRun:
             while not self.attempt.is_over:
                 self._do(self._look(connections), connections)
                 follower.show()
+                self._tell_slow_ranks()
                 if time.monotonic() - told >= ALIVE_S:
                     alive, told = alive + 1, time.monotonic()
                     for number in range(len(names)):
@@ -93,6 +96,16 @@ class AttemptRun:
         host = self.attempt.hosts[number]
         assert host.hello is not None and host.met is not None
         return str(host.hello["interfaces"].get(host.met[self.attempt.address], ""))
+
+    def _tell_slow_ranks(self) -> None:
+        beats = self.attempt.beats()
+        if len(beats) < self._job.num_ranks or self.attempt.is_ending:
+            return
+        for slow in self._slow.look(beats):
+            host = self._job.hosts[self._job.host_of(slow.beat.rank)].name
+            say(f"{slow}: all others wait for it.")
+            values = {"host": host, "rank": slow.beat.rank, "step": slow.beat.step, "what": str(slow)}
+            self._teller.event("slow rank", attempt=self._job.attempt, **values)
 
     def _judge(self) -> None:
         signs, starts = self.attempt.signs, read_starts(Path(self._job.run)) if self.attempt.has_started else []
