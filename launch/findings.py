@@ -11,7 +11,7 @@ from deltalm_ds.launch.facts import Facts, Unknown
 from deltalm_ds.launch.host_names import folded
 
 PASS, WARN, FAIL = LEVELS = ("PASS", "WARN", "FAIL")
-_UNKNOWN = "what the host tells of it is not known: {error}", "run the probe's command by hand there, and mend that"
+_UNKNOWN = "what the host tells of it is not known: {error}", "log in there, and mend what it says"
 _DIFFERS = "{thing} {value}, the others {usual}"
 _NO_MAJORITY = "{thing} differs: {values}"
 
