@@ -64,8 +64,8 @@ class AttemptRun:
         actions: list[Send | Drop] = []
         for number, message in messages:
             actions += attempt.heard(number, message, now)
-        for number, words in ended:
-            attempt.closed(number, words, now)
+        for number, words, ssh_failed in ended:
+            attempt.closed(number, words, ssh_failed, now)
         actions += attempt.tick(now)
         if attempt.signs and self.verdict is None and (attempt.is_ending or attempt.is_over) and not attempt.was_asked:
             self._judge()

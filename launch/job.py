@@ -94,9 +94,8 @@ class Job:
 def environment_of_ranks(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What goes with a job to its hosts: what the user has set here, and nothing of this login or another job."""
     left_out = {*OF_A_HOST, *_OF_A_RANK}
-    return {
-        name: value for name, value in environment.items() if name not in left_out and not name.startswith(_OF_A_LOGIN)
-    }
+    kept = {name: value for name, value in environment.items() if name not in left_out}
+    return {name: value for name, value in kept.items() if not name.startswith(_OF_A_LOGIN)} | python_environment()
 
 
 def write_job(job: Job) -> None:

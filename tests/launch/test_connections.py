@@ -63,14 +63,14 @@ def test_lines_go_both_ways_and_greetings_are_none(connect):
 def test_a_host_that_is_not_reached_is_told_with_the_next_step(connect):
     connections = connect(off="true", n1=ECHO)
     _, ended = gather(connections, lambda _, ended: ended)
-    ((number, words),) = ended
-    assert number == 0 and words.startswith("off refuses the connection: see whether sshd runs there")
+    ((number, words, ssh_failed),) = ended
+    assert number == 0 and ssh_failed and words.startswith("off refuses the connection: see whether sshd runs there")
 
 
 def test_an_end_is_told_once_with_what_was_said(connect):
     connections = connect(n1="echo '{\"hello\": 1}'; echo a last word >&2; exit 9")
     _, ended = gather(connections, lambda _, ended: ended)
-    assert ended == [(0, "a last word")]
+    assert ended == [(0, "a last word", False)]
     connections.send(0, {"alive": 1})  # nobody reads it
     assert connections.read(0.1) == ([], [])
 
