@@ -163,13 +163,21 @@ class Attempt:
         if not self.is_ending and message["why"]:
             self._sign("fault", number, now, words=message["why"])
 
-    def closed(self, number: int, words: str, now: float) -> None:
-        """A connection has ended before its agent did; what ssh said, which is nothing where only the agent is gone."""
+    def closed(self, number: int, words: str, ssh_failed: bool, now: float) -> None:
+        """A connection has ended, and no agent said that it would.
+
+        Args:
+            number: of the host.
+            words: what was said at its end: nothing where the agent alone was killed.
+            ssh_failed: whether ssh gave up, and not the agent.
+            now: seconds of the caller's clock.
+        """
         host = self.hosts[number]
         if host.is_over:
             return
-        host.is_over, host.is_lost = True, host.hello is None or bool(words)
-        self._sign("host" if host.hello is None else "connection" if words else "agent", number, now, words=words)
+        is_cut = ssh_failed and bool(words)
+        host.is_over, host.is_lost = True, host.hello is None or is_cut
+        self._sign("host" if host.hello is None else "connection" if is_cut else "agent", number, now, words=words)
 
     def tick(self, now: float) -> list[Send | Drop]:
         """Time has passed."""

@@ -140,13 +140,12 @@ def files(survey: Survey) -> Check:
 def inputs(survey: Survey) -> Check:
     """Vocabulary, data sets and the initial model are on every host, and the ones that are here."""
     check = survey.check("data", "the same as on this machine")
-    parts = check.parts(survey.facts, "inputs")
-    for key in sorted({key for part in parts.values() for key in part}):
-        found = {name: part[key] for name, part in parts.items() if key in part}
-        for name, value in found.items():
+    for name, part in {**check.parts(survey.facts, "inputs"), HERE: survey.inputs}.items():
+        for key, value in part.items():
+            usual = survey.inputs.get(key)
             if isinstance(value, dict):
                 check.say(FAIL, name, _INPUT, key=key, error=str(value.get("error")).rstrip("."))
-            elif key in survey.inputs and value != survey.inputs[key]:
+            elif isinstance(usual, str) and value != usual:
                 check.say(FAIL, name, _OTHER_INPUT, key=key, reference=HERE)
     return check
 

@@ -1,5 +1,6 @@
 """Checks of the way between hosts before a start, from what they tell, and of the collective test's results."""
 
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -60,9 +61,8 @@ def meeting(survey: Survey) -> Check:
     for name, part in parts.items():
         if not part.reached:
             check.say(FAIL, name, _NO_WAY, first=first)
-    ways = [part.reached for part in parts.values() if part.reached]
-    address = common_address(dict.fromkeys(way for ways_of in ways for way in ways_of), ways)
-    if ways and address is None:
+    address = _address(parts)
+    if address is None and any(part.reached for part in parts.values()):
         check.say(FAIL, first, _NO_COMMON, first=first)
     elif address is not None:
         check.fine = f"reached by all at {address}"
@@ -74,7 +74,8 @@ def interfaces(survey: Survey) -> Check:
     told = {name: survey.facts[name].network for name in survey.answering}
     parts = {name: part for name, part in told.items() if isinstance(part, Network)}
     check = Check("network", tuple(parts), "interfaces alike")
-    used = {name: next(iter(part.interfaces.values())) for name, part in parts.items() if part.interfaces}
+    own = {name: part.reached.get(_address(parts) or "", "") for name, part in parts.items()}
+    used = {name: part.interfaces[own[name]] for name, part in parts.items() if own[name] in part.interfaces}
     check.alike(WARN, "speed of its interface", {name: one[1] for name, one in used.items()}, _SAME_SPEED, _megabits)
     check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU.format(name="INTERFACE"))
     for link in sorted({link for part in parts.values() for link in part.links}):
@@ -89,6 +90,12 @@ def interfaces(survey: Survey) -> Check:
         if part.links and locked is not None and locked < LEAST_LOCKED_BYTES:
             check.say(WARN, name, _LOCKED, limit=locked >> 10)
     return check
+
+
+def _address(parts: Mapping[str, Network]) -> str | None:
+    """The address of the first host at which all that reach it do."""
+    ways = [part.reached for part in parts.values() if part.reached]
+    return common_address(dict.fromkeys(way for reached in ways for way in reached), ways)
 
 
 def _megabits(speed: int) -> str:

@@ -37,7 +37,7 @@ REQUEST, MEETING, LOCKED = "request.json", "meeting.json", "lock"  # in FOLDER
 PACKAGES = ("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "triton", "safetensors", "pydantic", "psutil")
 DEVICES_S = 90.0  # for a driver to answer, and for PyTorch to be imported from a slow file system
 LAST_S = 60.0  # then this process ends, whatever hangs
-POLL_S = 0.05
+POLL_S = 0.2
 WHOLE_FILE_BYTES = 4 << 20  # of a larger one, its size and both ends are looked at
 
 
@@ -243,10 +243,9 @@ def shared_folder(folder: Path, index: int, num_hosts: int, until: float) -> dic
         except OSError as error:
             lock = str(error.strerror)
     everybody = range(num_hosts)
-    while time.monotonic() < until and not all(
-        _is_there(_seen(folder, other)) or gone(folder, other).exists() for other in everybody
-    ):
-        time.sleep(POLL_S)
+    for other in everybody:
+        while time.monotonic() < until and not (_is_there(_seen(folder, other)) or gone(folder, other).exists()):
+            time.sleep(POLL_S)
     space = os.statvfs(folder)
     return {
         "device": _mounted(folder),

@@ -10,6 +10,7 @@ started again, the campaign makes the cases that have none, and prints the table
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="outside /tmp, /run and /dev/shm")
     parser.add_argument("--only", nargs="*", choices=[*CASES, MANY], help="default: all that have no outcome")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the hosts are taken down then, too
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     outcomes = Outcomes(out / "outcomes.jsonl")

@@ -8,6 +8,7 @@ import pytest
 
 V100 = {
     "nvmlDeviceGetName": b"Tesla V100-SXM2-32GB",
+    "nvmlDeviceGetCudaComputeCapability": (7, 0),
     "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=32 << 30, used=1 << 28),
     "nvmlDeviceGetEccMode": [1, 1],
     "nvmlDeviceGetTotalEccErrors": 0,

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deltalm_ds.launch.agent import has_gpus
 from deltalm_ds.launch.job import JOB, ROOT, Job, JobHost, write_job
 from deltalm_ds.launch.leftovers import leftovers
 
@@ -205,3 +206,12 @@ def test_it_starts_without_torch():
     code = "import sys, deltalm_ds.launch.agent; print(sorted({'torch', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
     assert b"torch" not in done.stdout and done.returncode == 0
+
+
+def test_gpus_whose_driver_does_not_answer_are_gpus(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it is an error
+    assert not has_gpus(tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    assert not has_gpus(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert has_gpus(tmp_path)

@@ -67,7 +67,7 @@ def test_the_environment_is_the_users_without_what_is_of_a_login_or_another_job(
     of_user = {"NCCL_DEBUG": "INFO", "PATH": "/opt/bin", "XDG_CACHE_HOME": "/scratch/me", **ODD}
     other = {"HOME": "/root", "SSH_CONNECTION": "1", "CUDA_VISIBLE_DEVICES": "3", "RANK": "7", "MASTER_PORT": "1"}
     other |= {"SLURM_NTASKS": "4", "BASH_FUNC_module%%": "() { x; }", "HOSTNAME": "login", "XDG_RUNTIME_DIR": "/run/1"}
-    assert environment_of_ranks({**of_user, **other}) == of_user
+    assert environment_of_ranks({**of_user, **other}) == of_user | job_module.python_environment()
 
 
 def test_hosts_find_the_code_that_is_running(tmp_path, monkeypatch):

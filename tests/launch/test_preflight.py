@@ -15,9 +15,9 @@ import pytest
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch import preflight, probe
 from deltalm_ds.launch.facts import Facts
-from deltalm_ds.launch.findings import FAIL, PASS, WARN, Finding
+from deltalm_ds.launch.findings import FAIL, PASS, WARN, Finding, Report
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.preflight import Report, check_hosts
+from deltalm_ds.launch.preflight import check_hosts
 from deltalm_ds.recipe.loading import load_recipe
 from tests.cli.command import deltalm
 from tests.faults.tiny import write_experiment

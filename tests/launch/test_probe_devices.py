@@ -27,7 +27,7 @@ def test_a_sound_v100(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = found.gpus
     assert second.model_dump() == first.model_dump() | {"index": 1}
     assert first.name == "Tesla V100-SXM2-32GB"
-    assert (first.memory_bytes, first.used_bytes) == (32 << 30, 1 << 28)
+    assert (first.memory_bytes, first.used_bytes, first.capability) == (32 << 30, 1 << 28, (7, 0))
     assert (first.ecc, first.uncorrected_errors, first.retired_pages, first.remapped_rows) == (True, 0, 3, None)
     assert not (first.is_repair_pending or first.has_repair_failed or first.slowed or first.processes)
     assert (first.clock_mhz, first.max_clock_mhz, first.power_limit_w, first.nvlinks) == (1290, 1530, 300, 6)

@@ -19,7 +19,7 @@ from deltalm_ds.launch.remote import Outcome
 from deltalm_ds.launch.supervisor import Launch, supervise
 from deltalm_ds.launch.verdicts import Verdict
 from deltalm_ds.recipe.launch_section import LaunchSection
-from deltalm_ds.runs.attempts import current_attempt
+from deltalm_ds.runs.attempts import begin_attempt, current_attempt
 from deltalm_ds.runs.events import read_events
 
 HOSTS = (Host("n1", 1), Host("n2", 1), Host("s1", 1, is_spare=True))
@@ -291,3 +291,18 @@ def test_whatever_fails_and_how_often_it_comes_to_an_end(script, away_s, min_hos
             assert len(after) == 2 or (min_hosts == 1 and len(after) == 1)
             if kind in ("lost", "unreachable") and away_s > 1e6:
                 assert host in names and host not in after, when
+
+
+def test_where_locks_do_not_hold_the_later_supervisor_goes_on_alone(world):
+    world.script = ["rank n2 +"]
+    ask = world.sleep
+
+    def sleep(seconds):
+        if current_attempt(world.run) == 1:
+            begin_attempt(world.run)  # somebody else's
+        ask(seconds)
+
+    world.sleep = sleep
+    with pytest.raises(InputError, match="Another supervisor has begun attempt 2"):
+        go(world)
+    assert len(world.attempts) == 1
