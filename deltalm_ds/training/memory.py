@@ -83,6 +83,29 @@ def _offloaded_bytes(stage: int, weight_bytes: int) -> int:
     return states + sums + weight_bytes  # new weights on their way to the device
 
 
+def exchange_bytes(ds_config: dict[str, Any], num_parameters: int, num_ranks: int, on_cpu: bool) -> tuple[int, int]:
+    """What exchanges copy: of gradients that are sent, and of weights that are gathered after an update.
+
+    As DeepSpeed 0.19.8 does at stages 1 and 2: it flattens what it sends of a bucket once more (`allreduce_bucket`; its
+    optimizer for bf16 at stage 1 has no other bucket). On a CPU gloo gathers weights into a copy of all of them
+    (`_allgather_base`).
+
+    Args:
+        ds_config: the DeepSpeed configuration.
+        num_parameters: of the model.
+        num_ranks: that share the gradients.
+        on_cpu: whether gloo exchanges them.
+    """
+    zero = ds_config["zero_optimization"]
+    if num_ranks == 1 or zero["stage"] == 3:
+        return 0, 0
+    name = precision(ds_config)
+    has_bucket = not (name == "bf16" and zero["stage"] == 1) or offload_device(zero) != "none"
+    sent_bytes = 2 if ds_config.get("communication_data_type", name) in ("fp16", "bf16") else 4
+    flat = sent_bytes * min(num_parameters, int(zero.get("reduce_bucket_size", 5e8))) * has_bucket
+    return flat, (4 if name == "fp32" else 2) * num_parameters * on_cpu
+
+
 def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num_ranks: int) -> int:
     """The most that the gradient's norm holds, after the last micro-batch: the float64 copy of a parameter's gradient.
 
