@@ -113,15 +113,16 @@ def _print_rows(rows: Sequence[dict[str, Any]], columns: dict[str, tuple[str, st
     if as_json:
         print_json(list(rows))
         return
-    cells = [
-        ["" if row.get(key) in (None, False) else "yes" if row[key] is True else format(row[key], form)]
-        for row in rows
-        for key, (_, form) in columns.items()
-    ]
-    lines = [sum(cells[start : start + len(columns)], []) for start in range(0, len(cells), len(columns))]
+    lines = [[_cell(row.get(key), form) for key, (_, form) in columns.items()] for row in rows]
     headings = [heading for heading, _ in columns.values()]
     align = "".join("l" if form == "s" else "r" for _, form in columns.values())
     print_table(headings, lines, align, title=title)
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None or value is False:
+        return ""
+    return "yes" if value is True else format(value, form)
 
 
 def _print_cluster_plan(result: dict[str, Any]) -> None:
@@ -152,11 +153,8 @@ checkpoint: {size_text(result["checkpoint_bytes"])}, copied in {saving["copy_sec
 
 def _print_stages(result: dict[str, Any]) -> None:
     stages = result["stages"]
-    parts = [
-        part for part in stages[0]["memory_bytes_per_rank"] if any(s["memory_bytes_per_rank"].get(part) for s in stages)
-    ]
-    parts += [p for s in stages for p in s["memory_bytes_per_rank"] if s["memory_bytes_per_rank"][p] and p not in parts]
-    parts = [part for part in dict.fromkeys(parts) if part != "total"] + ["total"]
+    used = (part for stage in stages for part, size in stage["memory_bytes_per_rank"].items() if size)
+    parts = [part for part in dict.fromkeys(used) if part != "total"] + ["total"]
     rows: list[list[str | int | None]] = [
         [part.replace("_", " "), *(size_text(s["memory_bytes_per_rank"].get(part, 0)) for s in stages)]
         for part in parts

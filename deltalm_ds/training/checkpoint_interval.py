@@ -1,7 +1,7 @@
 """How often to save where hosts fail: the interval of Young [Young74] in the higher order of Daly [Daly06].
 
-Training waits for a copy of weights and moments only (`training/checkpoint_writer.py`); threads write it beside the next
-steps, and one save is under way at a time, so that an interval is at least as long as the writing.
+Training waits for a copy of weights and moments only (`training/checkpoint_writer.py`); threads write it beside the
+next steps, and one save is under way at a time, so that an interval is at least as long as the writing.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""What a recipe trains on, as far as a plan for machines that are not here can know: from its data if that is here, else
-from its limits, and then it says so."""
+"""What a recipe trains on, as far as a plan for other machines can know: by its data where that is here, else by its
+limits, and then the plan says so."""
 
 from dataclasses import dataclass
 

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from deltalm_ds.devices import GIB, Device
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, precision
 from deltalm_ds.training.graphs import reason_against_graphs
 from deltalm_ds.training.memory import checkpoint_bytes
@@ -83,6 +83,14 @@ def this_cluster() -> Cluster:
     return Cluster(THIS, device, Topology(1, 1, math.inf, math.inf))
 
 
+@cache
+def _model(config: DeltaLMConfig, optimizer: OptimizerSection) -> DeltaLM:
+    with torch.device("meta"):
+        model = DeltaLM(config)
+    freeze(model, optimizer)
+    return model
+
+
 @dataclass(frozen=True)
 class Planner:
     """Plans a recipe's training of a model on clusters."""
@@ -95,13 +103,10 @@ class Planner:
         """The recipe's ZeRO stage."""
         return int(deepspeed_config(self.recipe)["zero_optimization"]["stage"])
 
-    @cached_property
+    @property
     def model(self) -> DeltaLM:
         """Without memory; what is frozen takes no gradient."""
-        with torch.device("meta"):
-            model = DeltaLM(self.batch.config)
-        freeze(model, self.recipe.optimizer)
-        return model
+        return _model(self.batch.config, self.recipe.optimizer)
 
     def of_config(self, config: DeltaLMConfig) -> "Planner":
         """The same for another model."""

@@ -1,6 +1,6 @@
 """What a step consists of, counted from shapes: matrix products, passes over memory, and how often the host calls.
 
-Legend: S source and T target tokens of a micro-batch, B its sequences, M model dim, F FFN dim, V embedding rows, H heads.
+Legend: S source and T target tokens of a micro-batch, B its sequences, M model dim, F FFN dim, V embedding rows.
 """
 
 from collections import Counter
