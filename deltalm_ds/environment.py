@@ -9,6 +9,7 @@ import torch
 
 import deltalm_ds
 from deltalm_ds import linear_choice
+from deltalm_ds.allocator import ALLOCATOR_VARIABLES
 from deltalm_ds.devices import find_device
 from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
 from deltalm_ds.kernels.table import OPS
@@ -29,8 +30,6 @@ PACKAGES = (
     "transformers",
 )
 PLANNED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# of PyTorch's allocator on GPUs: the name of today, and that of before, which has precedence (CUDAAllocatorConfig.h)
-ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def environment() -> dict[str, Any]:

@@ -48,7 +48,12 @@ ALLOWED = {
 # Copied into exports, where transformers loads it: it imports as transformers wants it.
 SHIPPED = ROOT / "deltalm_ds" / "export" / "hugging_face_files"
 # Import name -> distribution, where they differ; pydantic pins and re-exports its own core.
-DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+    "ClusterShell": "clustershell",
+    "pynvml": "nvidia-ml-py",
+}
 
 
 @dataclass(frozen=True)

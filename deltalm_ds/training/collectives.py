@@ -13,14 +13,16 @@ import psutil
 import torch
 from torch import distributed
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-STARTED_BY = "DELTALM_STARTED_BY"  # environment: the process whose end is to end the ranks too
+from deltalm_ds.recipe.training_section import LimitsSection
+from deltalm_ds.runs.starter import STARTED_BY, stop_signals
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # while ranks join; then `collective_timeout`
 
 
-def stop_signals() -> set[signal.Signals]:
-    """Those that ask a run to end. SIGHUP is none where it is ignored, which is what nohup does: go on."""
-    asking = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP}
-    return asking - {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else asking
+def collective_timeout(limits: LimitsSection) -> timedelta:
+    """After how long a collective gives up: when the watchdog, which knows more, has had its time in any section."""
+    longest = max(limits.start_s, limits.step_s, limits.checkpoint_s, limits.validation_s)
+    return timedelta(seconds=2 * longest)
 
 
 class StopRequested(Exception):
