@@ -180,8 +180,8 @@ def memory_of_rank(
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
         memory["cuda_graphs"] = weight_bytes * trained + activations + loss
     norm = norm_bytes(ds_config, trained, largest, num_ranks)
-    sent, memory["gathered_copy"] = exchange_bytes(ds_config, trained, num_ranks, on_cpu)
-    if ds_config["zero_optimization"]["stage"] == 2:  # while activations are there
+    sent, memory["copies_of_exchanges"] = exchange_bytes(ds_config, trained, num_ranks, on_cpu)
+    if ds_config["zero_optimization"]["stage"] > 1:  # while activations are there
         memory["sent_gradients"], sent = sent, 0
     copy = weight_bytes * num_parameters if validation is not None and validation.weights == "average" else 0
     in_same_memory = sum(memory.values()) - memory["offloaded"] * (not on_cpu)
