@@ -1,8 +1,7 @@
 """`deltalm plan --gpu`: memory, time, checkpoints and cost of a recipe on a cluster, one by one, compared, or scaled.
 
-Memory is compared with measured peaks on processors, and what a GPU has in common with them is the same code. Times on
-this machine's processor are compared with measured steps; those of GPUs are a model that no GPU has confirmed
-(benchmarks/RESULTS.md). The plan says so beside them.
+Memory is compared with measured peaks on processors (benchmarks/RESULTS.md), and what a GPU has in common with them is
+the same code. Times are a model that no measured step has confirmed yet. The plan says so beside them.
 """
 
 from typing import Any
@@ -26,7 +25,7 @@ ACCURACY = {
 }
 ACCURACY_HERE = {
     "memory": "within 10 % of the measured peak on two ranks (benchmarks/RESULTS.md)",
-    "time": "by rates of products and copies measured just now; compared with measured steps in benchmarks/RESULTS.md",
+    "time": "by rates of products and copies measured just now; not yet compared with measured steps",
 }
 
 
@@ -182,7 +181,7 @@ def compare_clusters(recipe: Recipe, slots: int = 8) -> list[dict[str, Any]]:
 def _compared(planner: Planner, cluster: Cluster) -> dict[str, Any]:
     row = {"gpu": cluster.name, "hosts": cluster.topology.hosts, "ranks": cluster.ranks}
     if planner.batch.sequences < cluster.ranks:
-        return row | {"reason": "more ranks than pairs"}
+        return row | {"reason": "too few pairs"}
     fitting = [
         _of_stage(at_stage, cluster, stage)
         for stage in STAGES
@@ -190,7 +189,7 @@ def _compared(planner: Planner, cluster: Cluster) -> dict[str, Any]:
     ]
     timed = [of_stage for of_stage in fitting if of_stage["largest_micro_batch_tokens"] is not None]
     if not timed:
-        return row | {"reason": "no ZeRO stage fits"}
+        return row | {"reason": "nothing fits"}
     best = min(timed, key=lambda of_stage: of_stage["seconds_per_step"])
     return row | {name: best[name] for name in ("zero_stage", *_TIMES) if name != "seconds_by_part"}
 

@@ -105,6 +105,13 @@ def bytes_of_update(num_trained: int, num_ranks: int, stage: int, element_bytes:
     For each micro-batch a gradient is read and added to its float32 sum; then the norm is taken in float64 (read 4,
     write and read 8), gradients are scaled, Adam reads 16 and writes 12, 16-bit weights are made, and the sum is set to
     zero for the next step. From stage 2 on sums are those of a rank's share.
+
+    Args:
+        num_trained: parameters that take a gradient.
+        num_ranks: that share what the stage says.
+        stage: of ZeRO.
+        element_bytes: of a weight.
+        num_micro_batches: of a rank in a step.
     """
     share = num_trained / num_ranks
     summed = share if stage > 1 else num_trained
