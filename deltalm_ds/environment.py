@@ -10,6 +10,7 @@ import torch
 import deltalm_ds
 from deltalm_ds import linear_choice
 from deltalm_ds.allocator import ALLOCATOR_VARIABLES
+from deltalm_ds.devices import find_device
 from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.processor import processor_name
@@ -28,11 +29,14 @@ PACKAGES = (
     "onnxruntime",
     "transformers",
 )
+PLANNED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def environment() -> dict[str, Any]:
     """Versions of what matters (null where not installed), processor or GPUs and their allocator's settings, threads,
     and what serves each op."""
+    has_gpu = torch.cuda.is_available()
+    capability = compute_capability(torch.device("cuda" if has_gpu else "cpu"))
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return {
         "deltalm_ds": deltalm_ds.__version__,
@@ -45,16 +49,40 @@ def environment() -> dict[str, Any]:
         "waiting_threads": waiting_threads(),
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory, "sm": [gpu.major, gpu.minor]} for gpu in gpus],
         "gpu_allocator": {name: os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ},
-        "kernels": _kernels(),
+        # in the precision that training has on the first GPU, or on the processor
+        "kernels": _kernels(capability, torch.float16 if has_gpu else torch.float32),
         "linear": linear_choice.record(),
     }
 
 
-def _kernels() -> dict[str, str]:
-    """The backend of each op and why, for the precision that training has on the first GPU, or on the processor."""
-    has_gpu = torch.cuda.is_available()
-    capability = compute_capability(torch.device("cuda" if has_gpu else "cpu"))
-    choices = {name: choose(op, capability, torch.float16 if has_gpu else torch.float32) for name, op in OPS.items()}
+def environment_of(gpu: str) -> dict[str, Any]:
+    """What would serve each op on a GPU that need not be here, by the packages of this machine: in each dtype that it
+    computes in, with dropout where that makes a difference.
+
+    Raises:
+        InputError: the GPU is not in the table.
+    """
+    name, device = find_device(gpu)
+    kernels = {}
+    for dtype in PLANNED_DTYPES:
+        dtype_name = str(dtype).removeprefix("torch.")
+        if dtype_name not in device.operations:
+            kernels[dtype_name] = "not computed in by this GPU"
+            continue
+        plain, dropping = (_kernels(device.capability, dtype, has_dropout) for has_dropout in (False, True))
+        kernels[dtype_name] = plain | {f"{op} with dropout": by for op, by in dropping.items() if by != plain[op]}
+    return {
+        "gpu": name,
+        "sm": list(device.capability),
+        "memory_bytes": round(device.memory_bytes),
+        "kernels": kernels,
+        "measured": "nothing: this is what would be chosen there",
+    }
+
+
+def _kernels(capability: tuple[int, int] | None, dtype: torch.dtype, has_dropout: bool = False) -> Any:
+    """The backend of each op and why."""
+    choices = {name: choose(op, capability, dtype, has_dropout) for name, op in OPS.items()}
     return {name: f"{choice.backend} ({choice.why})" for name, choice in choices.items()}
 
 

@@ -26,7 +26,7 @@ CONFINED = {
 # The folders and modules of deltalm_ds from the ground up: each imports lower levels only, lazily or not.
 LEVELS = (
     {"errors", "allocator", "progress", "arrays", "token_ids", "threads", "streams"},
-    {"files", "lines", "kernels", "processor", "languages"},
+    {"files", "lines", "kernels", "processor", "languages", "devices"},
     {"model", "runs", "machine"},
     {"vocabulary", "report", "linear_choice"},
     {"checkpoints", "data", "environment"},

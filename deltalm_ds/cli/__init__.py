@@ -9,7 +9,19 @@ import sys
 
 import typer
 
-from deltalm_ds.cli import data, evaluation, export, launch, models, recipe, report, training, translation, vocab
+from deltalm_ds.cli import (
+    data,
+    evaluation,
+    export,
+    launch,
+    models,
+    plan,
+    recipe,
+    report,
+    training,
+    translation,
+    vocab,
+)
 from deltalm_ds.errors import InputError, os_error_sentence
 from deltalm_ds.files import naming_full_disk
 from deltalm_ds.threads import let_waiting_threads_sleep
@@ -29,7 +41,7 @@ for verb in (
     models.init,
     models.inspect,
     models.average,
-    training.plan,
+    plan.plan,
     training.train,
     launch.launch,
     report.report,

@@ -13,14 +13,19 @@ from deltalm_ds.evaluation.metrics import METRICS, find_metric
 AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [facts: fine-tuning]
 
 
-def env(as_json: AsJson = False) -> None:
+def env(
+    device: Annotated[
+        str | None, typer.Option(help="A GPU that need not be here, as v100: what would serve each op there, and why.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show versions, processor or GPUs: what a result was made with.
 
     Example: deltalm env --json
     """
-    from deltalm_ds.environment import environment
+    from deltalm_ds.environment import environment, environment_of
 
-    _print(environment(), as_json)
+    _print(environment() if device is None else environment_of(device), as_json)
 
 
 def init(

@@ -1,4 +1,4 @@
-"""`deltalm plan | train | demo`."""
+"""`deltalm train | demo`."""
 
 import sys
 from pathlib import Path
@@ -6,31 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deltalm_ds.cli.options import AsJson
-from deltalm_ds.cli.output import print_json, print_table, size_text
-
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")]
-
-
-def plan(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks to plan for.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Check a recipe and everything it names, and show sizes, memory per rank and the sampling; trains nothing.
-
-    Example: deltalm plan recipes/multi30k_en_de.yaml --ranks 2
-    """
-    from deltalm_ds.recipe.loading import load_recipe
-    from deltalm_ds.training.plan import make_plan
-
-    result = make_plan(load_recipe(recipe, overrides or ()), ranks)
-    if as_json:
-        print_json(result)
-    else:
-        _print_plan(result)
+from deltalm_ds.cli.output import print_table
+from deltalm_ds.cli.plan import Overrides, RecipePath
 
 
 def train(
@@ -83,68 +60,6 @@ def demo(
     from deltalm_ds.demo import run_demo
 
     _print_demo(run_demo(out, ranks), out, ranks)
-
-
-def _print_plan(result: dict[str, Any]) -> None:
-    ds_config, model = result["deepspeed"], result["model"]
-    num_trained = result["num_trained_parameters"]
-    sizes = "checkpoint_bytes", "checkpoints_bytes", "checkpoint_copy_bytes_per_rank"
-    checkpoint, checkpoints, copy = (size_text(result[name]) for name in sizes)
-    print(f"""\
-{result["recipe"]}: {result["num_ranks"]} rank(s), {ds_config["name"]} \
-({ds_config["precision"]}, ZeRO stage {ds_config["zero_stage"]})
-model: {model["num_encoder_layers"]} encoder layers, {model["num_decoder_blocks"]} {model["decoder"]} decoder blocks, \
-width {model["hidden_size"]}, FFN {model["ffn_size"]}, {model["num_heads"]} heads, \
-vocabulary {model["vocabulary_size"]:,}
-parameters: {result["num_parameters"]:,} ({result["num_parameters_with_padding_rows"]:,} with padding rows, \
-{num_trained:,} trained)
-checkpoint: {checkpoint}; the run needs room for {checkpoints} of checkpoints, a rank {copy} of host memory for a copy
-CUDA graphs: {result["cuda_graphs"]}
-""")
-    memory = result["memory_bytes_per_rank"].items()
-    rows = [(name.replace("_", " "), size_text(num_bytes)) for name, num_bytes in memory if num_bytes]
-    print_table(("memory per rank", "estimate"), rows, align="lr")
-    print()
-    _print_steps(result["steps"])
-    print()
-    _print_components(result["components"])
-
-
-def _print_steps(steps: list[dict[str, Any]]) -> None:
-    counts = {
-        "sequences": "sequences",
-        "source tokens": "source_tokens",
-        "target tokens": "target_tokens",
-        "micro-batches/rank": "micro_batches_per_rank",
-        "largest (tokens)": "largest_micro_batch_tokens",
-        "truncated": "truncated",
-        "dropped": "dropped",
-    }
-    facts = list(dict.fromkeys(name for step in steps for name in step["sampling"]))  # such as the temperature
-    rows = []
-    for step in steps:
-        values = [step["sampling"].get(name) for name in facts]
-        sampling = [f"{value:.2f}" if isinstance(value, float) else value for value in values]
-        rows.append([step["step"], f"{step['learning_rate']:.3g}", *sampling, *(step[key] for key in counts.values())])
-    align = "l" + "r" * (1 + len(facts) + len(counts))
-    print_table(("step", "lr", *facts, *counts), rows, align, title="steps as they will be")
-
-
-def _print_components(components: list[dict[str, Any]]) -> None:
-    moments = components[0]["probability"]
-    with_caps = any(component["capped_at_step"] for component in components)
-    rows = []
-    for component in components:
-        probabilities = [f"{component['probability'][moment]:.4f}" for moment in moments]
-        passes, per_pass = f"{component['passes']:,.2f}", component["steps_per_pass_at_end"]
-        sequences = [round(component["sequences"]), passes, round(per_pass) if per_pass else None]
-        capped_at = [component["capped_at_step"]] * with_caps
-        rows.append([component["component"], component["rows"], *probabilities, *sequences, *capped_at])
-    columns = ["component", "rows", *(f"p {moment}" for moment in moments), "sequences", "passes", "steps/pass at end"]
-    columns += ["all passes by step"] * with_caps
-    where = "the first, middle, last step" if "middle" in moments else "the first step of each phase and the last step"
-    title = f"components (p: share of the sequences at {where})"
-    print_table(columns, rows, align="l" + "r" * (len(columns) - 1), title=title)
 
 
 def _print_demo(summary: dict[str, Any], out: Path, num_ranks: int) -> None:

@@ -34,13 +34,16 @@ _WAITING_BACKENDS = {"attention": ("reference",), "linear_cross_entropy": ("torc
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def reason_against_graphs(recipe: Recipe, config: DeltaLMConfig, device: torch.device) -> str | None:
+def reason_against_graphs(
+    recipe: Recipe, config: DeltaLMConfig, device: torch.device, capability: tuple[int, int] | None = None
+) -> str | None:
     """Why micro-batches of a recipe are not recorded; None if they are.
 
     Args:
         recipe: of the training.
         config: of the model.
         device: that it is trained on.
+        capability: of a GPU that is planned for; by default that of the device.
     """
     ds_config = deepspeed_config(recipe)
     if not recipe.training.cuda_graphs:
@@ -53,7 +56,7 @@ def reason_against_graphs(recipe: Recipe, config: DeltaLMConfig, device: torch.d
         return "ZeRO stage 3 gathers weights while a micro-batch runs"
     if config.activation_checkpointing:
         return "activation checkpointing keeps states of the random generator on the host"
-    capability = compute_capability(device)
+    capability = capability or compute_capability(device)
     for name, waiting in _WAITING_BACKENDS.items():
         backend = choose(OPS[name], capability, _DTYPES[precision(ds_config)]).backend
         if backend in waiting:

@@ -20,6 +20,7 @@ MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precisi
 MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
 NUMBER_BYTES = 4  # all that a checkpoint holds and an optimizer keeps is float32
 GRADIENT_BYTES = 4  # a parameter: the float32 sum of its gradients
+HEAP_PIECES = 2  # of float32 weights, on a CPU at ZeRO stage 3: see `exchange_bytes`
 LIBRARIES_BYTES = 420 << 20  # resident in a process on a CPU with torch and DeepSpeed, before there is a model
 SAMPLE_TOKENS = 64
 
@@ -81,6 +82,33 @@ def _offloaded_bytes(stage: int, weight_bytes: int) -> int:
         return states + GRADIENT_BYTES  # the sum over micro-batches, and what the optimizer reads
     sums = GRADIENT_BYTES if weight_bytes == 4 else 0
     return states + sums + weight_bytes  # new weights on their way to the device
+
+
+def exchange_bytes(ds_config: dict[str, Any], num_parameters: int, num_ranks: int, on_cpu: bool) -> tuple[int, int]:
+    """What exchanges copy: of gradients that are sent, and of weights that are gathered.
+
+    DeepSpeed 0.19.8 flattens what it sends of a bucket once more (`allreduce_bucket`, `reduce_scatter_coalesced`; its
+    optimizer for bf16 at stage 1 has no other bucket). On a CPU gloo copies too: at stages 1 and 2 all weights, when
+    they are gathered after an update (`_allgather_base`), at stage 3 gradients. There gathered weights, which come and
+    go with each layer, also leave the heap in pieces that other tensors cannot use: twice the weights in float32, as
+    was seen on two ranks (benchmarks/RESULTS.md), not derived.
+
+    Args:
+        ds_config: the DeepSpeed configuration.
+        num_parameters: of the model.
+        num_ranks: that share the gradients.
+        on_cpu: whether gloo exchanges them.
+    """
+    zero = ds_config["zero_optimization"]
+    if num_ranks == 1:
+        return 0, 0
+    name = precision(ds_config)
+    has_bucket = not (name == "bf16" and zero["stage"] == 1) or offload_device(zero) != "none"
+    sent_bytes = 2 if ds_config.get("communication_data_type", name) in ("fp16", "bf16") else 4
+    flat = sent_bytes * min(num_parameters, int(zero.get("reduce_bucket_size", 5e8))) * has_bucket
+    if zero["stage"] == 3:
+        return flat, (flat + HEAP_PIECES * 4 * num_parameters) * on_cpu
+    return flat, (4 if name == "fp32" else 2) * num_parameters * on_cpu
 
 
 def norm_bytes(ds_config: dict[str, Any], num_parameters: int, largest: int, num_ranks: int) -> int:

@@ -1,5 +1,6 @@
 """`deltalm plan`: what a recipe will do and need, found by checking and planning it for real, without training."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from deltalm_ds.training.memory import (
     ActivationCost,
     checkpoint_bytes,
     checkpoint_copy_bytes,
+    exchange_bytes,
     loss_bytes,
     model_states,
     norm_bytes,
@@ -178,10 +180,15 @@ def memory_of_rank(
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
         memory["cuda_graphs"] = weight_bytes * trained + activations + loss
     norm = norm_bytes(ds_config, trained, largest, num_ranks)
+    sent, memory["copies_of_exchanges"] = exchange_bytes(ds_config, trained, num_ranks, on_cpu)
+    if ds_config["zero_optimization"]["stage"] > 1:  # while activations are there
+        memory["sent_gradients"], sent = sent, 0
     copy = weight_bytes * num_parameters if validation is not None and validation.weights == "average" else 0
     in_same_memory = sum(memory.values()) - memory["offloaded"] * (not on_cpu)
-    total = in_same_memory + max(activations + loss, norm, copy)  # one is over when the other begins
+    total = in_same_memory + max(activations + loss, sent, norm, copy)  # one is over when the other begins
     of_a_time = {"activations": activations, "loss": loss, "gradient_norm": norm, "averaged_model": copy}
+    if sent:
+        of_a_time["sent_gradients"] = sent
     return memory | of_a_time | {"total": total}
 
 
@@ -194,12 +201,15 @@ def _largest_micro_batch(
     config: DeltaLMConfig, weight_bytes: int, micro_batches: list[tuple[int, int]], on_cpu: bool
 ) -> tuple[int, int]:
     """Bytes of activations and loss of the micro-batch that needs most."""
-    cost = ActivationCost.measure(config, weight_bytes)
+    cost = _activation_cost(config, weight_bytes)
     needs = [
         (cost.micro_batch(source, target), loss_bytes(config, weight_bytes, target, on_cpu))
         for source, target in micro_batches
     ]
     return max(needs, key=sum)
+
+
+_activation_cost = cache(ActivationCost.measure)
 
 
 def _components(max_steps: int, stream: TrainingStream) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import torch
 
+from deltalm_ds.devices import device_of_card
 from deltalm_ds.errors import os_error_sentence
 from deltalm_ds.files import write_json
 from deltalm_ds.kernels.linear import CONTENDERS, contenders
@@ -20,17 +21,6 @@ from deltalm_ds.machine import locked_memory, machine, read_memory
 from deltalm_ds.model.config import DeltaLMConfig
 
 BACKWARD = 2  # products of the backward for each one of the forward
-# Dense operations a second, from NVIDIA's data sheets (V100 2020, A100 2021, H100 2023, H200 2024); figures given there
-# "with sparsity" are halved. A name is looked for in this order in that of the device.
-PEAKS: dict[str, dict[str, float]] = {
-    "H200": {"bfloat16": 989e12, "float16": 989e12, "tf32": 494e12, "float32": 67e12},
-    "H100 PCIe": {"bfloat16": 756e12, "float16": 756e12, "tf32": 378e12, "float32": 51e12},
-    "H100 NVL": {"bfloat16": 835e12, "float16": 835e12, "tf32": 417e12, "float32": 60e12},
-    "H100": {"bfloat16": 989e12, "float16": 989e12, "tf32": 494e12, "float32": 67e12},
-    "A100": {"bfloat16": 312e12, "float16": 312e12, "tf32": 156e12, "float32": 19.5e12},
-    "V100-PCIE": {"float16": 112e12, "float32": 14e12},
-    "V100": {"float16": 125e12, "float32": 15.7e12},
-}
 MEMORY = "peak"
 ROUNDS, TOKENS, WIDTH = 4, 512, 2048  # of the product that is measured, 4.3 billion operations; the first warms up
 SECONDS = 0.5  # no round starts later
@@ -68,8 +58,8 @@ def peak_operations(device: torch.device, dtype: torch.dtype) -> float | None:
     """
     if device.type == "cpu":
         return _remembered_peak(dtype)
-    name = torch.cuda.get_device_name(device)
-    peaks = next((peaks for card, peaks in PEAKS.items() if card.lower() in name.lower()), {})
+    known = device_of_card(torch.cuda.get_device_name(device))
+    peaks = known.operations if known is not None else {}
     kind = str(dtype).removeprefix("torch.")
     if kind == "float32" and torch.get_float32_matmul_precision() != "highest" and "tf32" in peaks:
         kind = "tf32"

@@ -24,6 +24,7 @@ from deltalm_ds.kernels.table import OPS
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MATRIX_PRODUCT = re.compile(r"mma\.sync|wgmma\.mma_async")
+ABOVE_SM_70 = re.compile(r"cp\.async|ldmatrix|wgmma|\bmma\.|\.bf16|\.tf32|createpolicy")
 TABLE = Path(__file__).parents[2] / "docs" / "compiled_kernels.md"
 SHARED_OF_SM = {80: 164 * 1024, 90: 228 * 1024}  # bytes, of which every block takes 1,024 for the system
 WIDE_LOAD = re.compile(r"ld\.global\S*\.v(?:4\.b32|2\.b64)|cp\.async\.cg\.shared\.global.*\], 0x10")  # 16 bytes
@@ -50,6 +51,8 @@ def describe(kernel: CompiledKernel) -> dict[str, Any]:
     ptx = kernel.asm["ptx"]
     return {
         "kernel": kernel.metadata.name,
+        "target": re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)[0],
+        "above_sm_70": len(ABOVE_SM_70.findall(ptx)),
         "registers": resources["REG"],
         "stack": resources["STACK"],
         "shared": kernel.metadata.shared,

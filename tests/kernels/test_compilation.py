@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from deltalm_ds.devices import find_device
+from deltalm_ds.kernels.dispatch import choose
 from deltalm_ds.kernels.table import OPS
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -51,6 +54,23 @@ def test_launches_of_training(architecture: int) -> None:
         for row in in_16_bits:  # as the tiles were chosen for
             least = LEAST_WARPS.get((architecture, row["kernel"], " 0.1" in row["op"]), 12)
             assert compile_launches.blocks_of_an_sm(row, architecture) * row["warps"] >= least, row
+
+
+@pytest.mark.parametrize("has_dropout", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_nothing_above_sm_70_is_chosen_for_a_v100(dtype: torch.dtype, has_dropout: bool) -> None:
+    """No product of Triton's, no FlashAttention; and what is compiled for it has no instruction of a later one."""
+    capability = find_device("v100")[1].capability
+    chosen = {name: choose(op, capability, dtype, has_dropout).backend for name, op in OPS.items()}
+    fused = {name for name, backend in chosen.items() if backend == "triton"}
+    assert set(chosen.values()) == {"torch", "triton"}
+    assert chosen["attention"] == "torch" and not any(OPS[name].needs_tensor_cores for name in fused)
+    rows = [row for row in of_training(70) if row["op"].split("/")[0] in fused]
+    assert {row["op"].split("/")[0] for row in rows} == fused
+    assert {row["target"] for row in rows} == {"sm_70"}
+    assert [row for row in rows if row["above_sm_70"] or row["matrix_products"] or "bfloat16" in row["op"]] == []
+    later = [row for row in of_training(90) if row["op"].startswith("attention/torch.bfloat16")]
+    assert later and all(row["above_sm_70"] for row in later)  # they would be seen
 
 
 def test_the_recorded_table_is_of_this_code() -> None:

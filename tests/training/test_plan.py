@@ -23,7 +23,7 @@ from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training import plan
 from deltalm_ds.training.deepspeed_config import config_path, for_ranks
 from deltalm_ds.training.inputs import open_inputs
-from deltalm_ds.training.memory import ActivationCost, loss_bytes, model_states, norm_bytes
+from deltalm_ds.training.memory import ActivationCost, exchange_bytes, loss_bytes, model_states, norm_bytes
 from deltalm_ds.training.out_of_memory import out_of_memory_told
 from deltalm_ds.training.plan import make_plan, memory_of_rank
 from deltalm_ds.vocabulary import BLOCK_NAMES, Vocabulary
@@ -150,7 +150,12 @@ def test_parameters_and_checkpoints(content: dict[str, Any]) -> None:
     assert share == 6 * result["num_parameters_with_padding_rows"]  # half of all, more than the embedding
     beside += memory.get("checkpoint_copy", 0)
     assert memory.get("checkpoint_copy", share) == share
-    assert memory["total"] == beside + max(of_micro_batch, memory["gradient_norm"])
+    # what is sent is flattened once more, a whole bucket at most; on a CPU gloo gathers all weights into a copy
+    assert memory["sent_gradients"] == 4 * result["num_parameters_with_padding_rows"]
+    copies = 0 if torch.cuda.is_available() else memory["weights"]
+    assert memory["copies_of_exchanges"] == copies
+    largest = max(of_micro_batch, memory["gradient_norm"], memory["sent_gradients"])
+    assert memory["total"] == beside + copies + largest
 
 
 def test_graphs_keep_gradients_and_the_memory_of_a_micro_batch(
@@ -248,6 +253,25 @@ def test_what_does_not_hold_is_refused_and_nothing_is_written(content: dict[str,
     with pytest.raises(DataError):
         make_plan(recipe_of(other), 1)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "expected"),
+    [  # 1,000 parameters in buckets of 10: gradients that are sent, and what gloo copies besides
+        (1, "fp32", (40, 4000)),
+        (2, "fp32", (40, 4000)),
+        (3, "fp32", (40, 40 + 8000)),
+        (1, "bf16", (0, 2000)),
+        (2, "bf16", (40, 2000)),
+        (3, "bf16", (40, 40 + 8000)),
+        (2, "fp16", (20, 2000)),
+    ],
+)
+def test_copies_of_exchanges_by_hand(stage: int, precision: str, expected: tuple[int, int]) -> None:
+    ds_config = ds_config_of(stage, precision)
+    assert exchange_bytes(ds_config, 1000, 2, on_cpu=True) == expected
+    assert exchange_bytes(ds_config, 1000, 2, on_cpu=False) == (expected[0], 0)
+    assert exchange_bytes(ds_config, 1000, 1, on_cpu=True) == (0, 0)
 
 
 def ds_config_of(stage: int, precision: str, **zero: Any) -> dict[str, Any]:
