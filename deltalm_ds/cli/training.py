@@ -44,6 +44,9 @@ def train(
     again: Annotated[
         bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")
     ] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Check all and write the run directory only: srun or mpirun starts ranks.")
+    ] = False,
 ) -> None:
     """Train on this machine, under the deepspeed launcher; stopped at any point, the same command goes on.
 
@@ -59,6 +62,8 @@ def train(
 
     survive_lost_terminal()
     prepare_run(load_recipe(recipe, overrides or ()), out, accept_changed_data)
+    if prepare:
+        return
     code = train_on_this_machine(out, ranks or default_ranks(), again)
     if code == STOPPED_EXIT_CODE:
         typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
