@@ -88,11 +88,16 @@ def naming_full_disk(path: str | Path, advice: str | None = None) -> Iterator[No
         raise
 
 
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside `path` that this process alone takes: processes of two hosts may have the same number."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open `path` for writing; it appears under its name only when the block ends without an error."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with naming_full_disk(path), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -102,6 +107,24 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_in_place(path: Path, text: str, size: int, durable: bool = False) -> None:
+    """Write text, filled up to so many bytes, over a file's content, as long each time: nobody reads a part of it.
+
+    Args:
+        path: the file, created if need be.
+        text: shorter than `size` bytes in UTF-8.
+        size: in bytes.
+        durable: flush it to the disk.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(file, text.encode().ljust(size - 1) + b"\n", 0)
+        if durable:
+            os.fsync(file)
+    finally:
+        os.close(file)
 
 
 class Appended:
@@ -133,7 +156,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} exists already: name a new directory or remove it first.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with naming_full_disk(path):
             temporary.mkdir()

@@ -20,10 +20,10 @@ import torch
 
 from deltalm_ds.environment import ALLOCATOR_VARIABLES
 from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
+from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
+from deltalm_ds.runs.starter import STARTED_BY, stop_signals
 from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
-from deltalm_ds.training.collectives import STARTED_BY, stop_signals
-from deltalm_ds.training.watchdog import StoppedRanks
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.files import atomic_directory, atomic_file, locked, naming_full_disk, read_json, sha256_of, write_json
+from deltalm_ds.files import (
+    atomic_directory,
+    atomic_file,
+    locked,
+    naming_full_disk,
+    read_json,
+    sha256_of,
+    temporary_path,
+    write_json,
+)
 
 
 def names(directory: Path) -> list[str]:
@@ -63,7 +72,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_noticed_when_buffers_are_flushed(tmp_path: Path) -> None:
     """Small writes reach the disk only at the end: the error must come then and must not be lost."""
-    (tmp_path / f".x.{os.getpid()}.tmp").symlink_to("/dev/full")
+    temporary_path(tmp_path / "x").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"), atomic_file(tmp_path / "x") as file:
         file.write("a few bytes")
     assert names(tmp_path) == []

@@ -5,6 +5,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from deltalm_ds.runs.attempts import end_if_taken_over
+
 
 def time_text() -> str:
     """Now, in UTC, as events and records have it."""
@@ -13,6 +15,7 @@ def time_text() -> str:
 
 def record_event(run: Path, kind: str, **values: Any) -> None:
     """Append one line to RUN/events.jsonl: the time in UTC, the kind, and what it was."""
+    end_if_taken_over(run)
     line = json.dumps({"time": time_text(), "kind": kind, **values}, ensure_ascii=False) + "\n"
     with open(run / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(line)

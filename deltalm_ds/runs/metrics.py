@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalm_ds.files import Appended, atomic_file, finite
+from deltalm_ds.runs.attempts import end_if_taken_over
 from deltalm_ds.runs.events import record_event, time_text
 
 # What a record has of the machine and the moment; all else comes again when a run is repeated.
@@ -35,7 +36,8 @@ class MetricsLog:
     def __init__(self, run: Path, step: int, monitors: Sequence[Callable[[int, Numbers], None]] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only where it is used
 
-        self._path, self._monitors = run / "metrics.jsonl", monitors
+        end_if_taken_over(run)
+        self._run, self._path, self._monitors = run, run / "metrics.jsonl", monitors
         records = read_metrics(run)
         kept = [record for record in records if record["step"] <= step]
         _tell_lost(run, step, [record for record in records if record["step"] > step])
@@ -46,6 +48,7 @@ class MetricsLog:
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Write one record; nested dicts become `group/name` in TensorBoard."""
+        end_if_taken_over(self._run)
         record = {"step": step, "kind": kind, "time": time_text(), **finite(values)}
         numbers = list(_flat(kind, values))
         try:

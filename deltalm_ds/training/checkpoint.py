@@ -29,6 +29,7 @@ from deltalm_ds.checkpoints.tensor_files import TensorFile
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import publish_directory, sha256_of, write_json
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.runs.attempts import end_if_taken_over
 from deltalm_ds.runs.checkpoints import (
     STATE,
     CheckpointFile,
@@ -165,6 +166,7 @@ def publish(
     wanted = {(kind, key) for name, p in model.named_parameters() for kind, key, _ in _tensors_of(name, p)}
     if {(kind, key) for kind, tensors in _open(temporary).items() for key in tensors} != wanted:
         raise InputError(f"the parts in {temporary} are not complete (is the run directory on a shared disk?)")
+    end_if_taken_over(path.parent.parent)
     with replaced(path):
         publish_directory(temporary, path)
 

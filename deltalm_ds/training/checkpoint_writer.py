@@ -22,6 +22,7 @@ from deltalm_ds.checkpoints.provenance import provenance
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.runs.attempts import end_if_taken_over, temporary_of_attempt
 from deltalm_ds.runs.checkpoints import STATE, TrainingState, checkpoint_directories, checkpoint_name, read_state
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.training.checkpoint import Share, loss_scaler_state, publish, write_share
@@ -77,6 +78,7 @@ class CheckpointWriter:
         self.go_on_from(state)
         self._events: list[dict[str, object]] = []  # that a full disk has not taken yet
         if self._rank == 0:
+            end_if_taken_over(run)
             remove_leftovers(run)
 
     def go_on_from(self, state: TrainingState) -> None:
@@ -139,6 +141,7 @@ class CheckpointWriter:
             if not checkpoint.is_dir():
                 return
             try:
+                end_if_taken_over(self._run)
                 write_json(checkpoint / STATE, asdict(read_state(checkpoint)) | {"validation": validation})
             except OSError as error:
                 print(f"{checkpoint}: its validation stands in metrics.jsonl only: {error}.", file=sys.stderr)
@@ -225,7 +228,7 @@ class CheckpointWriter:
     def _write_and_publish(self, save: _Save) -> str | None:
         """Write the parts of all ranks; what went wrong on the first rank that met a fault, the same on every rank."""
         path = self._run / "checkpoints" / checkpoint_name(save.state.step)
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = temporary_of_attempt(path)
         files, fault = {}, None
         try:
             if self._rank == 0:
@@ -247,6 +250,7 @@ class CheckpointWriter:
             if fault:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
+                end_if_taken_over(self._run)
                 keep_checkpoints(self._run, self._recipe.training, path)
         return first_fault(fault, self._writers)
 

@@ -13,14 +13,9 @@ import psutil
 import torch
 from torch import distributed
 
+from deltalm_ds.runs.starter import STARTED_BY, stop_signals
+
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-STARTED_BY = "DELTALM_STARTED_BY"  # environment: the process whose end is to end the ranks too
-
-
-def stop_signals() -> set[signal.Signals]:
-    """Those that ask a run to end. SIGHUP is none where it is ignored, which is what nohup does: go on."""
-    asking = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP}
-    return asking - {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else asking
 
 
 class StopRequested(Exception):

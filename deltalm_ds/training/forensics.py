@@ -22,6 +22,7 @@ from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.files import atomic_file, finite, publish_directory, write_json
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.runs.attempts import end_if_taken_over, temporary_of_attempt
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
 from deltalm_ds.training.graphs import GraphedForward
 
@@ -146,7 +147,7 @@ def keep_bundle(
     may_keep = len(list(directory.parent.glob("step_*"))) < MOST_BUNDLES and not directory.exists()
     if not of_all_ranks(may_keep)[0]:
         return words, None
-    temporary = directory.with_name(f".{directory.name}.tmp")
+    temporary = temporary_of_attempt(directory)
     fault = _try_to_keep(temporary, losses, components, rows) if found else None
     fault = first_fault(fault)
     if distributed.get_rank() == 0 and fault is None:
@@ -214,6 +215,7 @@ def _try_to_keep(directory: Path, losses: Losses, components: list[np.ndarray], 
 def _try_to_publish(temporary: Path, directory: Path, summary: dict[str, Any]) -> str | None:
     try:
         write_json(temporary / "summary.json", finite(summary))
+        end_if_taken_over(directory.parent.parent)
         publish_directory(temporary, directory)
     except (OSError, ValueError) as error:
         return str(error)

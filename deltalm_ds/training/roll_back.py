@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 
 from deltalm_ds.checkpoints.directory import open_weights
 from deltalm_ds.files import write_json
+from deltalm_ds.runs.attempts import end_if_taken_over
 from deltalm_ds.runs.checkpoints import STATE, TrainingState, read_state
 from deltalm_ds.training.checkpoint import checkpoint_to_go_on_from, restore
 from deltalm_ds.training.deepspeed_engine import set_update_count
@@ -37,6 +38,7 @@ def roll_back(ds_engine: deepspeed.DeepSpeedEngine, run: Path, steps: set[int]) 
     state.left_out = sorted({*state.left_out, *steps})
     distributed.barrier()  # everybody has read it
     if distributed.get_rank() == 0:
+        end_if_taken_over(run)
         write_json(checkpoint / STATE, asdict(state))
     _load_weights(ds_engine, open_weights(checkpoint))
     restore(ds_engine, checkpoint, state)

@@ -23,6 +23,7 @@ from deltalm_ds.errors import (
 )
 from deltalm_ds.files import locked, write_json
 from deltalm_ds.recipe.loading import load_recipe
+from deltalm_ds.runs.attempts import begin_attempt, current_attempt, end_if_taken_over, own_attempt
 from deltalm_ds.runs.history import record_rank_end
 from deltalm_ds.streams import survive_lost_terminal
 from deltalm_ds.training.deepspeed_engine import start_distributed
@@ -58,11 +59,13 @@ def main(arguments: list[str]) -> int:
 def _train(run: Path, rank: int, startup: Startup) -> int:
     """Train to the end or to a stop; the exit code. An end before the last step is recorded with its reason."""
     code, reason = FAILED_EXIT_CODE, ""
+    end_if_taken_over(run)
     try:
         limits = load_recipe(run / "recipe.yaml").training.limits
         with _only_writer(run, rank), watched(run, limits, rank) as sections:
             trainer = Trainer(run, sections, startup)
             if rank == 0:
+                end_if_taken_over(run)
                 write_json(run / "environment.json", environment())
             code, reason = trainer.train(), "stopped, saved"
     except InputError as error:
@@ -85,13 +88,18 @@ def _train(run: Path, rank: int, startup: Startup) -> int:
 def _only_writer(run: Path, rank: int) -> Iterator[None]:
     """Rank 0 holds the run directory for as long as the training lives; the others wait for it.
 
+    Under a supervisor that one holds it, and the number of the attempt says which ranks may write. Ranks of an attempt
+    that a cut-off host still runs are fenced off from a start without a supervisor, too.
+
     Raises:
         InputError: on rank 0, somebody else holds it.
     """
-    if rank:
+    if rank or own_attempt() is not None:
         yield
         return
     with locked(run / LOCK, IN_USE.format(run=run)):
+        if current_attempt(run):
+            begin_attempt(run)
         yield
 
 

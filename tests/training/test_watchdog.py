@@ -1,21 +1,20 @@
 """A run that hangs ends soon after its limit, and says which rank keeps it: processes are stopped for real."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from deltalm_ds.runs.beats import Beat, beat_path, read_beats
 from deltalm_ds.runs.events import read_events
-from deltalm_ds.training import watchdog
 from deltalm_ds.training.sections import Sections
-from deltalm_ds.training.watchdog import MOST_REPORTS, Beat, StoppedRanks, _tidy, read_beats, verdict
+from deltalm_ds.training.watchdog import MOST_REPORTS, _tidy, verdict
 
 LIMITS = {"limits": {"step_s": 3.0, "checkpoint_s": 30.0, "validation_s": 30.0}}
 LONG = {"training": {"max_steps": 5000, "save_every": 5000, **LIMITS}, "validation": None}
@@ -72,54 +71,21 @@ def test_a_beat_that_is_half_written_is_not_read(tmp_path):
     for number, text in enumerate(("", '{"rank": 1', '{"rank": 2}', "[]")):
         (tmp_path / "ranks" / f"rank_{number:05d}.json").write_text(text)
     assert read_beats(tmp_path) == {}
-    assert not StoppedRanks(tmp_path).found()
 
 
 def test_a_start_keeps_the_newest_reports_and_no_beats(tmp_path):
-    _tidy(tmp_path / "ranks")
+    _tidy(tmp_path)
     for number in range(9):
         (tmp_path / "ranks" / f"stuck_{number}").mkdir()
-        (tmp_path / "ranks" / f"rank_0000{number}.json").write_text("")
-    _tidy(tmp_path / "ranks")
+        for attempt in (None, 7):
+            beat_path(tmp_path, number, attempt).write_text("")
+    _tidy(tmp_path)
     assert (
         sorted(path.name for path in (tmp_path / "ranks").iterdir()) == [f"stuck_{n}" for n in range(9)][-MOST_REPORTS:]
     )
 
 
 # --- with processes ---
-
-
-@pytest.fixture
-def sleeper():
-    """A process that does nothing."""
-    process = subprocess.Popen(["sleep", "100"])
-    yield process
-    process.kill()
-    process.wait()
-
-
-def test_who_started_a_rank_alone_finds_that_it_is_stopped(sleeper, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(watchdog, "BEAT_S", 0.05)
-    monkeypatch.setattr(watchdog, "STARTER_WAITS_S", 0.3)
-    _tidy(tmp_path / "ranks")
-    mine = replace(beat(0, 9), limit_s=0.2, pid=sleeper.pid, started_by=os.getpid())
-
-    def finds(one, seconds=1.0):
-        (tmp_path / "ranks" / "rank_00000.json").write_text(json.dumps(asdict(one)))
-        stopped, end = StoppedRanks(tmp_path), time.monotonic() + seconds
-        while time.monotonic() < end and not stopped.found():
-            time.sleep(0.02)
-        return stopped.found()
-
-    assert not finds(mine)  # it may be writing to a slow disk
-    sleeper.send_signal(signal.SIGSTOP)
-    assert not finds(replace(mine, started_by=os.getpid() + 1))
-    assert not finds(mine, seconds=0.3)
-    assert finds(mine, seconds=20)
-    event, end = read_events(tmp_path)
-    assert (end["kind"], end["rank"], end["code"], end["reason"]) == ("rank ended", 0, 1, event["fault"])
-    assert event["fault"] == f"Stopped by a signal: rank 0 (process {sleeper.pid} on host, in backward of step 7)."
-    assert event["fault"] in capsys.readouterr().err
 
 
 def start(arguments, log, **environment):

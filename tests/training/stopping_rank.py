@@ -1,0 +1,43 @@
+"""A rank that stops itself, as SIGSTOP does, in its first checkpoint; started as the launcher starts one.
+
+`python stopping_rank.py RUN PLACE`: `writing`, when the weights are written; `publishing`, behind the last look at
+whether it may; `nowhere`.
+"""
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from unittest import mock
+
+from deltalm_ds.training import checkpoint, train
+
+write, replaced = checkpoint._write, checkpoint.replaced
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def write_and_stop(path, tensors):
+    written = write(path, tensors)
+    stop()
+    return written
+
+
+@contextmanager
+def stop_and_replace(path):
+    stop()
+    with replaced(path):
+        yield
+
+
+PLACES = {
+    "writing": ("_write", write_and_stop),
+    "publishing": ("replaced", stop_and_replace),
+    "nowhere": ("_write", write),
+}
+
+if __name__ == "__main__":
+    with mock.patch.object(checkpoint, *PLACES[sys.argv[2]]):
+        sys.exit(train.main([sys.argv[1]]))
