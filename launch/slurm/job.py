@@ -15,8 +15,11 @@ import time
 from pathlib import Path
 
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, STOPPED_EXIT_CODE, InputError, os_error_sentence
+from deltalm_ds.files import locked
 from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation, unfit_nodes
 from deltalm_ds.launch.slurm.controller import Controller
+from deltalm_ds.runs.attempts import ATTEMPT, begin_attempt
+from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.threads import let_waiting_threads_sleep
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS
 
@@ -65,17 +68,18 @@ def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> 
 
 def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
     from deltalm_ds.recipe.loading import load_recipe
-    from deltalm_ds.runs.history import record_end, record_start
-    from deltalm_ds.training.prepare import prepare_run
+    from deltalm_ds.training.prepare import IN_USE, LOCK, prepare_run
 
     run = options.out.absolute()
     prepare_run(load_recipe(options.recipe, options.overrides), run)
-    record_start(run, allocation.num_tasks, options.again and allocation.restarts == 0)
     environment = _environment(allocation) | {EXPECTED_RANKS: str(allocation.num_tasks)}
     # A rank that has saved and ended must not take those with it that are about to; one that died may.
     srun = ["srun", "--label", "--kill-on-bad-exit=0", f"--wait={LAST_RANK_S}", *options.srun, *options.container]
-    code = step.run([*srun, options.python, "-m", "deltalm_ds.training.train", str(run)], environment)
-    return record_end(run, code, "", step.was_asked)
+    with locked(run / LOCK, IN_USE.format(run=run)):
+        record_start(run, allocation.num_tasks, options.again and allocation.restarts == 0)
+        environment[ATTEMPT] = str(begin_attempt(run))  # a lost node may still run ranks of the one before
+        code = step.run([*srun, options.python, "-m", "deltalm_ds.training.train", str(run)], environment)
+        return record_end(run, code, "", step.was_asked)
 
 
 class Step:
