@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ClusterShell.Event import EventHandler
-from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
+from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 from ClusterShell.Task import task_self
 from ClusterShell.Worker.Ssh import WorkerSsh
 from ClusterShell.Worker.Worker import Worker
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.launch import host_names
 
 AT_ONCE = 64  # ssh processes at a time
 CONNECT_TIMEOUT_S = 10
 SSH_FAILED = 255  # ssh's own exit code where it could not run the command
 # No terminal, and none of the forwardings that the user has for one.
 SSH_OPTIONS = "-T -oClearAllForwardings=yes"
-_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass
@@ -67,7 +67,7 @@ def run_on_hosts(
     """
     require_ssh()
     for name in names:
-        check_name(name)
+        _check_name(name)
     outcomes = {name: Outcome() for name in names}
     task = task_self()
     task.set_info("fanout", AT_ONCE)
@@ -77,7 +77,11 @@ def run_on_hosts(
     for index, name in enumerate(names):
         line = command if isinstance(command, str) else command(index)
         worker = WorkerSsh(
-            _nodes(name), handler=_Collect(outcomes[name], name, on_line), timeout=timeout_s, command=line, stderr=True
+            NodeSet(name, resolver=RESOLVER_NOGROUP),
+            handler=_Collect(outcomes[name], name, on_line),
+            timeout=timeout_s,
+            command=line,
+            stderr=True,
         )
         worker.set_write_eof()
         task.schedule(worker)
@@ -101,12 +105,7 @@ def folded(outcomes: Mapping[str, object]) -> list[tuple[str, object]]:
                 break
         else:
             groups.append((value, [name]))
-    return [(fold(names), value) for value, names in groups]
-
-
-def fold(names: Sequence[str]) -> str:
-    """Names of hosts as one: `n1`, `n2`, `n3`, `login` -> `login,n[1-3]`."""
-    return str(NodeSet.fromlist(list(names), resolver=RESOLVER_NOGROUP))
+    return [(host_names.folded(names), value) for value, names in groups]
 
 
 def require_ssh() -> None:
@@ -115,17 +114,6 @@ def require_ssh() -> None:
     """
     if shutil.which("ssh") is None:
         raise InputError("There is no ssh on PATH: install OpenSSH's client (Debian: apt-get install openssh-client).")
-
-
-def check_name(name: str) -> None:
-    """Raises:
-    InputError: ssh or ClusterShell would take the name for something else: an option, several hosts, a group.
-    """
-    if not _HOST.fullmatch(name) or _nodes(name) is None:
-        raise InputError(
-            f"{name!r} is no host name: give letters, digits, dots, hyphens and underscores, beginning with a letter "
-            "or digit; what else ssh needs to know of a host stands in ~/.ssh/config under such a name."
-        )
 
 
 def why_ssh_failed(name: str, outcome: Outcome) -> str | None:
@@ -191,13 +179,10 @@ _SSH_SAYS = (
 )
 
 
-def _nodes(name: str) -> NodeSet | None:
-    """One host as ClusterShell has it; None where it reads the name as something else."""
-    try:
-        nodes = NodeSet.fromlist([name], resolver=RESOLVER_NOGROUP)
-    except NodeSetException:
-        return None
-    return nodes if list(nodes) == [name] else None
+def _check_name(name: str) -> None:
+    """InputError where ssh or ClusterShell would take it for something else: an option, several hosts, a group."""
+    if host_names.expanded(name) != [name]:
+        raise InputError(f"{name!r} stands for several hosts: give one name for each.")
 
 
 class _Collect(EventHandler):
