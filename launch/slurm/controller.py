@@ -37,7 +37,7 @@ _NOTHING = ("", "(null)", "N/A", "None", "Unknown")
 
 def facts(text: str) -> dict[str, str]:
     """The fields of what `scontrol show` prints, `Name=value` or `Name = value`."""
-    return {name: value for name, value in re.findall(r"(?:^|\s)([\w:/]+) ?= ?([^\s]*)", text)}
+    return {name: value for name, value in re.findall(r"(?:^|\s)([\w:/]+)(?: += |=)(\S*)", text)}
 
 
 def should_come_again(code: int, was_cancelled: bool) -> bool:
