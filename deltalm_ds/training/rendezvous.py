@@ -49,7 +49,7 @@ def take_place(environment: MutableMapping[str, str] = os.environ) -> None:
             were planned, or rank 0 cannot listen.
     """
     if not environment.keys() & {"RANK", "WORLD_SIZE"}:
-        place = _place(environment, _num_devices())
+        place = _place(environment, _num_devices(environment))
         if place.rank == 0:
             check_port(place.address, place.port)
         values = place.rank, place.device, place.num_ranks, place.address, place.port
@@ -61,7 +61,10 @@ def take_place(environment: MutableMapping[str, str] = os.environ) -> None:
     _check_expected(environment)
 
 
-def _num_devices() -> int:
+def _num_devices(environment: Mapping[str, str]) -> int:
+    """GPUs that this process sees; none where DeepSpeed is told to take the processor."""
+    if environment.get("DS_ACCELERATOR") == "cpu":
+        return 0
     import torch  # not by whoever only reads SLURM's variables
 
     return torch.cuda.device_count()
@@ -104,7 +107,8 @@ def slurm_place(environment: Mapping[str, str], num_devices: int) -> Place:
     tasks = per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), "SLURM_STEP_TASKS_PER_NODE")
     if num_hosts(hosts) != num_nodes:
         raise InputError(f"SLURM started ranks on {num_nodes} nodes, and its node list names others: {hosts or 'none'}.")
-    if len(tasks) != num_nodes or sum(tasks) != num_ranks or rank >= num_ranks or not local < tasks[node]:
+    fits = len(tasks) == num_nodes and sum(tasks) == num_ranks and rank < num_ranks and node < num_nodes
+    if not fits or local >= tasks[node]:
         raise InputError(
             f"SLURM's variables contradict each other: rank {rank} of {num_ranks}, number {local} on node {node} of "
             f"{num_nodes}, tasks per node {tasks}."
