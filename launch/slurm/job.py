@@ -19,7 +19,6 @@ from deltalm_ds.files import locked
 from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation, unfit_nodes
 from deltalm_ds.launch.slurm.controller import Controller
 from deltalm_ds.runs.attempts import ATTEMPT, begin_attempt
-from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.threads import let_waiting_threads_sleep
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS
 
@@ -68,6 +67,7 @@ def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> 
 
 def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
     from deltalm_ds.recipe.loading import load_recipe
+    from deltalm_ds.runs.history import record_end, record_start
     from deltalm_ds.training.prepare import IN_USE, LOCK, prepare_run
 
     run = options.out.absolute()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.cluster.slurm_cluster import PARTITION, Slurm, SlurmJob
 
-FAULT_STEP, SECOND_FAULT_STEP = 20, 60
+FAULT_STEP, SECOND_FAULT_STEP = 10, 50
 SMALL = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1")
 PREEMPTION = (
     "PreemptType=preempt/partition_prio\nPreemptMode=CANCEL\nJobRequeue=0\n"

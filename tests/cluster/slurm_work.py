@@ -23,7 +23,7 @@ from tests.faults.tiny import write_experiment
 ROOT = Path(__file__).resolve().parents[2]
 DELTALM = Path(sys.executable).with_name("deltalm")
 LINES = [f"{number} dogs and {number * 7 % 31} cats see the sea" for number in range(400)]
-STEPS = 120
+STEPS, SAVE_EVERY = 80, 20
 # Which of a host's networks MPI talks over, and that it asks no other than ssh; by the variables of OpenMPI 4 and 5.
 MPI_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -54,7 +54,7 @@ def fresh(path: Path) -> Path:
 
 def exact_experiment(out: Path) -> Path:
     """The tiny experiment, with losses that do not depend on the number of ranks: without dropout. The recipe."""
-    return write_experiment(out / "tiny", training={"max_steps": STEPS}, model={"dropout": 0.0})
+    return write_experiment(out / "tiny", training={"max_steps": STEPS, "save_every": SAVE_EVERY}, model={"dropout": 0.0})
 
 
 def deltalm(*arguments: str | Path) -> None:
