@@ -30,7 +30,12 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["deltalm_ds", "deltalm_ds.*"], exclude=["*.__pycache__"]),
-    package_data={"deltalm_ds": ["py.typed"], "deltalm_ds.ds_configs": ["*.json"], "deltalm_ds.recipes": ["*.yaml"]},
+    package_data={
+        "deltalm_ds": ["py.typed"],
+        "deltalm_ds.ds_configs": ["*.json"],
+        "deltalm_ds.recipes": ["*.yaml"],
+        "deltalm_ds.launch.examples": ["hostfile.*"],
+    },
     # All that `deltalm demo` needs. Triton comes with torch's CUDA wheels; apex is used where found, never required.
     install_requires=[
         "torch>=2.11",

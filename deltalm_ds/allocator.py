@@ -1,7 +1,9 @@
-"""The C library's memory allocator, told not to give freed memory back to the system at once."""
+"""Memory allocators: the C library's, told not to give freed memory back to the system at once, and PyTorch's."""
 
 import ctypes
 
+# of PyTorch's allocator on GPUs: the name of today, and that of before, which has precedence (CUDAAllocatorConfig.h)
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 # of glibc's malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4

@@ -9,6 +9,7 @@ import torch
 
 import deltalm_ds
 from deltalm_ds import linear_choice
+from deltalm_ds.allocator import ALLOCATOR_VARIABLES
 from deltalm_ds.kernels.dispatch import apex_is_installed, choose, compute_capability
 from deltalm_ds.kernels.table import OPS
 from deltalm_ds.processor import processor_name
@@ -27,8 +28,6 @@ PACKAGES = (
     "onnxruntime",
     "transformers",
 )
-# of PyTorch's allocator on GPUs: the name of today, and that of before, which has precedence (CUDAAllocatorConfig.h)
-ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def environment() -> dict[str, Any]:

@@ -130,7 +130,8 @@ def resolve(hosts: Sequence[Host]) -> dict[str, str]:
     """The address at which this machine's ssh reaches each host, by name.
 
     A name is looked up as ssh does it: through `HostName` of the user's configuration, and then in DNS or /etc/hosts.
-    Behind a jump host, which alone may know it, the name that ssh would use stands for the address.
+    Behind a jump host, which alone may know it, the name that ssh would use stands for the address; so it does where
+    the program called ssh is another one, which does not tell what it would do.
 
     Raises:
         InputError: a name is unknown, or two hosts of the file are one machine; all of them at once.
@@ -161,7 +162,8 @@ def _address_and_port(host: Host) -> tuple[str, str] | None:
     try:
         return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]), port
     except (OSError, UnicodeError):
-        return (name, port) if {"proxyjump", "proxycommand"} & settings.keys() else None
+        is_unknown = "hostname" in settings and not {"proxyjump", "proxycommand"} & settings.keys()
+        return None if is_unknown else (name, port)
 
 
 def _folded_is(names: Sequence[str]) -> str:

@@ -1,32 +1,22 @@
-"""Training on this machine: DeepSpeed's launcher in a process group of its own, which ends as a whole.
+"""Training on this machine: DeepSpeed's launcher, watched until it and its ranks have ended.
 
-A signal to the plain launcher leaves its ranks running [facts: signals]; here the ranks get the signal, save, and exit.
-They also end, saved, when this process is gone without a word.
+The ranks also end, saved, when this process is gone without a word.
 """
 
-import base64
-import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import torch
 
-from deltalm_ds.environment import ALLOCATOR_VARIABLES
 from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
+from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, complete_environment, launcher_command
 from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
-from deltalm_ds.runs.starter import STARTED_BY, stop_signals
-from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
-
-GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
-NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none
+from deltalm_ds.runs.starter import stop_signals
 
 
 def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int:
@@ -51,27 +41,14 @@ def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int
 
 
 class _Watch:
-    """Starts a launcher, passes signals on to its ranks, and sees to it that nothing is left of it in the end.
-
-    All that it watches starts with the signals that ask for an end held back. DeepSpeed's launcher, to which a
-    scheduler may send them too, would give its ranks 30 s to save; a rank would end unsaved before it listens
-    (`training/collectives.py`).
-    """
+    """Starts a launcher, passes signals on to its ranks, and sees to it that nothing is left of it in the end."""
 
     def __init__(self, run: Path, command: list[str], environment: dict[str, str]) -> None:
         self._stopped_ranks = StoppedRanks(run)
         self._stopping_since: float | None = None
         self._is_impatient = False
-        self._asked: set[psutil.Process] = set()
-        asking = stop_signals()
-        self._previous = {number: signal.signal(number, self._on_signal) for number in asking}
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
-        try:
-            self._launcher = subprocess.Popen(
-                command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._previous = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
+        self._launcher = Launcher(command, environment)
 
     @property
     def was_asked(self) -> bool:
@@ -81,22 +58,20 @@ class _Watch:
     def wait(self) -> int:
         """The launcher's exit code, once it and its ranks have ended; signals are this process's own again."""
         try:
-            while self._launcher.poll() is None and not self._is_impatient:
+            while self._launcher.code() is None and not self._is_impatient:
                 time.sleep(0.2)
                 if self._stopped_ranks.found():
                     break
                 if self._stopping_since is None:
                     continue
-                self._ask_ranks_to_stop()  # again, as some may have started only after the signal
+                self._launcher.ask_to_stop()  # again, as some may have started only after the signal
                 if time.monotonic() - self._stopping_since > GRACE_S:
                     print(f"deltalm: ranks did not stop within {GRACE_S:.0f} s and are killed.", file=sys.stderr)
                     break
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._launcher.pid, signal.SIGKILL)  # whatever is left of its process group
+            code = self._launcher.end()
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
-        code = self._launcher.wait()
         return FAILED_EXIT_CODE if self._stopped_ranks.found() else code
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -105,14 +80,6 @@ class _Watch:
             print("\ndeltalm: stopping: the ranks save and end (Ctrl-C once more ends them at once).", file=sys.stderr)
         elif number == signal.SIGINT:
             self._is_impatient = True
-
-    def _ask_ranks_to_stop(self) -> None:
-        """Signal the ranks that were not asked yet; a second signal could meet one that has saved and is ending."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in set(psutil.Process(self._launcher.pid).children(recursive=True)) - self._asked:
-                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended; the others have not
-                    process.send_signal(signal.SIGTERM)
-                    self._asked.add(process)
 
 
 def _why_it_ended(code: int) -> str:
@@ -127,11 +94,9 @@ def _why_it_ended(code: int) -> str:
 
 
 def _command(run: Path, num_ranks: int) -> list[str]:
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(num_ranks)}).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--world_info", world]
-    launcher += ["--master_addr", "127.0.0.1", "--master_port", os.environ.get("MASTER_PORT") or str(_free_port())]
-    launcher += ["--no_local_rank", "--log_level", "critical"]  # a rank says itself why it ends
-    return [*launcher, "--module", "deltalm_ds.training.train", str(run.absolute())]
+    port = os.environ.get("MASTER_PORT") or _free_port()
+    program = ["deltalm_ds.training.train", str(run.absolute())]
+    return launcher_command({"localhost": _devices(num_ranks)}, 0, "127.0.0.1", port, program)
 
 
 def _devices(num_ranks: int) -> list[str]:
@@ -153,21 +118,8 @@ def _devices(num_ranks: int) -> list[str]:
 
 
 def _environment(num_ranks: int) -> dict[str, str]:
-    """The ranks share the cores, find this Python first, and no module of the working directory in front of others.
-
-    On GPUs their memory is in segments that grow: micro-batches of ever new sizes leave no holes too small to use.
-    """
     environment = os.environ.copy()
-    let_waiting_threads_sleep(environment)
-    threads = max(1, usable_cores() // num_ranks)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment.setdefault("PYTHONSAFEPATH", "1")  # Python 3.11 and later: a user's queue.py is not the library's
-    if not environment.keys() & set(ALLOCATOR_VARIABLES):
-        environment[ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
-    environment[STARTED_BY] = str(os.getpid())
-    if not torch.cuda.is_available():
-        environment.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed says three times that it guessed so
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    complete_environment(environment, num_ranks, torch.cuda.is_available())
     return environment
 
 

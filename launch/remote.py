@@ -67,7 +67,7 @@ def run_on_hosts(
     """
     require_ssh()
     for name in names:
-        _check_name(name)
+        check_name(name)
     outcomes = {name: Outcome() for name in names}
     task = task_self()
     task.set_info("fanout", AT_ONCE)
@@ -116,73 +116,86 @@ def require_ssh() -> None:
         raise InputError("There is no ssh on PATH: install OpenSSH's client (Debian: apt-get install openssh-client).")
 
 
+def check_name(name: str) -> None:
+    """Raises:
+    InputError: ssh or ClusterShell would take it for something else: an option, several hosts, a group.
+    """
+    if host_names.expanded(name) != [name]:
+        raise InputError(f"{name!r} stands for several hosts: give one name for each.")
+
+
 def why_ssh_failed(name: str, outcome: Outcome) -> str | None:
     """One sentence with the next step where the host was not reached; None where the command ran."""
+    failure = ssh_failure(name, outcome)
+    return None if failure is None else "{}: {}.".format(*failure)
+
+
+def ssh_failure(name: str, outcome: Outcome) -> tuple[str, str] | None:
+    """Why the host was not reached, by what ssh said, and the next step; None where the command ran."""
     if outcome.timed_out:
-        return f"{name} did not answer in time: see whether `ssh {name} true` returns, else leave the host out."
+        return f"{name} did not answer in time", f"see whether `ssh {name} true` returns, else leave the host out"
     if outcome.code != SSH_FAILED:
         return None
-    said = outcome.errors
-    for pattern, sentence in _SSH_SAYS:
-        if re.search(pattern, said):
-            return sentence.format(name=name)
+    for pattern, why, next_step in _SSH_SAYS:
+        if re.search(pattern, outcome.errors):
+            return why.format(name=name), next_step.format(name=name)
     last = next((line for line in reversed(outcome.error_lines) if line.strip()), "no message")
-    return f"ssh to {name} failed ({last.strip()}): make `ssh {name} true` work first."
+    return f"ssh to {name} failed ({last.strip()})", f"make `ssh {name} true` work first"
 
 
-# What ssh prints (OpenSSH's C locale; it has no other), and what to do.
+# What ssh prints (it knows no language but English), what it means, and what to do.
 _SSH_SAYS = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "{name} has another host key than ~/.ssh/known_hosts: if it was set up anew, run `ssh-keygen -R {name}` and "
-        "`ssh {name} true`; else find out who answers under this name.",
+        "{name} has another host key than ~/.ssh/known_hosts",
+        "if it was set up anew, run `ssh-keygen -R {name}` and `ssh {name} true`; else find out who answers there",
     ),
     (
         r"Host key verification failed|key is known for|authenticity of host",
-        "The host key of {name} is not known here: run `ssh {name} true` and accept it, or add it with ssh-keyscan.",
+        "the host key of {name} is not known here",
+        "run `ssh {name} true` and accept it, or add it with ssh-keyscan",
     ),
     (
         r"Permission denied",
-        "{name} does not log you in without a password: put your public key there with `ssh-copy-id {name}`, or start "
-        "ssh-agent and add the key.",
+        "{name} does not log you in without a password",
+        "put your public key there with `ssh-copy-id {name}`, or start ssh-agent and add the key",
     ),
     (
         r"Could not resolve hostname",
-        "The name {name} is unknown here: correct it in the hostfile, or add it to DNS, /etc/hosts or ~/.ssh/config.",
+        "the name {name} is unknown here",
+        "correct it in the hostfile, or add it to DNS, /etc/hosts or ~/.ssh/config",
     ),
     (
         r"No route to host|Network is unreachable",
-        "There is no route to {name}: see whether it is switched on and its network is connected.",
+        "there is no route to {name}",
+        "see whether it is switched on and its network is connected",
     ),
     (
         r"Connection refused",
-        "{name} refuses the connection: see whether sshd runs there, and on which port (~/.ssh/config: Port).",
+        "{name} refuses the connection",
+        "see whether sshd runs there, and at which port (~/.ssh/config: Port)",
     ),
     (
         r"timed out|Timeout, server",
-        "{name} does not answer: see whether it is switched on, reachable, and not behind a firewall or a jump host "
-        "(~/.ssh/config: ProxyJump).",
+        "{name} does not answer",
+        "see whether it is switched on, and not behind a firewall or a jump host (~/.ssh/config: ProxyJump)",
     ),
     (
         r"Too many authentication failures",
-        "{name} refused before the right key was tried: name it in ~/.ssh/config (IdentityFile, IdentitiesOnly yes).",
+        "{name} refused before the right key was tried",
+        "name it in ~/.ssh/config (IdentityFile, IdentitiesOnly yes)",
     ),
     (
         r"Cannot execute command-line and remote command",
-        "~/.ssh/config has a RemoteCommand for {name}, which keeps every other command out: give this host a second "
-        "name there without it.",
+        "~/.ssh/config has a RemoteCommand for {name}, which keeps every other command out",
+        "give this host a second name there without it",
     ),
     (
         r"Bad (?:owner or permissions|configuration option)|terminating, \d+ bad configuration",
-        "ssh does not take its configuration for {name}: run `ssh -G {name}` and mend the file that it names.",
+        "ssh does not take its configuration for {name}",
+        "run `ssh -G {name}` and mend the file that it names",
     ),
 )
-
-
-def _check_name(name: str) -> None:
-    """InputError where ssh or ClusterShell would take it for something else: an option, several hosts, a group."""
-    if host_names.expanded(name) != [name]:
-        raise InputError(f"{name!r} stands for several hosts: give one name for each.")
 
 
 class _Collect(EventHandler):

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from deltalm_ds.cli import data, evaluation, export, models, recipe, report, training, translation, vocab
+from deltalm_ds.cli import data, evaluation, export, launch, models, recipe, report, training, translation, vocab
 from deltalm_ds.errors import InputError, os_error_sentence
 from deltalm_ds.files import naming_full_disk
 from deltalm_ds.threads import let_waiting_threads_sleep
@@ -31,6 +31,7 @@ for verb in (
     models.average,
     training.plan,
     training.train,
+    launch.launch,
     report.report,
     report.watch,
     training.demo,

@@ -24,6 +24,7 @@ from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.errors import nearest
 from deltalm_ds.evaluation.metrics import find_metrics
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
+from deltalm_ds.recipe.launch_section import LaunchSection
 from deltalm_ds.recipe.one_of import OneOf
 from deltalm_ds.recipe.schedules import SCHEDULES, Schedule
 from deltalm_ds.recipe.section import Section
@@ -205,6 +206,9 @@ class Recipe(Section):
         None, description="What is measured at every checkpoint; none: nothing."
     )
     training: TrainingSection = Field(description="Length of the run, clipping, checkpoints and logs.")
+    launch: LaunchSection = Field(
+        LaunchSection(), description="What `deltalm launch` does when a rank, a host or a link fails."
+    )
 
     @field_validator("training")
     @classmethod

@@ -24,17 +24,19 @@ LOOKED_AT_STEPS = 64
 MOST_EMPTY_STEPS = 0.05  # a share of them
 
 
-def check_inputs(recipe: Recipe, checkpoint: Path | None = None) -> Inputs:
+def check_inputs(recipe: Recipe, checkpoint: Path | None = None, trains_here: bool = True) -> Inputs:
     """Open what a recipe names and check all that can be known before training.
 
     Args:
         recipe: the experiment.
         checkpoint: what a run goes on from.
+        trains_here: whether this machine has to be able to train it.
 
     Raises:
         InputError, DataError: something is missing, damaged, does not belong together, or could not be learned from.
     """
-    check_precision(precision(deepspeed_config(recipe)), recipe.training.matmul_precision)
+    if trains_here:
+        check_precision(precision(deepspeed_config(recipe)), recipe.training.matmul_precision)
     check_monitors(recipe)
     inputs = open_inputs(recipe, checkpoint)
     _check_content(inputs)

@@ -28,7 +28,7 @@ from deltalm_ds.training.parameter_groups import freeze
 from deltalm_ds.training.r_drop import divergence_bytes
 
 
-def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
+def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[str, Any]:
     """Check a recipe as `prepare_run` does and plan some of its steps for `num_ranks` ranks; JSON-ready.
 
     Memory is an estimate for one rank: the states of the model by ZeRO stage [Rajbhandari+20], and the activations
@@ -38,7 +38,7 @@ def make_plan(recipe: Recipe, num_ranks: int) -> dict[str, Any]:
         InputError, DataError: the recipe or something it names does not hold; every check is made before planning.
     """
     ds_config = deepspeed_config(recipe)
-    inputs = check_inputs(recipe)
+    inputs = check_inputs(recipe, trains_here=trains_here)
     with torch.device("meta"):
         model = DeltaLM(inputs.model_config)
     freeze(model, recipe.optimizer)

@@ -31,23 +31,25 @@ MAY_CHANGE = (
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
     *("training.limits.*", "training.spikes.*"),
     *("training.monitors", "training.monitors.*", "training.profile", "training.profile.*"),
+    "launch.*",
 )
 
 
-def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) -> Inputs:
+def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False, trains_here: bool = True) -> Inputs:
     """Check everything, then write RUN/recipe.yaml with absolute paths; a run that exists must be of the same recipe.
 
     Args:
         recipe: the experiment.
         run: its directory, new or of a run to go on with.
         accept_changed_data: go on with data sets that are others than the run had so far. It is recorded.
+        trains_here: whether this machine, and not others, is to train it.
 
     Raises:
         InputError, DataError: something does not hold, or somebody else trains there; nothing was written.
     """
     recipe = _with_absolute_paths(recipe)
     if not run.is_dir():
-        inputs = check_inputs(recipe)
+        inputs = check_inputs(recipe, trains_here=trains_here)
         run.mkdir(parents=True)
         _write(recipe, inputs, run, {})
         (run / LOCK).touch()
@@ -55,7 +57,7 @@ def prepare_run(recipe: Recipe, run: Path, accept_changed_data: bool = False) ->
     with locked(run / LOCK, IN_USE.format(run=run)):
         changes = _changed_keys(recipe, run)
         checkpoint = newest_whole_checkpoint(run, _fault_of_what_is_opened)
-        inputs = check_inputs(recipe, checkpoint)
+        inputs = check_inputs(recipe, checkpoint, trains_here)
         if checkpoint is not None:
             changes |= _changed_data(inputs, run, checkpoint, accept_changed_data)
         _write(recipe, inputs, run, changes)

@@ -115,7 +115,10 @@ def test_names_that_are_something_else(name: str) -> None:
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ("ssh: Could not resolve hostname n1: Name or service not known", "unknown here: correct it in the hostfile"),
+        (
+            "ssh: Could not resolve hostname n1: Name or service not known",
+            "n1 is unknown here: correct it in the hostfile",
+        ),
         ("ssh: connect to host n1 port 22: Connection refused", "whether sshd runs there"),
         ("ssh: connect to host n1 port 22: Connection timed out", "does not answer"),
         ("ssh: connect to host n1 port 22: No route to host", "no route to n1"),

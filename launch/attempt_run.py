@@ -1,0 +1,111 @@
+"""One attempt on real hosts: between its state machine, the connections, the run directory and the terminal."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from deltalm_ds.launch.attempt import Attempt, Drop, Send
+from deltalm_ds.launch.connections import Connections
+from deltalm_ds.launch.job import Job
+from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
+from deltalm_ds.launch.verdicts import Verdict, judge
+
+ALIVE_S = 1.0  # between two lines to each agent
+WAIT_S = 0.2
+
+KIND_OF_EVENT = {"host": "host lost", "agent": "agent lost"}  # of verdicts; all else is a rank's
+
+
+class AttemptRun:
+    """A job while it runs.
+
+    Args:
+        job: written already.
+        teller: of the launch.
+        before_start: called once all hosts have met, before any rank starts.
+        grace_s: called again and again: how long ranks may take to save if somebody wants the end; None if nobody does.
+    """
+
+    def __init__(
+        self, job: Job, teller: Teller, before_start: Callable[[], None], grace_s: Callable[[], float | None]
+    ) -> None:
+        self._job, self._teller, self._before_start, self._grace_s = job, teller, before_start, grace_s
+        self.attempt = Attempt(len(job.hosts), time.monotonic())
+        self.verdict: Verdict | None = None
+        self._asked: float | None = None
+
+    def run(self) -> None:
+        """Until it is over on all hosts; whatever happens, agents that are left lose their supervisor."""
+        names = [host.name for host in self._job.hosts]
+        commands = [self._job.command(number) for number in range(len(names))]
+        connections, follower = Connections(names, commands), Follower(self._job.logs)
+        alive, told = 0, 0.0
+        try:
+            while not self.attempt.is_over:
+                self._do(self._look(connections), connections)
+                follower.show()
+                if time.monotonic() - told >= ALIVE_S:
+                    alive, told = alive + 1, time.monotonic()
+                    for number in range(len(names)):
+                        connections.send(number, {"alive": alive})
+        finally:
+            connections.close()
+            follower.show()
+
+    def _look(self, connections: Connections) -> list[Send | Drop]:
+        messages, ended = connections.read(WAIT_S)
+        now, attempt = time.monotonic(), self.attempt
+        actions: list[Send | Drop] = []
+        for number, message in messages:
+            actions += attempt.heard(number, message, now)
+        for number, words in ended:
+            actions += attempt.closed(number, words, now)
+        was_ending = attempt.is_ending
+        actions += attempt.tick(now)
+        if attempt.is_ending and not was_ending:
+            self._judge()
+        if attempt.can_start:
+            self._start()
+            actions += attempt.start()
+        grace_s = self._grace_s()
+        if grace_s is not None and grace_s != self._asked:
+            self._asked = grace_s
+            actions += attempt.ask_to_stop(grace_s, now)
+        return actions
+
+    def _start(self) -> None:
+        self._before_start()
+        job, attempt = self._job, self.attempt
+        hosts = [host.name for host in job.hosts]
+        where = f"{attempt.address} port {attempt.port}"
+        say(f"attempt {job.attempt}: {job.num_ranks} ranks on {', '.join(hosts)}, meeting at {where}.")
+        self._teller.event(
+            "attempt",
+            number=job.attempt,
+            hosts=hosts,
+            ranks=job.num_ranks,
+            address=attempt.address,
+            port=attempt.port,
+            interfaces=[self._interface_of(number) for number in range(len(hosts))],
+        )
+
+    def _interface_of(self, number: int) -> str:
+        host = self.attempt.hosts[number]
+        assert host.hello is not None and host.met is not None
+        return str(host.hello["interfaces"].get(host.met[self.attempt.address], ""))
+
+    def _judge(self) -> None:
+        signs = self.attempt.signs
+        ranks = [sign.rank for sign in signs if sign.rank is not None]
+        self.verdict = judge(signs, self._job, last_lines(self._job.logs, ranks))
+        say(f"attempt {self._job.attempt}: {self.verdict.what}.")
+        event = KIND_OF_EVENT.get(self.verdict.kind, "rank lost")
+        values = {"host": self.verdict.host, "rank": self.verdict.rank, "what": self.verdict.what}
+        self._teller.event(event, attempt=self._job.attempt, **values)
+
+    @staticmethod
+    def _do(actions: Sequence[Send | Drop], connections: Connections) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                connections.send(action.host, action.message)
+            else:
+                connections.drop(action.host)

@@ -1,0 +1,255 @@
+"""`deltalm launch --check`: what of the hosts would keep a run from starting, or spoil it, before anything starts.
+
+Every host tells what it is like (`launch/probe.py`); pure functions of that find what is wrong (`*_checks.py`), and
+name the odd one out; one table, one verdict. Only the collective test (`launch/collective_check.py`) runs ranks.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from deltalm_ds.errors import DONE_EXIT_CODE, InputError
+from deltalm_ds.files import write_json
+from deltalm_ds.launch import gpu_checks, host_checks, network_checks, probe
+from deltalm_ds.launch.facts import Code, Facts
+from deltalm_ds.launch.findings import FAIL, LEVELS, Check, Finding, verdict
+from deltalm_ds.launch.host_names import folded
+from deltalm_ds.launch.hostfile import Host
+from deltalm_ds.launch.job import python_environment
+from deltalm_ds.launch.remote import AT_ONCE, Outcome, run_on_hosts, ssh_failure
+from deltalm_ds.launch.survey import Survey
+from deltalm_ds.recipe.schema import Recipe
+
+WAIT_S = 20.0  # for hosts to find each other, the more the more of them there are
+TIMEOUT_S = 300.0
+CHECKS = (*host_checks.CHECKS, *network_checks.CHECKS, *gpu_checks.CHECKS)
+_NO_ANSWER = (
+    "the probe did not come to its end (exit code {code}): {said}",
+    "run `ssh {name} {command}` and mend what it says",
+)
+_NOT_UNDERSTOOD = "what its probe tells is not understood: {error}", "install the same code on every host"
+_NO_PYTHON = (
+    "{python} or deltalm_ds is not there: {said}",
+    "install it at the same path on every host, or start from a folder that all hosts mount",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found on all hosts."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """PASS, WARN (nothing keeps a run from starting) or FAIL."""
+        return verdict(self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of wrong input."""
+        return InputError.exit_code if self.verdict == FAIL else DONE_EXIT_CODE
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Check, hosts as ranges, level, what is so, next step; for a table."""
+        return [(one.check, _folded(one.hosts), one.level, one.what, one.next_step) for one in self.findings]
+
+    def summary(self) -> str:
+        """One line: the verdict and how many findings there are of each level."""
+        counts = {level: sum(one.level == level for one in self.findings) for level in LEVELS}
+        return f"{self.verdict}: " + ", ".join(f"{count} {level}" for level, count in counts.items() if count)
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "findings": [asdict(one) for one in self.findings],
+        }
+
+    def and_check(self, check: Check) -> "Report":
+        """With the findings of one more check."""
+        return Report((*self.findings, *check.findings()))
+
+
+def check_hosts(
+    hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path | None = None, thoroughly: bool = True
+) -> tuple[Report, Survey]:
+    """Ask every host what it is like, and find what is wrong with it.
+
+    Args:
+        hosts: in order of ranks, spares included.
+        recipe: what is to be trained, its paths absolute.
+        run: the run directory, which need not be there yet.
+        recipe_path: where the recipe stands, to compare it between hosts.
+        thoroughly: import PyTorch on every host, which takes seconds, and work out what checkpoints need.
+
+    Raises:
+        InputError: there is no ssh here, or the run directory's file system cannot be written to.
+    """
+    names = [host.name for host in hosts]
+    port = int(os.environ.get("MASTER_PORT") or 0)
+    asked = _inputs_of(recipe)
+    request = {
+        "wait_s": WAIT_S * (1 + len(hosts) // AT_ONCE),
+        "num_hosts": len(hosts),
+        "port": port,
+        "files": _files_of(recipe, recipe_path),
+        "inputs": asked,
+        "devices": ["nvml", "torch"] if thoroughly else ["nvml"],
+    }
+    with _meeting_place(run, request) as folder:
+        outcomes, clocks = _ask(names, folder)
+    facts, reachable = _read(names, outcomes, folder)
+    survey = Survey(
+        tuple(hosts),
+        facts,
+        {name: clocks[name] for name in facts},
+        Code(**probe.code()),
+        {key: value for key, value in probe.inputs(**asked).items() if isinstance(value, str)},
+        port,
+        _checkpoint_bytes(recipe, sum(host.slots for host in hosts if not host.is_spare)) if thoroughly else None,
+    )
+    findings = [*reachable.findings()]
+    for one in CHECKS if facts else ():
+        findings += one(survey).findings()
+    return Report(tuple(findings)), survey
+
+
+@contextmanager
+def _meeting_place(run: Path, request: dict[str, Any]) -> Iterator[Path]:
+    """A new folder in the run directory's file system, with the request and a lock that is held; removed at the end."""
+    parent = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
+    folder = parent / f".check-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise InputError(f"{parent} cannot be written to ({error.strerror}): name another run directory.") from None
+    try:
+        write_json(folder / probe.REQUEST, request)
+        with open(folder / probe.LOCKED, "wb") as lock:
+            try:
+                flock(lock, LOCK_EX | LOCK_NB)
+            except OSError:
+                print(f"deltalm: {folder} cannot be locked: hosts will say so as well.", file=sys.stderr)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask(names: Sequence[str], folder: Path) -> tuple[dict[str, Outcome], dict[str, float]]:
+    """Run the probe on every host; also by how many seconds each one's clock is ahead of this one.
+
+    Each line with a host's time comes a little later than it was written; the line that took the least counts.
+    """
+    ahead: dict[str, float] = {}
+
+    def on_line(name: str, line: str) -> None:
+        arrived = time.time()
+        if (told := _told(line, probe.CLOCK)) is not None:
+            ahead[name] = max(ahead.get(name, told - arrived), told - arrived)
+
+    outcomes = run_on_hosts(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line)
+    return outcomes, ahead
+
+
+def probe_command(folder: Path, index: int) -> str:
+    """The command line for the shell of a host: paths and a number."""
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in python_environment().items())
+    python = f"{shlex.quote(sys.executable)} -m deltalm_ds.launch.probe"
+    return f"exec env {environment} {python} {shlex.quote(str(folder))} {index}"
+
+
+def _told(line: str, key: str) -> Any:
+    """What a line of the probe tells; None for what else a login prints."""
+    if not line.startswith(f'{{"{key}":'):
+        return None
+    try:
+        return json.loads(line)[key]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read(names: Sequence[str], outcomes: dict[str, Outcome], folder: Path) -> tuple[dict[str, Facts], Check]:
+    """The facts of the hosts that told them, and the others as a finding."""
+    check = Check("reachable", names, "by ssh, without a password")
+    facts: dict[str, Facts] = {}
+    for index, (name, outcome) in enumerate(outcomes.items()):
+        told = next((told for line in outcome.lines if (told := _told(line, probe.FACTS)) is not None), None)
+        if told is not None:
+            try:
+                facts[name] = Facts.model_validate(told)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                where = ".".join(map(str, fault["loc"]))
+                check.say(FAIL, name, _NOT_UNDERSTOOD, error=f"{where}: {fault['msg']}")
+        elif (why := ssh_failure(name, outcome)) is not None:
+            check.found.append(Finding(check.name, FAIL, (name,), *why))
+        else:
+            _say_no_answer(check, name, outcome, probe_command(folder, index))
+    return facts, check
+
+
+def _say_no_answer(check: Check, name: str, outcome: Outcome, command: str) -> None:
+    said = next((line.strip() for line in reversed(outcome.error_lines) if line.strip()), "no message")
+    if outcome.code in (126, 127) or "No module named" in said:
+        check.say(FAIL, name, _NO_PYTHON, python=sys.executable, said=said)
+    else:
+        check.say(FAIL, name, _NO_ANSWER, code=outcome.code, said=said, name=name, command=shlex.quote(command))
+
+
+def _files_of(recipe: Recipe, recipe_path: Path | None) -> dict[str, str]:
+    """Files that ranks read by their path, and the recipe."""
+    files = {"the recipe": str(recipe_path.absolute())} if recipe_path is not None else {}
+    if recipe.deepspeed.endswith(".json"):
+        files[recipe.deepspeed] = str(Path(recipe.deepspeed).absolute())
+    return files
+
+
+def _inputs_of(recipe: Recipe) -> dict[str, Any]:
+    """What `probe.inputs` is asked for."""
+    from deltalm_ds.training.inputs import VALIDATION, training_groups
+
+    data = {
+        f"{key}.{number}.path": str(group.path.absolute())
+        for key, groups in training_groups(recipe).items()
+        for number, group in enumerate(groups)
+    }
+    validation = recipe.validation
+    if validation is not None:
+        data[VALIDATION] = str(validation.shards.absolute())
+    has_text = validation is not None and validation.text is not None
+    return {
+        "vocabulary": str(recipe.vocabulary.absolute()),
+        "data": data,
+        "initial_model": str(recipe.initial_model.absolute()) if recipe.initial_model is not None else None,
+        "text": (str(validation.text.absolute()), validation.split) if has_text else None,  # type: ignore[union-attr]
+    }
+
+
+def _checkpoint_bytes(recipe: Recipe, num_ranks: int) -> int | None:
+    """Bytes that the run needs for checkpoints; None where the recipe's own faults keep it from being planned."""
+    from deltalm_ds.training.plan import make_plan
+
+    try:
+        return int(make_plan(recipe, num_ranks)["checkpoints_bytes"])
+    except InputError:
+        return None
+
+
+def _folded(names: Sequence[str]) -> str:
+    ranges = [name for name in names if " " not in name]
+    others = [name for name in names if " " in name]  # this machine
+    return ",".join([*([folded(ranges)] if ranges else []), *others])

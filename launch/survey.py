@@ -1,0 +1,44 @@
+"""What is known of all hosts before a start, for the checks to look at."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from deltalm_ds.launch.facts import Code, Facts
+from deltalm_ds.launch.findings import Check
+from deltalm_ds.launch.hostfile import Host
+
+HERE = "this machine"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Attributes:
+    hosts: of the job, in order of ranks, spares included.
+    facts: what the hosts that answered tell, by name.
+    clocks: seconds by which each host's clock is ahead of this machine's, as far as that can be told.
+    code, inputs: of this machine, where the run directory is prepared: all hosts are to have the same.
+    port: that the user wants on the first host; 0: any.
+    checkpoint_bytes: that the run will need for checkpoints, if that was worked out.
+    """
+
+    hosts: tuple[Host, ...]
+    facts: dict[str, Facts]
+    clocks: dict[str, float]
+    code: Code
+    inputs: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    checkpoint_bytes: int | None = None
+
+    @cached_property
+    def answering(self) -> tuple[str, ...]:
+        """The hosts that told what they are like, in order."""
+        return tuple(host.name for host in self.hosts if host.name in self.facts)
+
+    @cached_property
+    def num_ranks(self) -> int:
+        """Without those of spares."""
+        return sum(host.slots for host in self.hosts if not host.is_spare)
+
+    def check(self, name: str, fine: str) -> Check:
+        """A check of all hosts that answered."""
+        return Check(name, self.answering, fine)
