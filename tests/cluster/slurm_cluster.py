@@ -15,7 +15,7 @@ from tests.cluster.hosts import LOGIN, Hosts
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
-LONGEST_S = 300.0
+LONGEST_S = 900.0
 PMIX = Path("/usr/lib/x86_64-linux-gnu/pmix2/lib")  # where Debian's plugin looks for libpmix.so, of libpmix-dev
 CONF = """\
 ClusterName=test

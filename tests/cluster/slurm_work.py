@@ -166,7 +166,7 @@ def _mpirun(hosts: Hosts, ranks: int, *command: str | Path, **environment: str) 
     assert mpirun, "there is no mpirun"
     log = hosts.state / "mpirun.log"
     with open(log, "wb") as file:
-        code = hosts.start("n1", [mpirun, *where, *exported, *command], file, **values).wait(300)
+        code = hosts.start("n1", [mpirun, *where, *exported, *command], file, **values).wait(600)
     assert code == 0, log.read_text(errors="replace")[-3000:]
 
 
