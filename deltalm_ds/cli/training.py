@@ -61,7 +61,7 @@ def train(
     from deltalm_ds.training.prepare import prepare_run
 
     survive_lost_terminal()
-    prepare_run(load_recipe(recipe, overrides or ()), out, accept_changed_data)
+    prepare_run(load_recipe(recipe, overrides or ()), out, accept_changed_data, trains_here=not prepare)
     if prepare:
         return
     code = train_on_this_machine(out, ranks or default_ranks(), again)

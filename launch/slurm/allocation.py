@@ -1,7 +1,6 @@
 """What SLURM has given a batch job: nodes that are all alike and whole, or an error; never a smaller job."""
 
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +8,6 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.training.rendezvous import check_devices, check_even, num_hosts, per_node
 
 RESTARTS = "DELTALM_RESTARTS"  # environment: of the jobs before this one, which submitted it
-UNFIT = ("down", "drain", "fail")  # how the states of nodes begin on which nothing can be started, or not for long
 
 
 @dataclass(frozen=True)
@@ -62,22 +60,3 @@ def read_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:
         raise InputError(f"{gpus} GPUs a node were allocated to {tasks[0]} tasks: give --ntasks-per-node={gpus}.")
     restarts = int(environment.get("SLURM_RESTART_COUNT") or 0) + int(environment.get(RESTARTS) or 0)
     return Allocation(job, hosts, int(nodes), tasks[0], restarts)
-
-
-def unfit_nodes(hosts: str) -> list[str]:
-    """Nodes of a list that are down, draining or do not answer, each with its state.
-
-    Raises:
-        OSError: SLURM's controller does not answer.
-    """
-    result = subprocess.run(
-        ["sinfo", "--noheader", "--Node", "--nodes", hosts, "--format=%N %T"], capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        raise OSError(f"sinfo failed: {result.stderr.strip()}")
-    nodes = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if " " in line)
-    return [f"{name} ({state.strip()})" for name, state in nodes.items() if _is_unfit(state.strip())]
-
-
-def _is_unfit(state: str) -> bool:
-    return state.startswith(UNFIT) or state.endswith("*")

@@ -6,14 +6,13 @@ the jobs of a lost node, and a job whose exit code stands in its RequeueExit, wi
 
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, FINAL_EXIT_CODES, STOPPED_EXIT_CODE
 from deltalm_ds.launch.slurm.allocation import RESTARTS, Allocation
+from deltalm_ds.launch.slurm.nodes import checked
 
 TRIES, PAUSE_S = 6, 10.0  # for a controller that does not answer, as it is being restarted
 # What the options of a job's sbatch were, by the variable or the field of `scontrol show job` that has them.
@@ -125,7 +124,7 @@ class Controller:
         environment[RESTARTS] = str(allocation.restarts + 1)
         command = ["sbatch", "--parsable", "--export=ALL", f"--dependency=afterany:{allocation.job}", *options]
         script = _scontrol("write", "batch_script", allocation.job, "-")
-        return _checked(command, environment, script).strip().split(";")[0]
+        return checked(command, environment, script).strip().split(";")[0]
 
     def _job(self) -> dict[str, str]:
         return facts(_scontrol("show", "job", "--oneliner", self._allocation.job))
@@ -134,20 +133,12 @@ class Controller:
 def _scontrol(*arguments: str) -> str:
     for _ in range(TRIES - 1):
         try:
-            return _checked(["scontrol", *arguments])
+            return checked(["scontrol", *arguments])
         except OSError as error:
             if "contact" not in str(error) and "timed out" not in str(error):
                 raise
             time.sleep(PAUSE_S)
-    return _checked(["scontrol", *arguments])
-
-
-def _checked(command: list[str], environment: Mapping[str, str] | None = None, text: str | None = None) -> str:
-    """What a command prints; OSError with what it says if it fails."""
-    result = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise OSError(f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}")
-    return result.stdout
+    return checked(["scontrol", *arguments])
 
 
 def _say(message: str) -> None:

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, STOPPED_EXIT_CODE, InputError, os_error_sentence
 from deltalm_ds.files import locked
-from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation, unfit_nodes
+from deltalm_ds.launch.ranks import complete_environment
+from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation
 from deltalm_ds.launch.slurm.controller import Controller
+from deltalm_ds.launch.slurm.nodes import node_names, run_on_nodes, unfit_nodes
 from deltalm_ds.runs.attempts import ATTEMPT, begin_attempt
-from deltalm_ds.threads import let_waiting_threads_sleep
+from deltalm_ds.runs.starter import STARTED_BY
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS
 
 LAST_RANK_S = 60  # from the end of the first rank to the end of those that do not notice
@@ -136,13 +138,11 @@ class Step:
 def _environment(allocation: Allocation) -> dict[str, str]:
     """Of the tasks: they share the processors of a node."""
     environment = os.environ.copy()
-    let_waiting_threads_sleep(environment)
-    of_task = environment.get("SLURM_CPUS_PER_TASK")
-    if of_task:
+    if of_task := environment.get("SLURM_CPUS_PER_TASK"):
         environment["SRUN_CPUS_PER_TASK"] = of_task  # srun does not inherit it since SLURM 22.05
-    processors = int(environment.get("SLURM_CPUS_ON_NODE") or 1)
-    environment.setdefault("OMP_NUM_THREADS", of_task or str(max(1, processors // allocation.tasks_per_node)))
-    environment.setdefault("PYTHONSAFEPATH", "1")
+        environment.setdefault("OMP_NUM_THREADS", of_task)
+    complete_environment(environment, allocation.tasks_per_node, on_gpu=True)  # the ranks see whether there are any
+    del environment[STARTED_BY]  # on each node it is SLURM's daemon
     return environment
 
 

@@ -17,9 +17,10 @@ import pytest
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch.slurm import allocation, controller
-from deltalm_ds.launch.slurm.allocation import read_allocation, unfit_nodes
+from deltalm_ds.launch.slurm.allocation import read_allocation
 from deltalm_ds.launch.slurm.batch_file import batch_script, submit, write_batch_file
 from deltalm_ds.launch.slurm.controller import facts, safe_exit_code, should_come_again
+from deltalm_ds.launch.slurm.nodes import run_on_nodes, unfit_nodes
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "launch" / "slurm").glob("*.sbatch"))
@@ -173,7 +174,7 @@ def test_a_controller_that_does_not_answer_is_asked_again(slurm: FakeSlurm, monk
             raise OSError("scontrol failed: Unable to contact slurm controller (connect failure)")
         return "Name=value"
 
-    monkeypatch.setattr(controller, "_checked", answer)
+    monkeypatch.setattr(controller, "checked", answer)
     monkeypatch.setattr(controller, "PAUSE_S", 0)
     assert controller._scontrol("show", "config") == "Name=value" and len(asked) == 3
 
