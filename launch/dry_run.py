@@ -42,7 +42,7 @@ def dry_run(recipe: Recipe, hosts: Sequence[Host] | int) -> dict[str, Any]:
     start = time.monotonic()
     used = made_up_hosts(hosts) if isinstance(hosts, int) else [host for host in hosts if not host.is_spare]
     ranks = [environment for command in _commands(used) for environment in rank_environments(command)]
-    faults = {"ranks, hosts and devices": list(faults_of_ranks(ranks, used))}
+    faults = {"ranks and devices": list(faults_of_ranks(ranks, used))}
     plan = make_plan(recipe, len(ranks), trains_here=False)
     stream, steps, deals = open_inputs(recipe).stream, [], []
     for step in (record["step"] for record in plan["steps"]):
@@ -52,7 +52,7 @@ def dry_run(recipe: Recipe, hosts: Sequence[Host] | int) -> dict[str, Any]:
         seconds = time.monotonic() - before
         deals += [f"step {step}: {fault}" for fault in faults_of_deal(deal, _tokens(batch), recipe)]
         steps.append({"step": step, **_described(deal, batch), "deal_seconds": seconds})
-    faults["every sequence on one rank, micro-batches alike in number and within the budget"] = deals
+    faults["shares of steps"] = deals
     if any(faults.values()):
         found = [fault for several in faults.values() for fault in several]
         more = f"\n  and {len(found) - FAULTS_SHOWN:,} more" if len(found) > FAULTS_SHOWN else ""

@@ -146,16 +146,16 @@ class Torch(Part):
 
 
 class Facts(Part):
-    """All that a host tells; parts that were not asked for are None."""
+    """All that a host tells; None is what it was not asked for, or could not be asked for: it sees no request."""
 
     host: str
     python: str
     packages: dict[str, str | None]
     code: Code | Unknown
     folder: Folder | Unknown
-    network: Network | Unknown
     limits: Limits | Unknown
-    files: Unknown | dict[str, str | None] = Field(union_mode="left_to_right")
-    inputs: Unknown | dict[str, Any] = Field(union_mode="left_to_right")
     nvml: Nvml | Unknown
+    network: Network | Unknown | None = None
+    files: Unknown | dict[str, str | None] | None = Field(None, union_mode="left_to_right")
+    inputs: Unknown | dict[str, Any] | None = Field(None, union_mode="left_to_right")
     torch: Torch | Unknown | None = None

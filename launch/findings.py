@@ -55,12 +55,13 @@ class Check:
         self.found.append(Finding(self.name, level, names, text[0].format(**values), text[1].format(**values)))
 
     def parts(self, facts: Mapping[str, Facts], part: str, level: str = FAIL) -> dict[str, Any]:
-        """A part of the facts of the hosts that know it; the others are a finding."""
-        values = {name: getattr(facts[name], part) for name in self.hosts if name in facts}
+        """A part of the facts of the hosts that know it; that others do not is a finding, or they were not asked."""
+        values = {name: value for name in self.hosts if (value := getattr(facts[name], part)) is not None}
+        self.hosts = tuple(values)
         for name, value in values.items():
             if isinstance(value, Unknown):
                 self.say(level, name, _UNKNOWN, error=value.error)
-        return {name: value for name, value in values.items() if value is not None and not isinstance(value, Unknown)}
+        return {name: value for name, value in values.items() if not isinstance(value, Unknown)}
 
     def alike(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from deltalm_ds.launch.facts import Gpu, Nvml, Torch, Unknown
+from deltalm_ds.launch.facts import Gpu, Limits, Nvml, Torch, Unknown
 from deltalm_ds.launch.findings import FAIL, WARN, Check, majority
 from deltalm_ds.launch.survey import Survey
 
@@ -205,10 +205,10 @@ def shared_memory(survey: Survey) -> Check:
     """/dev/shm is large enough for what NCCL sends between the GPUs of a host."""
     with_gpus = tuple(name for name, part in _nvml(survey).items() if part.gpus)
     check = Check("/dev/shm", with_gpus, "large enough")
-    limits = check.parts(survey.facts, "limits", WARN)
     for host in survey.hosts:
-        if host.slots > 1 and host.name in limits:
-            free, needed = limits[host.name].shared_memory_bytes or 0, LEAST_SHARED_BYTES * host.slots
+        limits = survey.facts[host.name].limits if host.name in with_gpus else None
+        if host.slots > 1 and isinstance(limits, Limits):
+            free, needed = limits.shared_memory_bytes or 0, LEAST_SHARED_BYTES * host.slots
             if free < needed:
                 values = {"free": free >> 20, "needed": needed >> 20, "slots": host.slots}
                 check.say(WARN, host.name, _SHARED_MEMORY, **values)

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from deltalm_ds.launch.facts import Network
+from deltalm_ds.launch.facts import Limits, Network
 from deltalm_ds.launch.findings import FAIL, WARN, Check
 from deltalm_ds.launch.meeting import common_address
 from deltalm_ds.launch.survey import Survey
@@ -71,8 +71,9 @@ def meeting(survey: Survey) -> Check:
 
 def interfaces(survey: Survey) -> Check:
     """The interfaces towards the first host are alike, and so are the ports of InfiniBand."""
-    check = survey.check("network", "interfaces alike")
-    parts: dict[str, Network] = check.parts(survey.facts, "network", WARN)
+    told = {name: survey.facts[name].network for name in survey.answering}
+    parts = {name: part for name, part in told.items() if isinstance(part, Network)}
+    check = Check("network", tuple(parts), "interfaces alike")
     used = {name: next(iter(part.interfaces.values())) for name, part in parts.items() if part.interfaces}
     check.alike(WARN, "speed of its interface", {name: one[1] for name, one in used.items()}, _SAME_SPEED, _megabits)
     check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU.format(name="INTERFACE"))
@@ -82,11 +83,11 @@ def interfaces(survey: Survey) -> Check:
         for name in there.keys() - active.keys() if active else ():
             check.say(WARN, name, _LINK_DOWN, link=link, state=there[name].state)
         check.alike(WARN, f"rate of {link}", active, _SAME_RATE)
-    limits = check.parts(survey.facts, "limits", WARN)
     for name, part in parts.items():
-        limit = limits[name].locked_bytes if name in limits else None
-        if part.links and limit is not None and limit < LEAST_LOCKED_BYTES:
-            check.say(WARN, name, _LOCKED, limit=limit >> 10)
+        limits = survey.facts[name].limits
+        locked = limits.locked_bytes if isinstance(limits, Limits) else None
+        if part.links and locked is not None and locked < LEAST_LOCKED_BYTES:
+            check.say(WARN, name, _LOCKED, limit=locked >> 10)
     return check
 
 

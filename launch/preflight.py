@@ -11,9 +11,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from deltalm_ds.errors import DONE_EXIT_CODE, InputError
-from deltalm_ds.files import write_json
+from deltalm_ds.files import read_json, write_json
 from deltalm_ds.launch import gpu_checks, host_checks, network_checks, probe
+from deltalm_ds.launch.attempt_run import AttemptRun
 from deltalm_ds.launch.facts import Code, Facts
-from deltalm_ds.launch.findings import FAIL, LEVELS, Check, Finding, verdict
+from deltalm_ds.launch.findings import FAIL, LEVELS, WARN, Check, Finding, verdict
 from deltalm_ds.launch.host_names import folded
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.job import python_environment
+from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, write_job
 from deltalm_ds.launch.remote import AT_ONCE, Outcome, run_on_hosts, ssh_failure
 from deltalm_ds.launch.survey import Survey
+from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
 
 WAIT_S = 20.0  # for hosts to find each other, the more the more of them there are
 TIMEOUT_S = 300.0
+COLLECTIVES, COLLECTIVES_S = "collectives", 300.0
 CHECKS = (*host_checks.CHECKS, *network_checks.CHECKS, *gpu_checks.CHECKS)
 _NO_ANSWER = (
     "the probe did not come to its end (exit code {code}): {said}",
@@ -44,6 +48,9 @@ _NO_PYTHON = (
     "{python} or deltalm_ds is not there: {said}",
     "install it at the same path on every host, or start from a folder that all hosts mount",
 )
+_NOT_RUN = "the collective test was not run", "mend first what fails above"
+_NO_END = "the collective test did not come to its end within {seconds:.0f} s", "see that no firewall is between hosts"
+_BROKEN = "the collective test failed: {what}", "mend what it says; training would fail in the same way"
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,6 @@ class Report:
             "exit_code": self.exit_code,
             "findings": [asdict(one) for one in self.findings],
         }
-
-    def and_check(self, check: Check) -> "Report":
-        """With the findings of one more check."""
-        return Report((*self.findings, *check.findings()))
 
 
 def check_hosts(
@@ -125,12 +128,87 @@ def check_hosts(
     findings = [*reachable.findings()]
     for one in CHECKS if facts else ():
         findings += one(survey).findings()
-    return Report(tuple(findings)), survey
+    return Report(tuple(_spared(findings, {host.name for host in hosts if host.is_spare}))), survey
+
+
+def _spared(findings: Iterable[Finding], spares: AbstractSet[str]) -> Iterator[Finding]:
+    """What is wrong with spares alone keeps no run from starting."""
+    for one in findings:
+        of_spares, of_others = (tuple(n for n in one.hosts if (n in spares) == which) for which in (True, False))
+        if one.level != FAIL or not of_spares:
+            yield one
+            continue
+        if of_others:
+            yield replace(one, hosts=of_others)
+        yield replace(one, hosts=of_spares, level=WARN)
+
+
+def check(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path | None = None) -> Report:
+    """All checks of `check_hosts`, and, where nothing failed, the collective test over all ranks, spares' included.
+
+    Args:
+        hosts, recipe, run, recipe_path: as of `check_hosts`.
+
+    Raises:
+        InputError: as of `check_hosts`.
+    """
+    report, survey = check_hosts(hosts, recipe, run, recipe_path)
+    if report.verdict == FAIL:
+        of_collectives = survey.check(COLLECTIVES, "")
+        of_collectives.say(WARN, survey.answering, _NOT_RUN)
+    else:
+        of_collectives = _collectives(survey, run)
+    return Report((*report.findings, *of_collectives.findings()))
+
+
+def _collectives(survey: Survey, run: Path) -> Check:
+    """Run `launch/collective_check.py` on the hosts that answered, started as a run is."""
+    hosts = [host for host in survey.hosts if host.name in survey.facts]
+    until = time.monotonic() + COLLECTIVES_S
+    with _folder_beside(run) as folder:
+        out = folder / "collectives.json"
+        job_hosts = tuple(JobHost(host.name, host.devices) for host in hosts)
+        program = "deltalm_ds.launch.collective_check", str(out)
+        job = Job(str(folder), 1, job_hosts, program, environment_of_ranks(), survey.port)
+        write_job(job)
+        running = AttemptRun(job, Teller(folder, None), _nothing, lambda: 0.0 if time.monotonic() > until else None)
+        running.run()
+        result = read_json(out) if out.exists() else None
+    if result is not None:
+        named = {host.name: values for host, values in zip(hosts, result["hosts"], strict=True)}
+        return network_checks.collective(survey, result | {"hosts": named})
+    check = survey.check(COLLECTIVES, "")
+    verdict = running.verdict
+    if verdict is None:
+        check.say(FAIL, survey.answering, _NO_END, seconds=COLLECTIVES_S)
+    else:
+        check.say(FAIL, verdict.host or survey.answering, _BROKEN, what=verdict.what)
+    return check
+
+
+def _nothing() -> None:
+    """To do before ranks start that train nothing."""
+
+
+def require_fit(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path) -> None:
+    """The quick part of the checks, before every start; warnings are printed.
+
+    Raises:
+        InputError: what keeps the run from starting, all of it.
+    """
+    report, _ = check_hosts(hosts, recipe, run, recipe_path, thoroughly=False)
+    lines: dict[str, list[str]] = {FAIL: [], WARN: []}
+    for check, names, level, what, next_step in report.rows():
+        lines.get(level, []).append(f"{names}: {check}: {what}" + (f": {next_step}" if next_step else ""))
+    for line in lines[WARN]:
+        print(f"deltalm: warning: {line}.", file=sys.stderr)
+    if lines[FAIL]:
+        raise InputError("Nothing was started:\n" + "\n".join(f"  {line}." for line in lines[FAIL]))
 
 
 @contextmanager
-def _meeting_place(run: Path, request: dict[str, Any]) -> Iterator[Path]:
-    """A new folder in the run directory's file system, with the request and a lock that is held; removed at the end."""
+def _folder_beside(run: Path) -> Iterator[Path]:
+    """A new folder in the run directory's file system, removed at the end."""
     parent = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
     folder = parent / f".check-{secrets.token_hex(8)}"
     try:
@@ -138,15 +216,20 @@ def _meeting_place(run: Path, request: dict[str, Any]) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{parent} cannot be written to ({error.strerror}): name another run directory.") from None
     try:
-        write_json(folder / probe.REQUEST, request)
-        with open(folder / probe.LOCKED, "wb") as lock:
-            try:
-                flock(lock, LOCK_EX | LOCK_NB)
-            except OSError:
-                print(f"deltalm: {folder} cannot be locked: hosts will say so as well.", file=sys.stderr)
-            yield folder
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _meeting_place(run: Path, request: dict[str, Any]) -> Iterator[Path]:
+    """A folder with the request for the probes, and a lock that is held."""
+    with _folder_beside(run) as folder:
+        write_json(folder / probe.REQUEST, request)
+        with open(folder / probe.LOCKED, "wb") as lock:
+            with suppress(OSError):  # no locks there: hosts will say so
+                flock(lock, LOCK_EX | LOCK_NB)
+            yield folder
 
 
 def _ask(names: Sequence[str], folder: Path) -> tuple[dict[str, Outcome], dict[str, float]]:
@@ -161,7 +244,10 @@ def _ask(names: Sequence[str], folder: Path) -> tuple[dict[str, Outcome], dict[s
         if (told := _told(line, probe.CLOCK)) is not None:
             ahead[name] = max(ahead.get(name, told - arrived), told - arrived)
 
-    outcomes = run_on_hosts(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line)
+    def on_end(name: str) -> None:
+        probe.gone(folder, names.index(name)).touch()
+
+    outcomes = run_on_hosts(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line, on_end)
     return outcomes, ahead
 
 

@@ -44,19 +44,19 @@ WHOLE_FILE_BYTES = 4 << 20  # of a larger one, its size and both ends are looked
 def main(folder: Path, index: int) -> None:
     """Entry point."""
     tell(CLOCK, time.time())
-    until = time.monotonic()
+    until, asked, devices = time.monotonic(), dict[str, Callable[[], Any]](), ["nvml"]
     try:
         request = read_json(folder / REQUEST)
-        until += request["wait_s"]
-        asked: dict[str, Any] = {
+    except InputError as error:  # nothing of it can be looked at
+        asked["folder"] = partial(_fail, error)
+    else:
+        until, devices = until + request["wait_s"], request["devices"]
+        asked = {
             "network": partial(network, folder, index, request["port"], until),
             "folder": partial(shared_folder, folder, index, request["num_hosts"], until),
             "files": partial(checksums, request["files"]),
             "inputs": partial(inputs, **request["inputs"]),
         }
-        devices = request["devices"]
-    except InputError as error:
-        asked, devices = dict.fromkeys(("network", "folder", "files", "inputs"), partial(_fail, error)), ["nvml"]
     until = max(until, time.monotonic() + DEVICES_S)
     signal.alarm(int(until - time.monotonic() + LAST_S))
     answers = {name: partial(_answer, _ask_devices(name), until) for name in devices}
@@ -65,6 +65,7 @@ def main(folder: Path, index: int) -> None:
     facts = {**own, **{name: known(part) for name, part in parts.items()}}
     tell(CLOCK, time.time())
     tell(FACTS, facts)
+    signal.alarm(0)
 
 
 def tell(key: str, value: Any) -> None:
@@ -198,7 +199,7 @@ def network(folder: Path, index: int, port: int, until: float) -> dict[str, Any]
             port_error, listener = error.strerror, Listener()  # the way to this host can be tried all the same
         threading.Thread(target=_serve, args=(listener,), daemon=True).start()
         write_json(meeting, {"addresses": list(own_addresses()), "port": listener.port, "word": listener.word})
-    while not _is_there(meeting) and time.monotonic() < until:
+    while time.monotonic() < until and not (_is_there(meeting) or gone(folder, 0).exists()):
         time.sleep(POLL_S)
     found = reached(**read_json(meeting)) if meeting.exists() else {}
     names, stats = own_addresses(), psutil.net_if_stats()
@@ -224,8 +225,8 @@ def _links(root: Path = Path("/sys/class/infiniband")) -> dict[str, dict[str, st
 
 
 def shared_folder(folder: Path, index: int, num_hosts: int, until: float) -> dict[str, Any]:
-    """What this host sees of the folder, once all hosts have left a file there, or the time is over."""
-    (folder / f"seen_{index}").touch()
+    """What this host sees of the folder, once all hosts have left a file there or are gone, or the time is over."""
+    _seen(folder, index).touch()
     with open(folder / LOCKED, "r+b") as file:
         try:
             flock(file, LOCK_EX | LOCK_NB)
@@ -235,16 +236,27 @@ def shared_folder(folder: Path, index: int, num_hosts: int, until: float) -> dic
         except OSError as error:
             lock = str(error.strerror)
     everybody = range(num_hosts)
-    while not all(_is_there(folder / f"seen_{other}") for other in everybody) and time.monotonic() < until:
+    while time.monotonic() < until and not all(
+        _is_there(_seen(folder, other)) or gone(folder, other).exists() for other in everybody
+    ):
         time.sleep(POLL_S)
     space = os.statvfs(folder)
     return {
         "device": _mounted(folder),
         "free_bytes": space.f_bavail * space.f_frsize,
         "free_files": space.f_favail if space.f_files else None,
-        "sees": [other for other in everybody if (folder / f"seen_{other}").exists()],
+        "sees": [other for other in everybody if _seen(folder, other).exists()],
         "lock": lock,
     }
+
+
+def gone(folder: Path, index: int) -> Path:
+    """The file by which the supervisor tells that a host's probe has ended: nobody need wait for it."""
+    return folder / f"gone_{index}"
+
+
+def _seen(folder: Path, index: int) -> Path:
+    return folder / f"seen_{index}"
 
 
 def _is_there(path: Path) -> bool:

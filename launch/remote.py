@@ -50,10 +50,11 @@ def run_on_hosts(
     command: str | Callable[[int], str],
     timeout_s: float,
     on_line: Callable[[str, str], None] | None = None,
+    on_end: Callable[[str], None] | None = None,
 ) -> dict[str, Outcome]:
     """Run a command on every host, many at a time, and wait for all; its stdin is empty.
 
-    An interrupt (Ctrl-C, an exception of `on_line`) ends the ssh processes, and is raised. A command whose ssh has
+    An interrupt (Ctrl-C, an exception of what is called) ends the ssh processes, and is raised. A command whose ssh has
     ended may go on remotely: what could take long limits its own time.
 
     Args:
@@ -61,6 +62,7 @@ def run_on_hosts(
         command: for the remote user's shell; or, by the host's place in `names`, each host's own.
         timeout_s: seconds for each host, connecting included.
         on_line: called with the name and each line of stdout as it comes.
+        on_end: called with the name when a host's command has ended, however it did.
 
     Raises:
         InputError: there is no ssh here, or a name is none.
@@ -78,7 +80,7 @@ def run_on_hosts(
         line = command if isinstance(command, str) else command(index)
         worker = WorkerSsh(
             NodeSet(name, resolver=RESOLVER_NOGROUP),
-            handler=_Collect(outcomes[name], name, on_line),
+            handler=_Collect(outcomes[name], name, on_line, on_end),
             timeout=timeout_s,
             command=line,
             stderr=True,
@@ -201,9 +203,15 @@ _SSH_SAYS = (
 class _Collect(EventHandler):
     """Gathers what one host's worker says."""
 
-    def __init__(self, outcome: Outcome, name: str, on_line: Callable[[str, str], None] | None) -> None:
+    def __init__(
+        self,
+        outcome: Outcome,
+        name: str,
+        on_line: Callable[[str, str], None] | None,
+        on_end: Callable[[str], None] | None,
+    ) -> None:
         super().__init__()
-        self._outcome, self._name, self._on_line = outcome, name, on_line
+        self._outcome, self._name, self._on_line, self._on_end = outcome, name, on_line, on_end
 
     def ev_read(self, worker: Worker, node: str, sname: str, msg: bytes) -> None:
         line = msg.decode(errors="replace")
@@ -219,3 +227,5 @@ class _Collect(EventHandler):
 
     def ev_close(self, worker: Worker, timedout: bool) -> None:
         self._outcome.timed_out = timedout
+        if self._on_end is not None:
+            self._on_end(self._name)

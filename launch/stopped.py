@@ -9,10 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from deltalm_ds.errors import FAILED_EXIT_CODE
 from deltalm_ds.runs.beats import BEAT_S, Beat, listed, read_beats, reports
-from deltalm_ds.runs.events import record_event
-from deltalm_ds.runs.history import record_rank_end
+from deltalm_ds.runs.history import record_stuck
 
 STARTER_WAITS_S = 14.0  # beyond a limit, for the ranks to say it themselves, with their stacks
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
@@ -56,8 +54,7 @@ class StoppedRanks:
             return  # another rank was faster
         found = f"Stopped by a signal: {listed(stopped)}."
         with suppress(OSError):
-            record_event(self._run, "stuck", fault=found, step=stopped[0].step)
-            record_rank_end(self._run, stopped[0].rank, FAILED_EXIT_CODE, found)
+            record_stuck(self._run, found, stopped)
         print(f"deltalm: {found} The run ends. The same command goes on.", file=sys.stderr, flush=True)
 
 

@@ -78,6 +78,12 @@ def supervise(launch: Launch) -> int:
             supervisor.close()
 
 
+def goes_on(run: Path) -> bool:
+    """Whether a run was launched whose supervisor did not come to its end."""
+    memory = read_memory(run)
+    return memory.attempt > 0 and memory.end is None
+
+
 class Supervisor:
     """Holds a run."""
 
@@ -85,7 +91,7 @@ class Supervisor:
         self._launch, self._run = launch, launch.run
         self._wanted = sum(not host.is_spare for host in launch.hosts)
         self._memory = read_memory(self._run)
-        self._goes_on = self._memory.attempt > 0 and self._memory.end is None
+        self._goes_on = goes_on(self._run)
         self._teller = Teller(self._run, launch.section.hook)
         self._asked = 0  # times
         (self._run / "launch").mkdir(exist_ok=True)
@@ -201,9 +207,9 @@ class Supervisor:
         launch, memory = self._launch, self._memory
         before, until, has_said = list(memory.hosts), time.monotonic() + launch.section.wait_for_host_s, False
         while len(chosen := choose_hosts(launch.hosts, memory, self._wanted)) < self._wanted:
-            if self._find_back() or self._grace_s() is not None:
+            if self._find_back():
                 continue
-            if time.monotonic() > until:
+            if time.monotonic() > until or self._grace_s() is not None:
                 break
             if not has_said:
                 has_said = True

@@ -35,7 +35,9 @@ def launch(
     ] = False,
     dry_run: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Only work out what N ranks would get: of the hostfile, or on hosts of 8."),
+        typer.Option(
+            min=1, metavar="N", help="Only work out what N ranks would get: of the hostfile, or on hosts of 8."
+        ),
     ] = None,
     status: Annotated[Path | None, typer.Option(help="Only say what this run is at.", metavar="RUN")] = None,
     stop: Annotated[Path | None, typer.Option(help="Only end this run, saved, on every host.", metavar="RUN")] = None,
@@ -75,7 +77,8 @@ def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
     from deltalm_ds.launch.hostfile import resolve
-    from deltalm_ds.launch.supervisor import Launch, supervise
+    from deltalm_ds.launch.preflight import require_fit
+    from deltalm_ds.launch.supervisor import Launch, goes_on, supervise
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.streams import survive_lost_terminal
     from deltalm_ds.training.prepare import prepare_run
@@ -83,6 +86,8 @@ def _train(
     survive_lost_terminal()
     resolve(hosts)
     loaded = load_recipe(recipe, overrides)
+    if not goes_on(out):  # else what has failed since is for the supervisor to deal with
+        require_fit(hosts, loaded, out, recipe)
     prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))
     if code == STOPPED_EXIT_CODE:
@@ -120,8 +125,8 @@ def _print_dry_run(result: dict[str, Any]) -> None:
     rows = [[names[int(rank["CROSS_RANK"])], *(rank[name] for name in shown)] for rank in ends]
     print_table(("host", *shown), rows, align="lrrrll", title="environment of ranks (all of them: --json)")
     print()
-    columns = "sequences", "tokens", "micro_batches_per_rank", "largest_micro_batch_tokens"
-    columns += "fewest_tokens_of_a_rank", "most_tokens_of_a_rank", "idle_ranks"
+    columns = ["sequences", "tokens", "micro_batches_per_rank", "largest_micro_batch_tokens"]
+    columns += ["fewest_tokens_of_a_rank", "most_tokens_of_a_rank", "idle_ranks"]
     rows = [[step["step"], *(step[name] for name in columns), step["global_batch"]] for step in result["steps"]]
     names = ["step", "sequences", "tokens", "micro-batches/rank", "largest", "fewest of a rank", "most of a rank"]
     print_table((*names, "idle ranks", "global batch"), rows, align="lrrrrrrrl", title="steps as they would be dealt")
@@ -130,7 +135,9 @@ def _print_dry_run(result: dict[str, Any]) -> None:
     idle = max(step["idle_ranks"] for step in result["steps"])
     if idle:
         print(f"up to {idle:,} ranks have no sequence in a step: raise batch.tokens_per_step, or take fewer ranks")
-    print(f"it holds: {'; '.join(result['checks'])} ({took['seconds']:.1f} s, {size_text(took['peak_bytes'])})")
+    print(f"""\
+checked: every rank has a device of its own; every sequence is on one rank, all have as many micro-batches, and none is
+over the budget ({took["seconds"]:.1f} s, {size_text(took["peak_bytes"])})""")
 
 
 def _print_status(run: Path, as_json: bool) -> None:

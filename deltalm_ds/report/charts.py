@@ -18,6 +18,7 @@ MAX_POINTS = 1000  # a line; more are averaged in runs, which no screen would sh
 MAX_MARKED_POINTS = 40  # a line; so few get a dot each
 MAX_LINES_IN_ONE_BOX = 8  # whose values are shown together; of more lines the nearest one's
 PLOT_HEIGHT, LEGEND_ROW_HEIGHT, NAMES_A_ROW = 300, 20, 4  # pixels
+EVENT_ROW_HEIGHT = 28
 # These buttons alone: plotly's own choice has one that sends the chart to its maker.
 CONFIG = {
     "displaylogo": False,
@@ -27,7 +28,7 @@ CONFIG = {
 
 T = TypeVar("T")
 
-COLOUR = "hsl(210,70%,50%)"
+COLOUR, MARKED_COLOUR = "hsl(210,70%,50%)", "hsl(20,70%,50%)"
 
 CHART_CSS = """
 figure { margin: 0; min-width: 0; }
@@ -94,8 +95,46 @@ def line_chart(
         return ""
     several = len(drawn) > 1
     height = PLOT_HEIGHT + (LEGEND_ROW_HEIGHT * math.ceil(len(drawn) / NAMES_A_ROW) if several else 0)
+    layout = _layout(x_name, log, from_zero, len(drawn), marks)
+    return _as_element(title, Figure([_scatter(line, stacked) for line in drawn], layout), height)
+
+
+def event_chart(title: str, spans: Sequence[tuple[str, str, str]], moments: Sequence[tuple[str, str, str]]) -> str:
+    """An HTML element with a row for each kind of event and the time, in UTC, from left to right.
+
+    Args:
+        title: stands above the chart; it must be the only one of this title in its page.
+        spans: (kind, begin, end) of what lasts, drawn as bars.
+        moments: (kind, time, text) of what happens, drawn as dots that show their text under the pointer.
+    """
+    kinds = list(dict.fromkeys(kind for kind, _, _ in [*spans, *moments]))
+    bars = Scatter(
+        name="spans",
+        x=[time for _, begin, end in spans for time in (begin, end, None)],
+        y=[row for kind, _, _ in spans for row in (kind, kind, None)],
+        mode="lines",
+        line={"color": COLOUR, "width": 9},
+        hoverinfo="skip",
+    )
+    dots = Scatter(
+        name="moments",
+        x=[time for _, time, _ in moments],
+        y=[kind for kind, _, _ in moments],
+        text=[escape(text, quote=False) for _, _, text in moments],
+        hovertemplate="%{x}<br>%{text}<extra></extra>",
+        mode="markers",
+        marker={"size": 8, "color": MARKED_COLOUR},
+    )
+    layout = _layout("UTC", False, False, 1, ())
+    layout["xaxis"] = {"automargin": True, "type": "date", "title": {"text": "UTC"}}
+    layout["yaxis"] = {"automargin": True, "categoryorder": "array", "categoryarray": kinds[::-1]}
+    layout["hovermode"], layout["showlegend"] = "closest", False
+    return _as_element(title, Figure([bars, dots], layout), EVENT_ROW_HEIGHT * (len(kinds) + 3))
+
+
+def _as_element(title: str, figure: Figure, height: int) -> str:
     chart = to_html(
-        Figure([_scatter(line, stacked) for line in drawn], _layout(x_name, log, from_zero, len(drawn), marks)),
+        figure,
         config=CONFIG,
         include_plotlyjs=False,
         full_html=False,

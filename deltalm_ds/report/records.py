@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+BEGINS = ("attempt", "start")  # events: ranks are about to begin, under a supervisor and without one
 Record = dict[str, Any]
 
 

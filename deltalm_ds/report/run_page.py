@@ -13,6 +13,7 @@ from deltalm_ds.report.records import Record, names_in, points_in, steps_since_l
 from deltalm_ds.report.run_charts import run_charts
 from deltalm_ds.report.run_files import name_of, read_if_there, read_recipe, read_records
 from deltalm_ds.report.throughput import throughput
+from deltalm_ds.report.time_line import time_line
 from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, readable_states
 from deltalm_ds.runs.events import read_events
 
@@ -45,11 +46,15 @@ def write_report(run: Path, out: Path) -> None:
         section("Components", _component_table(train, validation)),
         section("Sample translations", _samples(read_if_there(run / "samples.json") or [])),
         section("Checkpoints", _checkpoints(run)),
-        section("History", history(events)),
+        section("History", chart_grid([time_line(events, _last_time(records))]) + history(events)),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:
         file.write(html_page(name, sections))
+
+
+def _last_time(records: Sequence[Record]) -> str | None:
+    return next((record["time"] for record in reversed(records) if "time" in record), None)
 
 
 def _about(recipe: Record) -> str:

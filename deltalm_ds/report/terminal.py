@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.progress import duration_text
-from deltalm_ds.report.records import Record, event_text, validation_metrics
+from deltalm_ds.report.records import BEGINS, Record, event_text, validation_metrics
 from deltalm_ds.report.run_files import name_of, read_recipe
 from deltalm_ds.runs.appended import AppendedLines
 
@@ -34,7 +34,7 @@ class RunView:
         self._validation: Record = {}
         self._lowest: tuple[float, int] | None = None
         self._last_events: deque[Record] = deque(maxlen=SHOWN_EVENTS)
-        self._is_ended, self._news_at = False, time.monotonic()
+        self._is_ended, self._is_supervised, self._news_at = False, False, time.monotonic()
         self._read_recipe()
 
     def update(self) -> list[str]:
@@ -54,7 +54,10 @@ class RunView:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the newest start has ended; a run without such events has when it is at its last step, validated."""
+        """Whether the newest start, or its supervisor, has ended.
+
+        A run without such events has when it is at its last step, validated.
+        """
         return self._is_ended or (not self._has_start and self._is_complete())
 
     def lines(self) -> list[str]:
@@ -93,11 +96,15 @@ class RunView:
 
     def _take_event(self, event: Record) -> None:
         self._last_events.append(event)
-        if event.get("kind") == "start":
+        if event.get("kind") in BEGINS:
             self._read_recipe()  # which a new start may have changed
             self._has_start, self._is_ended = True, False
+        elif event.get("kind") == "supervisor started":
+            self._has_start, self._is_supervised, self._is_ended = True, True, False
+        elif event.get("kind") == "supervisor ended":
+            self._is_supervised, self._is_ended = False, True
         elif event.get("kind") == "end":
-            self._is_ended = True
+            self._is_ended = not self._is_supervised  # which may try again
 
     def _is_complete(self) -> bool:
         step = self._recent[-1]["step"] if self._recent else 0

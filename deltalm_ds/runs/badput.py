@@ -24,7 +24,7 @@ def time_spent(run: Path) -> dict[str, float]:
     timed = [record for record in records if "time" in record and "seconds" in record]
     if not timed:
         return {}
-    starts = [event for event in events if event["kind"] == "start"]
+    starts = [event for event in events if event["kind"] in ("start", "attempt")]  # the latter under a supervisor
     first = _seconds_of(starts[0]) if starts else _seconds_of(timed[0]) - sum(timed[0]["seconds"].values())
     last = max(_seconds_of(entry) for entry in [timed[-1], *events])
     section = {name: sum(record["seconds"].get(name, 0.0) for record in timed) for name in OUTSIDE_STEPS}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median_low
 
 from deltalm_ds.files import write_in_place
 from deltalm_ds.runs.attempts import attempt_name
@@ -29,6 +30,8 @@ class Beat:
         limit_s: how long it may be there.
         pid, host, started_by: which process it is, and which one started it (0: not known). Hosts share a run
             directory, and their pids collide: only with the host is a pid a process.
+        steps, work_s: steps done since the process started, and the seconds of its own work in them: data, forward,
+            backward and optimizer without waiting for other ranks; saving and validation are none.
     """
 
     rank: int
@@ -41,6 +44,13 @@ class Beat:
     pid: int
     host: str
     started_by: int
+    steps: int = 0
+    work_s: float = 0.0
+
+    @property
+    def process(self) -> tuple[str, int]:
+        """Which process it is: its host and number."""
+        return self.host, self.pid
 
     @property
     def is_over(self) -> bool:
@@ -86,6 +96,45 @@ def read_beats(run: Path, attempt: int | None = None) -> dict[int, Beat]:
             beat = Beat(**json.loads(path.read_text()))
             beats[beat.rank] = beat
     return beats
+
+
+@dataclass(frozen=True)
+class SlowRank:
+    """A rank that the others wait for in every step.
+
+    Attributes:
+        beat: its last one.
+        seconds_per_step: of its own work.
+        median: of all ranks, the lower one where there are two.
+    """
+
+    beat: Beat
+    seconds_per_step: float
+    median: float
+
+    def __str__(self) -> str:
+        who = f"rank {self.beat.rank} (process {self.beat.pid} on {self.beat.host})"
+        return f"{who} works {self.seconds_per_step:.3g} s a step, others {self.median:.3g} s"
+
+
+def slow_ranks(earlier: dict[int, Beat], now: dict[int, Beat], factor: float = 1.5) -> list[SlowRank]:
+    """The ranks whose own work takes longer than that of most by a factor, slowest first.
+
+    Args:
+        earlier: a look at the beats of all ranks, best of some tens of steps ago: batches differ in size.
+        now: a later look. A rank that is another process by now, or has done no step, is left out.
+        factor: that is too much.
+    """
+    took = {
+        rank: (beat.work_s - earlier[rank].work_s) / (beat.steps - earlier[rank].steps)
+        for rank, beat in now.items()
+        if rank in earlier and earlier[rank].process == beat.process and beat.steps > earlier[rank].steps
+    }
+    if not took:
+        return []
+    median = median_low(took.values())
+    slow = [SlowRank(now[rank], seconds, median) for rank, seconds in took.items() if seconds > factor * median]
+    return sorted(slow, key=lambda one: -one.seconds_per_step)
 
 
 def reports(run: Path) -> set[Path]:

@@ -1,20 +1,30 @@
 """The starts of a run and how each one ended, written to and read from its events.
 
-`start` (host, ranks, step, again) is recorded before ranks start, `rank ended` (rank, code, reason) by each rank that
-does not get to the last step, `end` (code, reason, step, asked) by what started the ranks, unless it was killed.
+`start` (host, ranks, step, again) is recorded before ranks start, `rank ended` (rank, host, code, reason) by each rank
+that does not get to the last step, `end` (code, reason, step, asked) by what started the ranks, unless it was killed.
 """
 
+import re
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.errors import DONE_EXIT_CODE, FINAL_EXIT_CODES, STOPPED_EXIT_CODE, CheckError
+from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, FINAL_EXIT_CODES, STOPPED_EXIT_CODE, CheckError
+from deltalm_ds.runs.beats import Beat
 from deltalm_ds.runs.checkpoints import checkpoint_directories
 from deltalm_ds.runs.events import read_events, record_event
 
 MOST_STARTS_WITHOUT_PROGRESS = 3
+# What a rank says whose partner, or the way to it, is gone: of gloo, of NCCL, and of the store of torch.
+OF_PARTNERS = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|Timed out waiting|wait timeout after|Socket Timeout|gloo.*timed out"
+    r"|ncclRemoteError|NCCL communicator was aborted|remote process exit|remote worker crash"
+    r"|collective operation timeout|DistNetworkError|DistStoreError",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -119,7 +129,39 @@ def record_rank_end(run: Path, rank: int, code: int, reason: str) -> None:
         code: its exit code.
         reason: why, of which the first line is kept.
     """
-    record_event(run, "rank ended", rank=rank, code=code, reason=reason.strip().split("\n")[0][:500])
+    _record_rank_end(run, rank, socket.gethostname(), code, reason)
+
+
+def _record_rank_end(run: Path, rank: int, host: str, code: int, reason: str) -> None:
+    first_line = reason.strip().split("\n")[0][:500]
+    record_event(run, "rank ended", rank=rank, host=host, code=code, reason=first_line)
+
+
+def record_stuck(run: Path, fault: str, blamed: Sequence[Beat]) -> None:
+    """Record that a run hangs and is ended, and that it is the first of the ranks to blame that ends it.
+
+    Args:
+        run: the run directory.
+        fault: who keeps it from going on, in words.
+        blamed: their beats; others may speak for them.
+    """
+    step, ranks = min(beat.step for beat in blamed), [beat.rank for beat in blamed]
+    record_event(run, "stuck", fault=fault, step=step, ranks=ranks, hosts=sorted({beat.host for beat in blamed}))
+    _record_rank_end(run, blamed[0].rank, blamed[0].host, FAILED_EXIT_CODE, fault)
+
+
+def first_cause(rank_ends: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the ends that the ranks of one start recorded the one that made the others; None if none of them did.
+
+    A rank that only lost its partners follows from what became of those. Where all did, the first cause is one that
+    recorded nothing: a rank that was killed, a host or link that is gone. A save on request causes nothing, either.
+
+    Args:
+        rank_ends: events `rank ended`, oldest first.
+    """
+    own = [end for end in rank_ends if end["code"] != STOPPED_EXIT_CODE and not OF_PARTNERS.search(end["reason"])]
+    final = [end for end in own if end["code"] in FINAL_EXIT_CODES]
+    return next(iter([*final, *own]), None)
 
 
 def record_end(run: Path, code: int, reason: str, asked: bool) -> int:
@@ -136,13 +178,14 @@ def record_end(run: Path, code: int, reason: str, asked: bool) -> int:
     """
     starts = read_starts(run)
     ends = starts[-1].rank_ends if starts else []
-    final = [end for end in ends if end["code"] in FINAL_EXIT_CODES]
-    if final:
-        code, reason = final[0]["code"], final[0]["reason"]
+    cause = first_cause(ends)
+    if cause and cause["code"] in FINAL_EXIT_CODES:
+        code, reason = cause["code"], cause["reason"]
     elif code != DONE_EXIT_CODE and starts and starts[-1].was_stopped:
         code, reason = STOPPED_EXIT_CODE, "stopped, saved"
     elif not reason:
-        reason = "done" if code == DONE_EXIT_CODE else next((end["reason"] for end in ends), f"exit code {code}")
+        told = [end["reason"] for end in (cause, *ends) if end]
+        reason = "done" if code == DONE_EXIT_CODE else next(iter(told), f"exit code {code}")
     with suppress(OSError):  # a full disk, say: the code is what matters
         record_event(run, "end", code=code, reason=reason, asked=asked, step=_newest_step(run))
     return code

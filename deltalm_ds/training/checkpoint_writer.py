@@ -26,7 +26,7 @@ from deltalm_ds.runs.attempts import end_if_taken_over, temporary_of_attempt
 from deltalm_ds.runs.checkpoints import STATE, TrainingState, checkpoint_directories, checkpoint_name, read_state
 from deltalm_ds.runs.events import record_event
 from deltalm_ds.training.checkpoint import Share, loss_scaler_state, publish, write_share
-from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT, first_fault, of_all_ranks
+from deltalm_ds.training.collectives import collective_timeout, first_fault, of_all_ranks
 from deltalm_ds.training.retention import keep_checkpoints, remove_leftovers
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -68,10 +68,9 @@ class CheckpointWriter:
     ) -> None:
         self._ds_engine, self._vocabulary, self._recipe, self._run = ds_engine, vocabulary, recipe, run
         self._rank = distributed.get_rank()
+        timeout = collective_timeout(recipe.training.limits)
         # one for the training's own thread, one for those that write
-        self._ranks, self._writers = (
-            distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) for _ in range(2)
-        )
+        self._ranks, self._writers = (distributed.new_group(backend="gloo", timeout=timeout) for _ in range(2))
         self._share = Share(ds_engine)
         self._save: _Save | None = None
         self._state_lock = threading.Lock()  # of a checkpoint's state.json

@@ -13,9 +13,16 @@ import psutil
 import torch
 from torch import distributed
 
+from deltalm_ds.recipe.training_section import LimitsSection
 from deltalm_ds.runs.starter import STARTED_BY, stop_signals
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # while ranks join; then `collective_timeout`
+
+
+def collective_timeout(limits: LimitsSection) -> timedelta:
+    """After how long a collective gives up: when the watchdog, which knows more, has had its time in any section."""
+    longest = max(limits.start_s, limits.step_s, limits.checkpoint_s, limits.validation_s)
+    return timedelta(seconds=2 * longest)
 
 
 class StopRequested(Exception):

@@ -12,7 +12,7 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.kernels.optimizer import adam, apex_adam
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
-from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT
+from deltalm_ds.training.collectives import COLLECTIVE_TIMEOUT, collective_timeout
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, offload_device, precision
 from deltalm_ds.training.deepspeed_internals import (
     hold_numbers_once,
@@ -54,7 +54,7 @@ def initialize(model: DeltaLM, recipe: Recipe, updates: int = 0) -> deepspeed.De
     if exact:  # 16-bit engines take weights already rounded as their float32 masters [facts: masters]
         for name, parameter in ds_engine.module.named_parameters():
             set_exact_weight(parameter, exact.pop(name))
-    limit_waits(COLLECTIVE_TIMEOUT)
+    limit_waits(collective_timeout(recipe.training.limits))
     hold_numbers_once(ds_engine)
     has_average = recipe.training.average is not None
     keep_states(ds_engine.module, has_average)

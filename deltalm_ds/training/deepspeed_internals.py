@@ -72,9 +72,24 @@ def time_communication(sections: Sections) -> None:
 def _timed(collective: Callable[..., Any], sections: Sections) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         with sections.section("communication"):
-            return collective(*args, **kwargs)
+            work = collective(*args, **kwargs)
+        return work if work is None else _TimedWork(work, sections)
 
     return call
+
+
+class _TimedWork:
+    """A collective under way, as stage 3 has them: what waits for its end waits for the other ranks."""
+
+    def __init__(self, work: Any, sections: Sections) -> None:
+        self._work, self._sections = work, sections
+
+    def wait(self, *args: Any) -> Any:
+        with self._sections.section("communication"):
+            return self._work.wait(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
 
 
 def full_size(parameter: Tensor) -> int:

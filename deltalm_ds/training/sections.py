@@ -12,6 +12,7 @@ from torch.profiler import record_function
 Section = Literal[
     "start", "data", "forward", "backward", "communication", "optimizer", "checkpoint", "validation", "other"
 ]
+OWN_WORK: tuple[Section, ...] = ("data", "forward", "backward", "optimizer")  # in which no rank waits for another
 MAX_MARKS = 4096  # that a GPU has not been asked about yet
 
 
@@ -26,12 +27,16 @@ class Sections:
         current: the section that the host runs, and when it began or was gone back to, by `time.monotonic()`. It is
             read by other threads, and therefore replaced as a whole.
         position: the step, and how many sections it has seen: what all ranks pass through in the same order.
+        work: steps done, and the seconds of this rank's own work so far; replaced as a whole between steps. A GPU that
+            is behind the host has not done all of it yet.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[Section, float] = defaultdict(float)
         self.current: tuple[Section, float] = "start", time.monotonic()
         self.position = 0, 0
+        self.work = 0, 0.0
+        self._begun = 0
         self.is_profiled = False
         self._taken: dict[Section, float] = {}
         self._device: _DeviceClock | None = None
@@ -47,6 +52,10 @@ class Sections:
         """A step begins, by waiting for its data."""
         self.position = step, 0
         self.switch("data")
+        if self._device is not None:
+            self._device.collect()
+        self.work = self._begun, sum(self.seconds.get(name, 0.0) for name in OWN_WORK)
+        self._begun += 1
 
     @contextmanager
     def section(self, name: Section) -> Iterator[None]:

@@ -87,10 +87,11 @@ def train_step(
             loss, token_loss, token_nll = ds_engine(batch.source, batch.target_input, batch.labels, label_smoothing)
         losses.append((batch, token_loss, token_nll))
         total = total + loss.detach() * batch.weight
-        with sections.section("backward"):
-            loss = loss * (batch.weight * world_size / num_target_tokens)
-            if len(losses) == len(batches):
+        loss = loss * (batch.weight * world_size / num_target_tokens)
+        if len(losses) == len(batches):
+            with sections.section("communication"):  # mostly: ranks wait for each other here
                 loss = loss * factor(total).to(loss.dtype)
+        with sections.section("backward"):
             ds_engine.backward(loss, scale_wrt_gas=False)
     with sections.section("optimizer"):
         ds_engine.step()

@@ -17,14 +17,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from deltalm_ds.errors import FAILED_EXIT_CODE
 from deltalm_ds.recipe.training_section import LimitsSection
 from deltalm_ds.runs.attempts import end_if_taken_over, own_attempt
 from deltalm_ds.runs.beats import BEAT_S, BEATS, Beat, beat_path, listed, read_beats, remove_beats, reports, write_beat
-from deltalm_ds.runs.events import record_event
-from deltalm_ds.runs.history import record_rank_end
+from deltalm_ds.runs.history import record_stuck
 from deltalm_ds.runs.starter import STARTED_BY
 from deltalm_ds.training.collectives import of_all_ranks
 from deltalm_ds.training.sections import Section, Sections
@@ -36,24 +35,32 @@ MOST_REPORTS = 5  # of hangs that a run keeps
 _LIMITS: dict[Section, str] = {"start": "start_s", "checkpoint": "checkpoint_s", "validation": "validation_s"}
 
 
-def verdict(earlier: dict[int, Beat], now: dict[int, Beat]) -> str | None:
-    """One sentence on who keeps a run from going on, from two looks OBSERVED_S apart; None if nobody does yet.
+class Verdict(NamedTuple):
+    """One sentence on who keeps a run from going on, and who that is; nobody where all wait in the same place."""
+
+    fault: str
+    blamed: list[Beat]
+
+
+def verdict(earlier: dict[int, Beat], now: dict[int, Beat]) -> Verdict | None:
+    """Who keeps a run from going on, from two looks OBSERVED_S apart; None if nobody does yet.
 
     The same beat twice means a stopped rank. Else the ranks that are behind are stuck if they are over their own
     limits: what the others wait for may just take its time.
     """
     still = [beat for rank, beat in now.items() if rank in earlier and earlier[rank].beat == beat.beat]
     if still:
-        return f"Stopped, dead, or cut off: {listed(still)}; the others wait for it."
+        return Verdict(f"Stopped, dead, or cut off: {listed(still)}; the others wait for it.", still)
     first = min((beat.step, beat.place) for beat in now.values())
     behind = [beat for beat in now.values() if (beat.step, beat.place) == first]
     if not all(beat.is_over for beat in behind):
         return None
     if len(behind) == len(now) > 1:
-        return f"All ranks wait in the same place ({listed(behind)}): for the network, or for a disk."
+        return Verdict(f"All ranks wait in the same place ({listed(behind)}): for the network, or for a disk.", [])
     others = [beat for beat in now.values() if beat not in behind]
     for_s = min(beat.since_s for beat in behind)
-    return f"Stuck for {for_s:.0f} s: {listed(behind)}" + (f"; waiting: {listed(others)}." if others else ".")
+    waiting = f"; waiting: {listed(others)}." if others else "."
+    return Verdict(f"Stuck for {for_s:.0f} s: {listed(behind)}{waiting}", behind)
 
 
 @contextmanager
@@ -127,6 +134,7 @@ class _Watchdog(threading.Thread):
         """What the rank is at; time in which the process was stopped itself does not count."""
         now, at = time.monotonic(), self._sections.current
         step, place = self._sections.position
+        steps, work_s = self._sections.work
         self._since_s = self._since_s + min(now - self._ticked, 2 * BEAT_S) if at == self._at else 0.0
         self._at, self._ticked, self._beat = at, now, self._beat + 1
         return Beat(
@@ -140,6 +148,8 @@ class _Watchdog(threading.Thread):
             os.getpid(),
             socket.gethostname(),
             self._started_by,
+            steps,
+            work_s,
         )
 
     def _look(self, own: Beat) -> None:
@@ -159,17 +169,16 @@ class _Watchdog(threading.Thread):
             if found := verdict(first, last):
                 self._accuse(found, last)
 
-    def _accuse(self, found: str, beats: dict[int, Beat]) -> None:
+    def _accuse(self, found: Verdict, beats: dict[int, Beat]) -> None:
         """Say who is stuck, unless another rank was faster, and end."""
         try:
             self._report.mkdir()
-            record_event(self._run, "stuck", fault=found, step=min(beat.step for beat in beats.values()))
-            record_rank_end(self._run, self._rank, FAILED_EXIT_CODE, found)
+            record_stuck(self._run, found.fault, found.blamed or [beats[self._rank]])
         except FileExistsError:
             self._dump_and_exit()
         except OSError:
             pass  # a disk that does not answer: then stderr alone has it
-        _say(f"{found} The run ends; the stacks of its ranks are in {self._report}. The same command goes on.")
+        _say(f"{found.fault} The run ends; the stacks of its ranks are in {self._report}. The same command goes on.")
         self._dump_and_exit(wait_s=WAIT_FOR_STACKS_S)
 
     def _dump_and_exit(self, wait_s: float = 0.0) -> NoReturn:

@@ -130,3 +130,26 @@ def test_there_is_no_such_run(tmp_path: Path) -> None:
     outcome = deltalm("watch", tmp_path / "none")
     assert outcome.code == 2
     assert outcome.messages == [f"deltalm: There is no run directory {tmp_path / 'none'}."]
+
+
+def test_a_supervised_run_ends_with_its_supervisor(run: Path) -> None:
+    """An attempt that has ended is followed by another one."""
+    view = RunView(run)
+    for kind, has_ended in (
+        ("supervisor started", False),
+        ("attempt", False),
+        ("host lost", False),
+        ("end", False),
+        ("attempt", False),
+        ("end", False),
+        ("supervisor ended", True),
+        ("supervisor started", False),
+    ):
+        record_event(run, kind, host="n1")
+        (line,) = view.update()
+        assert line.endswith(f" {kind}: host: n1") and line in view.lines()
+        assert view.has_ended == has_ended
+    append(run, 40)
+    append(run, 40, "validation")
+    view.update()
+    assert not view.has_ended

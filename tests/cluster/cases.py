@@ -11,7 +11,7 @@ from tests.cluster.hosts import LOGIN
 from tests.cluster.launched import STRANGE, Launched
 
 SHORTLY_S = 4.0
-VERDICTS = ("host lost", "rank lost")  # events
+VERDICTS = ("host lost", "agent lost", "rank lost")  # events
 CASES: dict[str, "Case"] = {}
 
 

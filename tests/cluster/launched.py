@@ -74,11 +74,9 @@ class Launched:
         found = []
         for process in self.hosts.processes(host):
             with suppress(psutil.NoSuchProcess):
-                command = process.cmdline()
-                its = next((name for name, word in PARTS.items() if word in command), None)
                 parent = process.parent()
-                is_forked = its == "rank" and parent is not None and "deltalm_ds.launch.rank" in _words(parent)
-                if its == part and not is_forked:
+                is_forked = part == "rank" and parent is not None and _part(parent) == part
+                if _part(process) == part and not is_forked:
                     found.append(process)
         return found
 
@@ -129,6 +127,11 @@ class Launched:
 
 def _deltalm(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-c", TRAIN, *map(str, arguments)]
+
+
+def _part(process: psutil.Process) -> str | None:
+    command = _words(process)
+    return next((name for name, word in PARTS.items() if word in command), None)
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -16,7 +16,7 @@ from deltalm_ds.launch.hostfile import Host, check_expected, described, read_hos
 from deltalm_ds.recipe.loading import load_recipe, recipe_path
 
 FAULTS = {
-    # FACTS: what DeepSpeed passes over
+    # what DeepSpeed passes over
     "n1 slots=0": "line 1: slots=0 would leave the host out: give a number from 1 on, or leave out the line.",
     "n1 slots=1x": "line 1: 'slots=1x' does not give the slots: write n1 slots=1.",
     "n1 slots=4\nn1 slots=4": "line 2: n1 is on line 1 already.",

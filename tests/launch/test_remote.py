@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.launch import remote
 from deltalm_ds.launch.remote import Outcome, folded, run_on_hosts, why_ssh_failed
 from tests.launch import fake_hosts
 
@@ -50,6 +51,20 @@ def test_lines_come_while_the_command_runs(ssh_bin: Path, tmp_path: Path) -> Non
     assert seen == [("n1", "é"), ("n1", "end"), ("n1", "\N{REPLACEMENT CHARACTER}")] and outcome.code == 0
 
 
+def test_the_end_of_each_host_is_told(ssh_bin: Path, tmp_path: Path) -> None:
+    fake_hosts.refuse(ssh_bin, "n1", "no route")
+    ended: list[str] = []
+
+    def on_end(name: str) -> None:
+        ended.append(name)
+        (tmp_path / name).touch()  # the next host waits for it
+
+    after = {1: "n1", 2: "n2"}
+    command = "until [ -e '{}' ]; do sleep 0.02; done"
+    run_on_hosts(["n1", "n2", "n3"], lambda index: command.format(tmp_path / after.get(index, "")), 30, on_end=on_end)
+    assert ended == ["n1", "n2", "n3"]
+
+
 def test_stdin_is_empty(ssh_bin: Path) -> None:
     assert run_on_hosts(["n1"], "cat; echo end", 30)["n1"].output == "end"
 
@@ -85,8 +100,9 @@ def test_an_interrupt_ends_every_ssh(ssh_bin: Path, tmp_path: Path) -> None:
     _wait_for(lambda: not any(psutil.pid_exists(pid) for pid in sleepers))
 
 
-def test_more_hosts_than_ssh_processes_at_a_time(ssh_bin: Path) -> None:
-    names = [f"n{number}" for number in range(1, 101)]
+def test_more_hosts_than_ssh_processes_at_a_time(ssh_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "AT_ONCE", 3)
+    names = [f"n{number}" for number in range(1, 11)]
     outcomes = run_on_hosts(names, "echo $HOSTNAME", 60)
     assert [outcome.output for outcome in outcomes.values()] == names
 

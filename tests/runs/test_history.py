@@ -1,13 +1,19 @@
 """The starts of a run: which count as failed, and when there were too many of them."""
 
 import json
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from deltalm_ds.errors import CheckError
 from deltalm_ds.runs.events import read_events
-from deltalm_ds.runs.history import read_starts, record_end, record_rank_end, record_start
+from deltalm_ds.runs.history import first_cause, read_starts, record_end, record_rank_end, record_start
 
 
 def checkpoint(run, step):
@@ -84,3 +90,85 @@ def test_the_ends_of_all_ranks_are_one_end(ranks, code, expected, tmp_path):
     assert record_end(tmp_path, code, "killed" if code == 247 else "", asked=False) == expected[0]
     end = read_starts(tmp_path)[-1].end
     assert (end["code"], end["reason"]) == expected
+
+
+# --- which end made the others ---
+
+GLOO = "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/"
+FOLLOWERS = (
+    f"{GLOO}pair.cc:553] Connection closed by peer [127.0.0.1]:27372. This is typically caused by a remote worker …",
+    f"{GLOO}pair.cc:569] Read error [10.9.0.2]:1234: Connection reset by peer",
+    f"{GLOO}unbound_buffer.cc:78] Timed out waiting 3000ms for recv operation to complete",
+    "DistStoreError: wait timeout after 3000ms, keys: /default_pg/0//1//cpu//0/1",
+    "DistBackendError: NCCL error in: NCCLUtils.cpp:133, remote process exited or there was a network error, NCCL …",
+)
+
+
+def end(rank, code, reason):
+    return {"kind": "rank ended", "rank": rank, "host": "host", "code": code, "reason": reason}
+
+
+@pytest.mark.parametrize("follower", FOLLOWERS)
+def test_a_rank_that_lost_its_partners_is_not_the_first_cause(follower):
+    own = end(2, 1, "ValueError: own fault")
+    assert first_cause([end(0, 1, follower), own, end(1, 1, follower)]) == own
+    assert first_cause([end(0, 1, follower), end(1, 1, follower)]) is None
+
+
+def test_the_end_that_makes_trying_again_useless_comes_first():
+    final = end(1, 3, "a damaged file")
+    assert first_cause([end(0, 1, "ValueError: earlier"), final]) == final
+    assert first_cause([end(0, 1, "ValueError: earlier"), end(1, 1, "KeyError: later")])["rank"] == 0
+    assert first_cause([end(0, 75, "stopped, saved")]) is None and first_cause([]) is None
+
+
+def test_the_end_of_a_start_has_the_reason_of_its_first_cause(tmp_path):
+    record_start(tmp_path, 2, again=False)
+    record_rank_end(tmp_path, 0, 1, FOLLOWERS[0])
+    record_rank_end(tmp_path, 1, 1, "ValueError: own fault")
+    record_end(tmp_path, 1, "", False)
+    (start,) = read_starts(tmp_path)
+    assert start.reason == "ValueError: own fault"
+    assert {one["host"] for one in start.rank_ends} == {socket.gethostname()}
+
+
+RANK = """
+import os, pathlib, signal, sys
+from datetime import timedelta
+import torch
+from torch import distributed
+from deltalm_ds.runs.history import record_rank_end
+rank, how = int(os.environ["RANK"]), sys.argv[1]
+distributed.init_process_group("gloo", timeout=timedelta(seconds=30))
+try:
+    distributed.all_reduce(torch.ones(9))
+    if rank == 1 and how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1:
+        raise ValueError("own fault")
+    distributed.all_reduce(torch.ones(9))
+except Exception as error:
+    record_rank_end(pathlib.Path("."), rank, 1, f"{type(error).__name__}: {error}")
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "raised"])
+def test_what_ranks_say_whose_partner_is_gone(how, tmp_path):
+    """With gloo itself: a rank that is killed says nothing, and the other one is not to blame."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, how], cwd=tmp_path, env=environment | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    codes = [rank.wait(timeout=60) for rank in ranks]
+    assert codes == [1, -signal.SIGKILL if how == "killed" else 1]
+    ends = read_events(tmp_path)
+    follower = next(one for one in ends if one["rank"] == 0)
+    assert "ValueError" not in follower["reason"]
+    cause = first_cause(ends)
+    assert cause is None if how == "killed" else (cause["rank"], cause["reason"]) == (1, "ValueError: own fault")

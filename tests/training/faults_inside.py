@@ -1,6 +1,8 @@
 """What goes wrong inside a step, by name: patches for `ranks.py`, each made anew for its job."""
 
 import math
+import time
+from functools import partial
 
 import torch
 from torch import distributed
@@ -9,14 +11,18 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.layers import EncoderLayer
 from deltalm_ds.training import trainer
 
+SLOW_S = 0.3
 POISON = (7, 9)  # a source that begins with one of these tokens, the last included, makes NaN
 
 
 def fault_inside(name):
-    """The arguments of `mock.patch.object` for `spike N`, `glitch N`, `leave out N`, `memory N`, `poison`; or None."""
+    """The arguments of `mock.patch.object` by name: `spike N`, `glitch N`, `leave out N`, `memory N`, `poison`,
+    `slow data`, `slow forward`, `slow backward`; or None."""
     kind, _, number = name.rpartition(" ")
     if name == "poison":
         return poison()
+    if kind == "slow":
+        return slow(number)
     make = {"spike": spike, "glitch": glitch, "leave out": leave_out, "memory": memory}.get(kind)
     return make and make(int(number))
 
@@ -84,3 +90,28 @@ def memory(number):
         return forward(self, *arguments)
 
     return DeltaLM, "forward", hungry
+
+
+def slow(section):
+    """What rank 1 does in a section takes it longer."""
+    wait = partial(time.sleep, SLOW_S if distributed.get_rank() == 1 else 0.0)
+    if section == "data":
+        prefetch = trainer.prefetch
+
+        def slow_prefetch(*arguments):
+            for batches in prefetch(*arguments):
+                wait()
+                yield batches
+
+        return trainer, "prefetch", slow_prefetch
+    forward = DeltaLM.forward
+
+    def slow_forward(self, *arguments):
+        made = forward(self, *arguments)
+        if section == "forward":
+            wait()
+        else:
+            made.loss.register_hook(lambda _: wait())
+        return made
+
+    return DeltaLM, "forward", slow_forward

@@ -24,8 +24,11 @@ from torch.distributed import distributed_c10d
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
+from deltalm_ds.runs.beats import Beat, slow_ranks
 from deltalm_ds.training import checkpoint, checkpoint_writer, collectives, deepspeed_engine, trainer, validation
+from deltalm_ds.training.collectives import of_all_ranks
 from deltalm_ds.training.deepspeed_engine import start_distributed
+from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.trainer import Trainer
 
 write_file = checkpoint._write
@@ -116,6 +119,22 @@ def start_from_another_run(job):
         (run / "checkpoints" / "step_00000050").symlink_to(checkpoints[0])
 
 
+class SeenSections(Sections):
+    """A clock that keeps what a rank's beats would have of its work after each step."""
+
+    def begin_step(self, step):
+        super().begin_step(step)
+        self.__dict__.setdefault("seen", []).append(self.work)
+
+
+def found_slow(sections):
+    """Which ranks are told to be slow over all their steps but the first two, in which memory is new."""
+    rank = distributed.get_rank()
+    own = [Beat(rank, 9, "data", 0, 0, 0.0, 9.0, os.getpid(), "host", 1, *sections.seen[step]) for step in (2, -1)]
+    earlier, now = (dict(enumerate(beats)) for beats in zip(*of_all_ranks(own), strict=True))
+    return ", ".join(str(one.beat.rank) for one in slow_ranks(earlier, now))
+
+
 def run_job(job):
     if job["resumes"] and distributed.get_rank() == 0:
         start_from_another_run(job)
@@ -123,8 +142,10 @@ def run_job(job):
     patch = PATCHES.get(job["fault"]) or fault_inside(job["fault"] or "")
     with mock.patch.object(*patch) if patch else nullcontext():
         try:
-            training = Trainer(Path(job["run"]))
+            training = Trainer(Path(job["run"]), SeenSections())
             code = training.train()
+            if (job["fault"] or "").startswith("slow"):
+                return found_slow(training.sections)
             if job["fault"] == "graphs":
                 assert training.ds_engine.module.forward.num_replays > 10
             return code
@@ -139,8 +160,10 @@ def limits_of_groups():
 
 def main(jobs_file):
     # another limit than torch's own, so that a group that does not take it is seen
-    for module in (collectives, deepspeed_engine, checkpoint_writer):
+    for module in (collectives, deepspeed_engine):
         module.COLLECTIVE_TIMEOUT = LIMIT
+    for module in (checkpoint_writer, deepspeed_engine):
+        module.collective_timeout = lambda limits: LIMIT
     start_distributed()
     # a CPU without AVX512-FP16 computes in float16 all the same, only slowly
     get_accelerator().is_fp16_supported = lambda: True

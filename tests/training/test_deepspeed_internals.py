@@ -177,6 +177,20 @@ def test_collectives_of_deepspeed_are_a_section(monkeypatch: pytest.MonkeyPatch)
         assert clock[-1].current[0] == "start" and clock[-1].seconds["communication"] > 0
 
 
+def test_waiting_for_a_collective_under_way_is_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    sections, waits = Sections(), []
+    work = SimpleNamespace(wait=lambda *_: waits.append(sections.current[0]), is_completed=lambda: True)
+    backend = type("Backend", (), {name: lambda self, *_, **__: work for name in _COLLECTIVES})()
+    backend.is_initialized = lambda: True
+    monkeypatch.setattr(deepspeed.comm.comm, "cdb", backend)
+    time_communication(sections)
+    handle = deepspeed.comm.all_gather_into_tensor(torch.ones(2), torch.ones(2), async_op=True)
+    with sections.section("forward"):
+        handle.wait()
+        assert handle.is_completed() and sections.current[0] == "forward"
+    assert waits == ["communication"]
+
+
 def test_sizes_are_those_of_the_model(engines: list[dict[str, Any]]) -> None:
     sizes = [35, 5, 15, 3]
     assert [found["stage"] for found in engines] == [1, 1, 2, 3]

@@ -44,6 +44,16 @@ def test_metrics_of_the_validation_are_opened_before_training(make_recipe, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_login_host_prepares_what_it_could_not_train(make_recipe, tmp_path):
+    recipe = make_recipe(deepspeed="fp16_zero1")
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        prepare_run(recipe, tmp_path / "run")
+    prepare_run(recipe, tmp_path / "run", trains_here=False)
+    prepare_run(recipe, tmp_path / "run", trains_here=False)  # also where it goes on
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        prepare_run(recipe, tmp_path / "run")
+
+
 def test_a_run_is_continued_with_its_own_recipe_alone(make_recipe, tmp_path):
     prepare_run(make_recipe(), tmp_path / "run")
     prepare_run(make_recipe(deepspeed="bf16_zero3"), tmp_path / "run")  # the DeepSpeed configuration may change

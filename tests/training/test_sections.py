@@ -30,6 +30,28 @@ def test_seconds_are_of_the_innermost_section(clock):
     assert sections.seconds == {"start": 3.0, "validation": 1.5, "forward": 5.0}
 
 
+def test_work_is_that_of_whole_steps_without_waiting_for_others(clock):
+    sections = Sections()
+    clock.return_value = 5.0
+    sections.begin_step(70)
+    assert sections.work == (0, 0.0)
+    for step in (71, 72):
+        clock.return_value += 1.0  # for data
+        sections.switch("other")
+        clock.return_value += 100.0
+        with sections.section("backward"):
+            clock.return_value += 2.0
+            with sections.section("communication"):
+                clock.return_value += 100.0
+            clock.return_value += 3.0
+        with sections.section("optimizer"):
+            clock.return_value += 4.0
+        with sections.section("validation"):
+            clock.return_value += 100.0
+        sections.begin_step(step)
+    assert sections.work == (2, 20.0)
+
+
 def test_a_section_ends_with_an_error_too(clock):
     sections = Sections()
     with pytest.raises(ZeroDivisionError), sections.section("checkpoint"):

@@ -13,6 +13,7 @@ import pytest
 
 from deltalm_ds.runs.beats import Beat, beat_path, read_beats
 from deltalm_ds.runs.events import read_events
+from deltalm_ds.runs.history import first_cause, read_starts
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.watchdog import MOST_REPORTS, _tidy, verdict
 
@@ -26,9 +27,12 @@ def beat(rank, number, step=7, place=2, since_s=20.0, section="backward"):
 
 
 def look_twice(*beats, stopped=()):
-    """The verdict where all ranks beat but those that are stopped."""
+    """The verdict in words where all ranks beat but those that are stopped; who is blamed stands first there."""
     earlier = {one.rank: replace(one, beat=one.beat - (one.rank not in stopped)) for one in beats}
-    return verdict(earlier, {one.rank: one for one in beats})
+    found = verdict(earlier, {one.rank: one for one in beats})
+    for one in found.blamed if found else []:
+        assert str(one) in found.fault.partition("waiting")[0]
+    return found and found.fault
 
 
 def test_the_rank_that_beats_no_more_is_named():
@@ -135,6 +139,8 @@ def test_a_stopped_rank_is_named_and_the_run_ends(num_ranks, make_run, tmp_path)
         finally:
             launcher.kill()
     assert f"rank {stopped} (process {ranks[stopped].pid} on " in event["fault"]
+    assert (event["ranks"], event["hosts"]) == ([stopped], [beats[stopped].host])
+    assert first_cause(read_starts(run)[-1].rank_ends)["rank"] == stopped
     assert num_ranks == 1 or "rank 0 (" not in event["fault"]
     assert psutil.wait_procs(ranks, timeout=20)[1] == []
     told = (tmp_path / "log").read_text()
