@@ -76,7 +76,9 @@ def _place(environment: Mapping[str, str], num_devices: int) -> Place:
     if "SLURM_STEP_NUM_TASKS" in environment:
         return slurm_place(environment, num_devices)
     if "SLURM_JOB_ID" in environment:
-        raise InputError("A batch script is no rank: start ranks with srun, or training on this host with `deltalm train`.")
+        raise InputError(
+            "A batch script is no rank: start ranks with srun, or training on this host with `deltalm train`."
+        )
     raise InputError("Nothing says which rank this is: ranks are started by `deltalm train`, by srun or by mpirun.")
 
 
@@ -106,7 +108,9 @@ def slurm_place(environment: Mapping[str, str], num_devices: int) -> Place:
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
     tasks = per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), "SLURM_STEP_TASKS_PER_NODE")
     if num_hosts(hosts) != num_nodes:
-        raise InputError(f"SLURM started ranks on {num_nodes} nodes, and its node list names others: {hosts or 'none'}.")
+        raise InputError(
+            f"SLURM started {num_nodes} nodes, and its node list names others: {hosts or 'none'}."
+        )
     fits = len(tasks) == num_nodes and sum(tasks) == num_ranks and rank < num_ranks and node < num_nodes
     if not fits or local >= tasks[node]:
         raise InputError(
@@ -183,9 +187,13 @@ def check_devices(num_tasks: int, num_devices: int, num_allocated: str | None = 
     """
     num_gpus = int(num_allocated) if (num_allocated or "").isdecimal() else num_devices
     if num_gpus and num_tasks > num_gpus:
-        raise InputError(f"{num_tasks} ranks on a node with {num_gpus} GPUs: one task per GPU is what can be trained with.")
+        raise InputError(
+            f"{num_tasks} ranks on a node with {num_gpus} GPUs: take one task per GPU."
+        )
     if 1 < num_devices < num_tasks:
-        raise InputError(f"A rank of {num_tasks} on its node sees {num_devices} GPUs: let it see all of them, or its own.")
+        raise InputError(
+            f"A rank of {num_tasks} on its node sees {num_devices} GPUs: it must see all, or one."
+        )
 
 
 # --- mpirun ---

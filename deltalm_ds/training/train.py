@@ -1,8 +1,8 @@
 """What a launcher, srun or mpirun starts on every rank: `srun python -m deltalm_ds.training.train RUN`.
 
-RUN is a run directory that `deltalm train` prepared (`--prepare`: nothing else). It holds everything a run leaves: recipe.yaml, inputs.json,
-environment.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/. Started again, a run goes on from its newest
-whole checkpoint.
+RUN is a run directory that `deltalm train` prepared (with `--prepare`, it does nothing else). It holds everything a run
+leaves: recipe.yaml, inputs.json, environment.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/. Started
+again, a run goes on from its newest whole checkpoint.
 """
 
 import sys

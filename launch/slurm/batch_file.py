@@ -1,4 +1,4 @@
-"""`deltalm launch --slurm`: one of the batch scripts, filled in for an experiment, and its submission."""
+"""`deltalm launch --slurm`: the batch script of a training, filled in for a run, and its submission."""
 
 import re
 import shlex
@@ -7,32 +7,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deltalm_ds.errors import InputError, nearest
+from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file
 
-SCRIPTS = Path(__file__).parent
-TRAINING = ("pretrain", "finetune")  # those that take a recipe and a run
+TEMPLATE = Path(__file__).with_name("pretrain.sbatch")
 _ACTIVATE = "# source /path/to/venv/bin/activate"
 
 
-def batch_script(
-    kind: str, recipe: Path, run: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()
-) -> str:
+def batch_script(kind: str, recipe: Path, run: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
     """The text of a batch script for a training.
 
     Args:
-        kind: `pretrain` or `finetune`: the script to fill in.
         recipe: the recipe.
         run: the run directory.
         overrides: changes of the recipe.
         options: of sbatch, such as `--nodes=2`, in place of the script's own or beside them.
 
     Raises:
-        InputError: there is no such script, or an option is none of sbatch's form.
+        InputError: an option is none of sbatch's form.
     """
-    if kind not in TRAINING:
-        raise InputError(f"There is no batch script {kind} for a training; perhaps {nearest(kind, TRAINING)}.")
-    text = (SCRIPTS / f"{kind}.sbatch").read_text(encoding="utf-8")
+    text = TEMPLATE.read_text(encoding="utf-8")
     for option in options:
         text = _with_option(text, option)
     values = {"RECIPE": shlex.quote(str(recipe.absolute())), "RUN": shlex.quote(str(run.absolute()))}

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, FINAL_EXIT_CODES, STOPPED_EXIT_CODE
+from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, FINAL_EXIT_CODES
 from deltalm_ds.launch.slurm.allocation import RESTARTS, Allocation
 from deltalm_ds.launch.slurm.nodes import checked
 
@@ -36,7 +36,7 @@ _NOTHING = ("", "(null)", "N/A", "None", "Unknown")
 
 def facts(text: str) -> dict[str, str]:
     """The fields of what `scontrol show` prints, `Name=value` or `Name = value`."""
-    return {name: value for name, value in re.findall(r"(?:^|\s)([\w:/]+)(?: += |=)(\S*)", text)}
+    return dict(re.findall(r"(?:^|\s)([\w:/]+)(?: += |=)(\S*)", text))
 
 
 def should_come_again(code: int, was_cancelled: bool) -> bool:

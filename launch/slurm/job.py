@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
         return FAILED_EXIT_CODE
     step = Step(controller)
     if controller.is_spent:
-        _say(f"this is restart {allocation.restarts}, and {options.max_restarts} are the most: submit the job to go on.")
+        _say(
+            f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on."
+        )
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
     controller.explain()
     return controller.conclude(_code(options, allocation, step), step.was_cancelled)
@@ -68,12 +70,16 @@ def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> 
 
 
 def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
+    from deltalm_ds.launch.hostfile import Host
+    from deltalm_ds.launch.preflight import require_fit
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.runs.history import record_end, record_start
     from deltalm_ds.training.prepare import IN_USE, LOCK, prepare_run
 
-    run = options.out.absolute()
-    prepare_run(load_recipe(options.recipe, options.overrides), run)
+    run, recipe = options.out.absolute(), load_recipe(options.recipe, options.overrides)
+    nodes = [Host(name, allocation.tasks_per_node) for name in node_names(allocation.hosts)]
+    require_fit(nodes, recipe, run, options.recipe, run_on_nodes)
+    prepare_run(recipe, run)
     environment = _environment(allocation) | {EXPECTED_RANKS: str(allocation.num_tasks)}
     # A rank that has saved and ended must not take those with it that are about to; one that died may.
     srun = ["srun", "--label", "--kill-on-bad-exit=0", f"--wait={LAST_RANK_S}", *options.srun, *options.container]

@@ -2,13 +2,12 @@
 
 import re
 import subprocess
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from deltalm_ds.launch.remote import Outcome
 
 UNFIT = ("down", "drain", "fail")  # how the states of nodes begin on which nothing can be started, or not for long
+TIMED_OUT = 124  # the exit code of coreutils' timeout
 
 
 def checked(command: Sequence[str], environment: Mapping[str, str] | None = None, text: str | None = None) -> str:
@@ -48,51 +47,48 @@ def run_on_nodes(
     command: Callable[[int], str],
     timeout_s: float,
     on_line: Callable[[str, str], None] | None = None,
+    on_end: Callable[[str], None] | None = None,
 ) -> dict[str, Outcome]:
-    """Run a command on every node of this job by one srun and wait for all; as `launch.remote.run_on_hosts` does by ssh.
+    """Run a command on every node of this job by one srun, and wait for all: `launch.remote.run_on_hosts` without ssh.
 
     Args:
         names: of the nodes, in SLURM's order.
-        command: the command line for the shell of each, by its place in `names`.
-        timeout_s: then srun and what it runs are ended.
-        on_line: is given name and line as they come, of stdout.
+        command: for the shell of each node, by its place in `names`.
+        timeout_s: seconds for all.
+        on_line: called with the name and each line, stderr's as well, as it comes.
+        on_end: called with each name when all have ended.
     """
     outcomes = {name: Outcome() for name in names}
-    each = f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", "--cpus-per-task=1", "--label"
+    one_each = f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", "--cpus-per-task=1"
+    srun = "timeout", f"{timeout_s:.0f}", "srun", *one_each, "--label", "--overlap", "--kill-on-bad-exit=0"
     own = 'shift "$SLURM_PROCID"; exec sh -c "$1"', "sh", *map(command, range(len(names)))
-    srun = subprocess.Popen(
-        ["srun", *each, "--kill-on-bad-exit=0", "--overlap", "sh", "-c", *own],
+    with subprocess.Popen(
+        [*srun, "sh", "-c", *own],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-    )
-    ended_late = threading.Event()
-    timer = threading.Timer(timeout_s, lambda: (ended_late.set(), srun.terminate()))
-    timer.start()
-    errors = threading.Thread(target=_read, args=(srun.stderr, names, lambda name, line: outcomes[name].error_lines.append(line)))
-    errors.start()
-
-    def keep(name: str, line: str) -> None:
-        outcomes[name].lines.append(line)
-        if on_line is not None:
-            on_line(name, line)
-
-    _read(srun.stdout, names, keep)
-    errors.join()
-    code = srun.wait()
-    timer.cancel()
-    for outcome in outcomes.values():
-        outcome.code, outcome.timed_out = (None, True) if ended_late.is_set() else (code, False)
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            for name, text in _by_node(line.rstrip("\n"), names):
+                outcomes[name].lines.append(text)
+                outcomes[name].error_lines.append(text)
+                if on_line is not None:
+                    on_line(name, text)
+    for name, outcome in outcomes.items():
+        outcome.timed_out = process.returncode == TIMED_OUT
+        outcome.code = None if outcome.timed_out else process.returncode
+        if on_end is not None:
+            on_end(name)
     return outcomes
 
 
-def _read(stream: IO[str], names: Sequence[str], take: Callable[[str, str], None]) -> None:
-    """Lines that srun has labelled with the number of a task; what it says itself is everybody's."""
-    for line in stream:
-        match = re.fullmatch(r"\s*(\d+): (.*)\n?", line)
-        if match is not None and int(match[1]) < len(names):
-            take(names[int(match[1])], match[2])
-        else:
-            for name in names:
-                take(name, line.rstrip("\n"))
+def _by_node(line: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """A line that srun has labelled with the number of a task; what it says itself is everybody's."""
+    match = re.fullmatch(r" *(\d+): (.*)", line)
+    if match is not None and int(match[1]) < len(names):
+        yield names[int(match[1])], match[2]
+    else:
+        yield from ((name, line) for name in names)

@@ -90,7 +90,9 @@ def compare(out: Path, run: Path, recipe: Path, same_ranks: bool) -> float:
 
 def _print_table(newest: dict[str, dict[str, Any]]) -> None:
     """Of all cases, as Markdown."""
-    print("| what happened | the job | starts | largest difference of a loss from one host's | s |\n|---|---|---|---|---|")
+    print(
+        "| what happened | the job | starts | largest difference of a loss from one host's | s |\n|---|---|---|---|---|"
+    )
     whats: dict[str, Case | slurm_work.Work] = {**CASES, **slurm_work.WORK}
     for name, case in whats.items():
         if line := newest.get(name):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.slurm_cluster import PARTITION, Slurm, SlurmJob
+from tests.cluster.slurm_cluster import PARTITION, SlurmJob
 
 FAULT_STEP, SECOND_FAULT_STEP = 10, 50
 SMALL = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1")
@@ -156,7 +156,9 @@ CASES = {
     ),
     "signal": Case("`scancel --signal=USR1`", _signalled),
     "signal_to_all": Case("`scancel --full --signal=USR1`", _signalled_whole),
-    "time_limit": Case("the time limit", _limited, options=(*SMALL, "--signal=B:USR1@90"), said="stopping: the ranks save"),
+    "time_limit": Case(
+        "the time limit", _limited, options=(*SMALL, "--signal=B:USR1@90"), said="stopping: the ranks save"
+    ),
     "rank_killed": Case("a rank killed", _rank_killed),
     "node_lost": Case("the second node switched off", _node_lost(2)),
     "first_node_lost": Case("the first node switched off", _node_lost(1)),

@@ -54,7 +54,9 @@ def fresh(path: Path) -> Path:
 
 def exact_experiment(out: Path) -> Path:
     """The tiny experiment, with losses that do not depend on the number of ranks: without dropout. The recipe."""
-    return write_experiment(out / "tiny", training={"max_steps": STEPS, "save_every": SAVE_EVERY}, model={"dropout": 0.0})
+    return write_experiment(
+        out / "tiny", training={"max_steps": STEPS, "save_every": SAVE_EVERY}, model={"dropout": 0.0}
+    )
 
 
 def deltalm(*arguments: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Batch jobs without a SLURM: programs of its names on PATH print what SLURM 22.05 printed, and note how they are called.
+"""Batch jobs without a SLURM: programs of its names on PATH print what SLURM 22.05 printed, and note their calls.
 
 What a real one makes of the scripts is in `tests/cluster/slurm_campaign.py`.
 """
@@ -42,7 +42,9 @@ SHOWN_JOB = (
     "RunTime=00:00:58 TimeLimit=08:00:00 SuspendTime=None {preempt} Partition=gpu NumNodes=2 NumTasks=4 "
     "ReqB:S:C:T=0:0:*:* Command=/home/me/my job.sh WorkDir=/home/me Power= TresPerNode=gres:gpu:2\n"
 )
-CONFIG = "Configuration data\nJobRequeue              = 1\nKillWait                = 30 sec\nRequeueExit             = {}\n"
+CONFIG = (
+    "Configuration data\nJobRequeue              = 1\nKillWait                = 30 sec\nRequeueExit             = {}\n"
+)
 FAKE = """#!/bin/sh
 echo "{name} $*" >> "{directory}/calls"
 if [ -e "{directory}/refused" ] && echo "$*" | grep -Eqf "{directory}/refused"; then
@@ -133,7 +135,7 @@ def test_restarts_have_a_cap(slurm: FakeSlurm, counts: dict[str, str], restarts:
 def test_a_job_that_slurm_has_requeued_beyond_the_cap_starts_nothing(slurm: FakeSlurm) -> None:
     """As it does without asking, for nodes that are lost again and again."""
     code, output = slurm.run(*COMMAND, SLURM_RESTART_COUNT="3")
-    assert code == 75 and slurm.calls == [] and "this is restart 3, and 2 are the most" in output
+    assert code == 75 and slurm.calls == [] and "restart 3 is more than the 2 allowed" in output
 
 
 def test_an_exit_code_that_slurm_requeues_for_is_replaced_where_the_job_must_not_come_again(slurm: FakeSlurm) -> None:
@@ -179,7 +181,9 @@ def test_a_controller_that_does_not_answer_is_asked_again(slurm: FakeSlurm, monk
     assert controller._scontrol("show", "config") == "Name=value" and len(asked) == 3
 
 
-def _while_srun_waits(slurm: FakeSlurm, number: signal.Signals, before: Callable[[], None] = lambda: None) -> tuple[int, str]:
+def _while_srun_waits(
+    slurm: FakeSlurm, number: signal.Signals, before: Callable[[], None] = lambda: None
+) -> tuple[int, str]:
     """Send a signal to a job whose task saves on SIGUSR1 and ends with 75."""
     slurm.says(work=f"trap 'exit 75' USR1; touch {slurm.directory}/works; while :; do sleep 0.05; done\n")
     job = slurm.start(*COMMAND)
@@ -217,6 +221,30 @@ def test_tasks_share_the_processors(slurm: FakeSlurm) -> None:
     assert slurm.calls == ["srun --mpi=pmix apptainer exec a b.sif program an argument"]
     of_tasks = (slurm.directory / "of_tasks").read_text().splitlines()
     assert {"OMP_NUM_THREADS=4", "SRUN_CPUS_PER_TASK=4", "OMP_WAIT_POLICY=passive"} <= set(of_tasks)
+
+
+def test_each_node_is_asked_by_a_task_of_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake srun that starts them one after the other, and labels what they print as the real one does."""
+    (tmp_path / "srun").write_text(
+        "#!/bin/sh\necho \"$*\" > called\nwhile [ \"$1\" != sh ]; do shift; done\necho starting >&2\nstatus=0\n"
+        'for n in 0 1; do SLURM_PROCID=$n "$@" > out 2>&1 || status=$?; sed "s/^/ $n: /" out; done\nexit $status\n'
+    )
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    lines, ended = [], []
+    commands = ["echo 'it is $0'; exit 3", "exec echo 1: two >&2"]
+    outcomes = run_on_nodes(
+        ["n7", "n9"], commands.__getitem__, 20, lambda name, line: lines.append((name, line)), ended.append
+    )
+    assert lines == [("n7", "starting"), ("n9", "starting"), ("n7", "it is $0"), ("n9", "1: two")]
+    assert [(one.code, one.timed_out, one.lines[1:]) for one in outcomes.values()] == [
+        (3, False, ["it is $0"]),
+        (3, False, ["1: two"]),
+    ]
+    assert ended == ["n7", "n9"] and "--nodes=2 --ntasks=2 --ntasks-per-node=1" in (tmp_path / "called").read_text()
+    slow = run_on_nodes(["n7"], lambda index: "exec sleep 60", 1)
+    assert slow["n7"].timed_out and slow["n7"].code is None
 
 
 @pytest.mark.parametrize(
@@ -291,10 +319,10 @@ def test_a_filled_script_is_submitted_with_what_was_given(
     slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run by bash up to its last line, it calls the job with the arguments it was filled with, however odd they are."""
-    overrides = ["training.max_steps=10", "about.hardware=it's $HOME, `x` & \"y\""]
+    overrides = ["training.max_steps=10", 'about.hardware=it\'s $HOME, `x` & "y"']
     recipe, run = tmp_path / "a recipe's.yaml", tmp_path / "run $1"
     options = ["--nodes=2", "--time=01:00:00", "--partition=gpu", "--no-requeue"]
-    text = batch_script("pretrain", recipe, run, overrides, options)
+    text = batch_script(recipe, run, overrides, options)
     heads = [line for line in text.splitlines() if line.startswith("#SBATCH")]
     given = [line for line in heads if any(name in line for name in ("--nodes", "--time", "--partition", "requeue"))]
     assert sorted(given) == sorted(f"#SBATCH {option}" for option in options)
@@ -318,8 +346,6 @@ def test_a_filled_script_is_submitted_with_what_was_given(
 
 
 def test_what_cannot_be_filled_in_is_refused() -> None:
-    with pytest.raises(InputError, match="no batch script pretrian for a training; perhaps pretrain"):
-        batch_script("pretrian", Path("r.yaml"), Path("run"))
     for option in ("-N2", "--nodes 2", "nodes=2", "--nodes=2\n#SBATCH --x"):
         with pytest.raises(InputError, match="is no option of sbatch in its long form"):
-            batch_script("pretrain", Path("r.yaml"), Path("run"), options=[option])
+            batch_script(Path("r.yaml"), Path("run"), options=[option])

@@ -96,7 +96,7 @@ def test_what_cannot_be_trained_with_is_refused(changes: dict[str, str], num_dev
 
 def test_a_rank_that_sees_some_gpus_only_is_refused() -> None:
     four = {"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "n1"}
-    with pytest.raises(InputError, match="sees 2 GPUs: let it see all of them, or its own"):
+    with pytest.raises(InputError, match="sees 2 GPUs: it must see all, or one"):
         slurm_place(TASK | four | {"SLURM_NODEID": "0", "SLURM_LOCALID": "3", "SLURM_GPUS_ON_NODE": "4"}, 2)
 
 
@@ -140,7 +140,7 @@ def test_a_launcher_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_that_is_no_rank_is_told_how_to_start_them() -> None:
     with pytest.raises(InputError, match="started by `deltalm train`, by srun or by mpirun"):
         take_place({})
-    with pytest.raises(InputError, match="A batch script is no rank: start ranks with srun"):
+    with pytest.raises(InputError, match="A batch script is no rank: ranks are started by srun"):
         take_place({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"})
 
 
@@ -155,7 +155,13 @@ def test_rank_0_listens_on_its_own_host_at_a_free_port() -> None:
     environment = alone | {"MASTER_PORT": port}
     take_place(environment)
     values = {name: environment[name] for name in rendezvous.LAUNCHERS}
-    assert values == {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    assert values == {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
     for address, message in (("192.0.2.1", "which is not 192.0.2.1"), ("no.invalid", "no.invalid, has no address")):
         with pytest.raises(InputError, match=message):
