@@ -43,9 +43,7 @@ def main(arguments: list[str]) -> int:
         return FAILED_EXIT_CODE
     step = Step(controller)
     if controller.is_spent:
-        _say(
-            f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on."
-        )
+        _say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
     controller.explain()
     return controller.conclude(_code(options, allocation, step), step.was_cancelled)
