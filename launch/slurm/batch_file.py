@@ -14,7 +14,7 @@ TEMPLATE = Path(__file__).with_name("pretrain.sbatch")
 _ACTIVATE = "# source /path/to/venv/bin/activate"
 
 
-def batch_script(kind: str, recipe: Path, run: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+def batch_script(recipe: Path, run: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> str:
     """The text of a batch script for a training.
 
     Args:

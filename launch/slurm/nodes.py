@@ -2,12 +2,16 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from deltalm_ds.launch.remote import Outcome
 
 UNFIT = ("down", "drain", "fail")  # how the states of nodes begin on which nothing can be started, or not for long
 TIMED_OUT = 124  # the exit code of coreutils' timeout
+GOES_ON, EXIT_CODE = "\x1f", "\x1eexit code "
+# srun breaks lines of more than 1,024 bytes without a word: they are broken before, with a mark at each break.
+ON_A_NODE = f"""shift "$SLURM_PROCID"; {{ sh -c "$1" 2>&1; echo "{EXIT_CODE}$?"; }} |
+    LC_ALL=C sed -u 's/.\\{{500\\}}/&{GOES_ON}\\n/g'"""
 
 
 def checked(command: Sequence[str], environment: Mapping[str, str] | None = None, text: str | None = None) -> str:
@@ -61,9 +65,8 @@ def run_on_nodes(
     outcomes = {name: Outcome() for name in names}
     one_each = f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", "--cpus-per-task=1"
     srun = "timeout", f"{timeout_s:.0f}", "srun", *one_each, "--label", "--overlap", "--kill-on-bad-exit=0"
-    own = 'shift "$SLURM_PROCID"; exec sh -c "$1"', "sh", *map(command, range(len(names)))
     with subprocess.Popen(
-        [*srun, "sh", "-c", *own],
+        [*srun, "sh", "-c", ON_A_NODE, "sh", *map(command, range(len(names)))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -71,24 +74,33 @@ def run_on_nodes(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            for name, text in _by_node(line.rstrip("\n"), names):
-                outcomes[name].lines.append(text)
-                outcomes[name].error_lines.append(text)
-                if on_line is not None:
-                    on_line(name, text)
+        for name, line in _by_node(process.stdout, names):
+            if line.startswith(EXIT_CODE):
+                outcomes[name].code = int(line.removeprefix(EXIT_CODE))
+                continue
+            outcomes[name].lines.append(line)
+            outcomes[name].error_lines.append(line)
+            if on_line is not None:
+                on_line(name, line)
     for name, outcome in outcomes.items():
-        outcome.timed_out = process.returncode == TIMED_OUT
-        outcome.code = None if outcome.timed_out else process.returncode
+        outcome.timed_out = outcome.code is None and process.returncode == TIMED_OUT
+        if outcome.code is None and not outcome.timed_out:
+            outcome.code = process.returncode
         if on_end is not None:
             on_end(name)
     return outcomes
 
 
-def _by_node(line: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """A line that srun has labelled with the number of a task; what it says itself is everybody's."""
-    match = re.fullmatch(r" *(\d+): (.*)", line)
-    if match is not None and int(match[1]) < len(names):
-        yield names[int(match[1])], match[2]
-    else:
-        yield from ((name, line) for name in names)
+def _by_node(output: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The lines of each node, by the number of the task that srun puts before each; what srun says is everybody's."""
+    begun = dict.fromkeys(names, "")
+    for line in output:
+        match = re.fullmatch(r" *(\d+): (.*)", line.rstrip("\n"))
+        if match is None or int(match[1]) >= len(names):
+            yield from ((name, line.rstrip("\n")) for name in names)
+            continue
+        name = names[int(match[1])]
+        begun[name] += match[2].removesuffix(GOES_ON)
+        if not match[2].endswith(GOES_ON):
+            yield name, begun.pop(name)
+            begun[name] = ""

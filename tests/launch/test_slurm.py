@@ -226,21 +226,27 @@ def test_tasks_share_the_processors(slurm: FakeSlurm) -> None:
 def test_each_node_is_asked_by_a_task_of_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake srun that starts them one after the other, and labels what they print as the real one does."""
     (tmp_path / "srun").write_text(
-        "#!/bin/sh\necho \"$*\" > called\nwhile [ \"$1\" != sh ]; do shift; done\necho starting >&2\nstatus=0\n"
-        'for n in 0 1; do SLURM_PROCID=$n "$@" > out 2>&1 || status=$?; sed "s/^/ $n: /" out; done\nexit $status\n'
+        '#!/bin/sh\necho "$*" > called\nwhile [ "$1" != sh ]; do shift; done\necho starting >&2\nstatus=0\n'
+        'for n in 0 1; do SLURM_PROCID=$n "$@" > out 2>&1 || status=$?; fold -b -w 1024 out | sed "s/^/ $n: /"; done\nexit $status\n'
     )
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     lines, ended = [], []
-    commands = ["echo 'it is $0'; exit 3", "exec echo 1: two >&2"]
+    long = "0123456789é" * 300
+    commands = ["echo 'it is $0'; exit 3", f"echo 1: two >&2; echo; echo {long}"]
     outcomes = run_on_nodes(
         ["n7", "n9"], commands.__getitem__, 20, lambda name, line: lines.append((name, line)), ended.append
     )
-    assert lines == [("n7", "starting"), ("n9", "starting"), ("n7", "it is $0"), ("n9", "1: two")]
+    assert lines == [
+        ("n7", "starting"),
+        ("n9", "starting"),
+        ("n7", "it is $0"),
+        *(("n9", line) for line in ("1: two", "", long)),
+    ]
     assert [(one.code, one.timed_out, one.lines[1:]) for one in outcomes.values()] == [
         (3, False, ["it is $0"]),
-        (3, False, ["1: two"]),
+        (0, False, ["1: two", "", long]),
     ]
     assert ended == ["n7", "n9"] and "--nodes=2 --ntasks=2 --ntasks-per-node=1" in (tmp_path / "called").read_text()
     slow = run_on_nodes(["n7"], lambda index: "exec sleep 60", 1)
