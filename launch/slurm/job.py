@@ -151,21 +151,19 @@ def _environment(allocation: Allocation) -> dict[str, str]:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m deltalm_ds.launch.slurm.job", description="The work of a job.")
-    parser.add_argument("--max-restarts", type=int, default=20, help="How often the job comes again.")
-    parser.add_argument("--srun", action="append", default=[], metavar="OPTION", help="Of srun; may be repeated.")
-    parser.add_argument(
-        "--container", action="append", default=[], metavar="WORD", help="In front of what srun starts; word by word."
-    )
-    parser.add_argument("--python", default=sys.executable, help="Of the ranks; where the container has its own.")
+    """Options of srun, and of a container in front of what it starts, come word by word: `--srun=--mpi=pmix`."""
+    parser = argparse.ArgumentParser(prog="python -m deltalm_ds.launch.slurm.job")
+    parser.add_argument("--max-restarts", type=int, default=20)
+    parser.add_argument("--srun", action="append", default=[], metavar="OPTION")
+    parser.add_argument("--container", action="append", default=[], metavar="WORD")
+    parser.add_argument("--python", default=sys.executable)  # of the ranks, where the container has its own
     kinds = parser.add_subparsers(dest="what", required=True)
-    train = kinds.add_parser("train", help="Train by one rank per task.")
+    train = kinds.add_parser("train")
     train.add_argument("recipe", type=Path)
-    train.add_argument("--out", type=Path, required=True, help="The run directory.")
-    train.add_argument("--again", action="store_true", help="Start although earlier starts failed at the same step.")
-    train.add_argument("overrides", nargs="*", help="Changes, as in training.max_steps=100.")
-    command = kinds.add_parser("command", help="Start another program by srun.")
-    command.add_argument("program", nargs=argparse.REMAINDER)
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--again", action="store_true")
+    train.add_argument("overrides", nargs="*")
+    kinds.add_parser("command").add_argument("program", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
 
 

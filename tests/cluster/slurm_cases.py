@@ -106,7 +106,7 @@ def _cap_reached(job: SlurmJob, run: Path) -> dict[str, str]:
     facts = job.await_end()
     assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "1"), facts
     time.sleep(3)  # a requeue would be seen by now
-    assert job.facts()["JobState"] == "FAILED" and job.slurm.jobs() == [job.number]
+    assert (job.facts()["JobState"], job.slurm.jobs()) == ("FAILED", [job.number]), f"{job.facts()}: {job.messages}"
     return _completed(job.slurm.submit("finetune", *SMALL, RECIPE=os.environ["CASE_RECIPE"], RUN=str(run)))
 
 
@@ -133,7 +133,7 @@ def _cancelled(job: SlurmJob, run: Path) -> dict[str, str]:
     job.await_step(run, FAULT_STEP)
     job.slurm.run("scancel", job.number)
     facts = job.await_end()
-    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0") and job.slurm.jobs() == [job.number]
+    assert (facts["JobState"], facts["Restarts"], job.slurm.jobs()) == ("CANCELLED", "0", [job.number]), facts
     job.slurm.await_that(lambda: "idle" in set(job.slurm.node_states().values()), what="nodes idle")
     again = job.slurm.submit("finetune", *SMALL, RECIPE=os.environ["CASE_RECIPE"], RUN=str(run))
     return _completed(again)

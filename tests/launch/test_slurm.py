@@ -227,7 +227,8 @@ def test_each_node_is_asked_by_a_task_of_srun(tmp_path: Path, monkeypatch: pytes
     """A fake srun that starts them one after the other, and labels what they print as the real one does."""
     (tmp_path / "srun").write_text(
         '#!/bin/sh\necho "$*" > called\nwhile [ "$1" != sh ]; do shift; done\necho starting >&2\nstatus=0\n'
-        'for n in 0 1; do SLURM_PROCID=$n "$@" > out 2>&1 || status=$?; fold -b -w 1024 out | sed "s/^/ $n: /"; done\nexit $status\n'
+        'for n in 0 1; do SLURM_PROCID=$n "$@" > out 2>&1 || status=$?; fold -b -w 1024 out | sed "s/^/ $n: /"; done\n'
+        "exit $status\n"
     )
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
