@@ -108,9 +108,7 @@ def slurm_place(environment: Mapping[str, str], num_devices: int) -> Place:
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
     tasks = per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""), "SLURM_STEP_TASKS_PER_NODE")
     if num_hosts(hosts) != num_nodes:
-        raise InputError(
-            f"SLURM started {num_nodes} nodes, and its node list names others: {hosts or 'none'}."
-        )
+        raise InputError(f"SLURM started {num_nodes} nodes, and its node list names others: {hosts or 'none'}.")
     fits = len(tasks) == num_nodes and sum(tasks) == num_ranks and rank < num_ranks and node < num_nodes
     if not fits or local >= tasks[node]:
         raise InputError(
@@ -185,15 +183,11 @@ def check_devices(num_tasks: int, num_devices: int, num_allocated: str | None = 
         num_devices: GPUs that a rank sees: all of the node's, or its own alone.
         num_allocated: how many the scheduler says there are on the node, if it does.
     """
-    num_gpus = int(num_allocated) if (num_allocated or "").isdecimal() else num_devices
+    num_gpus = int(num_allocated) if num_allocated and num_allocated.isdecimal() else num_devices
     if num_gpus and num_tasks > num_gpus:
-        raise InputError(
-            f"{num_tasks} ranks on a node with {num_gpus} GPUs: take one task per GPU."
-        )
+        raise InputError(f"{num_tasks} ranks on a node with {num_gpus} GPUs: take one task per GPU.")
     if 1 < num_devices < num_tasks:
-        raise InputError(
-            f"A rank of {num_tasks} on its node sees {num_devices} GPUs: it must see all, or one."
-        )
+        raise InputError(f"A rank of {num_tasks} on its node sees {num_devices} GPUs: it must see all, or one.")
 
 
 # --- mpirun ---

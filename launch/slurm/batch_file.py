@@ -31,11 +31,15 @@ def batch_script(recipe: Path, run: Path, overrides: Sequence[str] = (), options
         text = _with_option(text, option)
     values = {"RECIPE": shlex.quote(str(recipe.absolute())), "RUN": shlex.quote(str(run.absolute()))}
     for name, value in values.items():
-        text = re.sub(rf"^{name}=.*$", lambda _, line=f"{name}={value}": line, text, flags=re.MULTILINE)
-    changes = f"OVERRIDES=({' '.join(map(shlex.quote, overrides))})"
-    text = re.sub(r"^read -ra OVERRIDES .*$", lambda _: changes, text, flags=re.MULTILINE)
+        text = _with_line(text, f"{name}=", f"{name}={value}")
+    text = _with_line(text, "read -ra OVERRIDES ", f"OVERRIDES=({' '.join(map(shlex.quote, overrides))})")
     own_python = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     return text.replace(_ACTIVATE, own_python)
+
+
+def _with_line(text: str, beginning: str, line: str) -> str:
+    """With a line in place of the one that begins so."""
+    return re.sub(rf"^{re.escape(beginning)}.*$", lambda _: line, text, flags=re.MULTILINE)
 
 
 def _with_option(text: str, option: str) -> str:

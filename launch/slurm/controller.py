@@ -76,7 +76,12 @@ class Controller:
 
     def explain(self) -> None:
         """Say at the start what will become of the job when it is stopped."""
-        how = "is requeued" if self._job().get("Requeue") == "1" else "submits its successor, as it may not be requeued"
+        if self._allocation.restarts >= self._max_restarts:
+            how = "ends"
+        elif self._job().get("Requeue") == "1":
+            how = "is requeued"
+        else:
+            how = "submits its successor, as it may not be requeued"
         count = f"{self._allocation.restarts} of {self._max_restarts} restarts"
         _say(f"job {self._allocation.job} ({count}) {how} when it is stopped or fails before its end.")
 

@@ -56,7 +56,8 @@ def _train(name: str, out: Path) -> dict[str, Any]:
         _train(UNDISTURBED, out)
     run = slurm_work.fresh(out / "runs" / name)
     os.environ["CASE_RECIPE"] = str(recipe)
-    with Hosts(out / "hosts", NUM_HOSTS) as hosts, Slurm(hosts, out / "slurm" / name, case.gpus, case.settings) as slurm:
+    state = out / "slurm" / name
+    with Hosts(out / "hosts", NUM_HOSTS) as hosts, Slurm(hosts, state, case.gpus, case.settings) as slurm:
         job = slurm.submit(case.script, *case.options, RECIPE=str(recipe), RUN=str(run), **case.environment)
         facts = case.act(job, run)
         assert case.said in job.messages, f"{case.said!r} is not in {job.messages[-3000:]}"
