@@ -119,14 +119,21 @@ def _succeeded(job: SlurmJob, run: Path) -> dict[str, str]:
 def _preempted(job: SlurmJob, run: Path) -> dict[str, str]:
     job.await_step(run, FAULT_STEP)
     job.slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
-    return _completed(_successor(job, skip=1))
+    job.slurm.await_that(
+        lambda: job.facts()["Restarts"] == "1" or len(job.slurm.jobs()) == 3, what="a restart, or a successor"
+    )
+    return _completed(job, restarts=1) if job.facts()["Restarts"] == "1" else _completed(_last(job))
 
 
-def _successor(job: SlurmJob, skip: int = 0) -> SlurmJob:
-    """The job that a job submits when it ends."""
-    job.slurm.await_that(lambda: len(job.slurm.jobs()) == 2 + skip, what=f"a successor: {job.messages[-2000:]}")
-    assert job.await_end()["Restarts"] == "0"
+def _last(job: SlurmJob) -> SlurmJob:
     return SlurmJob(job.slurm, job.slurm.jobs()[-1])
+
+
+def _successor(job: SlurmJob) -> SlurmJob:
+    """The job that a job submits when it ends."""
+    job.slurm.await_that(lambda: len(job.slurm.jobs()) == 2, what=f"a successor: {job.messages[-2000:]}")
+    assert job.await_end()["Restarts"] == "0"
+    return _last(job)
 
 
 def _cancelled(job: SlurmJob, run: Path) -> dict[str, str]:
@@ -176,8 +183,11 @@ CASES = {
         settings=f"JobRequeue=0\n{PARTITION}",
         said="submits its successor, as it may not be requeued",
     ),
-    "preempted": Case(
-        "preempted, where `PreemptMode=CANCEL`", _preempted, settings=PREEMPTION, said="goes on where this one ends"
+    "preempted": Case("preempted, `PreemptMode=CANCEL`, a time of grace", _preempted, settings=PREEMPTION),
+    "preempted_at_once": Case(
+        "preempted, `PreemptMode=CANCEL`, no time of grace",
+        _preempted,
+        settings=PREEMPTION.replace("GraceTime=60", "GraceTime=0"),
     ),
     "cancelled": Case("`scancel`; submitted again", _cancelled, said="stopping: the ranks save"),
     "refused": Case(
