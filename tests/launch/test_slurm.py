@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from deltalm_ds.cli import app
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch.slurm import allocation, controller
 from deltalm_ds.launch.slurm.allocation import read_allocation
@@ -356,3 +358,15 @@ def test_what_cannot_be_filled_in_is_refused() -> None:
     for option in ("-N2", "--nodes 2", "nodes=2", "--nodes=2\n#SBATCH --x"):
         with pytest.raises(InputError, match="is no option of sbatch in its long form"):
             batch_script(Path("r.yaml"), Path("run"), options=[option])
+
+
+def test_the_verb_writes_a_script(tmp_path: Path) -> None:
+    recipe, script = ROOT / "recipes" / "multi30k_en_de.yaml", tmp_path / "my.sbatch"
+    arguments = ["launch", "--slurm", str(script), str(recipe), "--out", str(tmp_path / "run"), "--sbatch=--nodes=2"]
+    result = CliRunner().invoke(app, [*arguments, "training.max_steps=7"])
+    assert result.exit_code == 0 and result.stdout == f"{script}\n"
+    assert script.read_text() == batch_script(recipe, tmp_path / "run", ["training.max_steps=7"], ["--nodes=2"])
+    wrong = CliRunner().invoke(app, [*arguments, "training.max_stps=7"])
+    assert isinstance(wrong.exception, InputError) and "max_steps" in str(wrong.exception)
+    without = CliRunner().invoke(app, arguments[:3])
+    assert "--slurm SCRIPT needs a recipe, and --out RUN" in str(without.exception)
