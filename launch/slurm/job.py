@@ -46,7 +46,10 @@ def main(arguments: list[str]) -> int:
         _say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
     controller.explain()
-    return controller.conclude(_code(options, allocation, step), step.was_cancelled)
+    code = controller.conclude(_code(options, allocation, step), step.was_cancelled)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # Python would be ended by one on its way out
+    return code
 
 
 def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:

@@ -1,11 +1,12 @@
 """What is done to a job of SLURM's, and how it must come again or end (`slurm_campaign.py`)."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tests.cluster.slurm_cluster import PARTITION, SlurmJob
 
@@ -69,11 +70,18 @@ def _signalled_whole(job: SlurmJob, run: Path) -> dict[str, str]:
 
 
 def _limited(job: SlurmJob, run: Path) -> dict[str, str]:
-    """Its time is shortened to what is nearly over, and given back to the next start: a job's limit is its own."""
+    """Its time is shortened to what is nearly over, and given back to the next start: a job's limit is its own.
+
+    SLURM looks every 30 s whether it is time for the signal; until then a rank is held.
+    """
     job.await_step(run, FAULT_STEP)
+    rank = _rank_of("n2", job)
+    rank.suspend()
     minutes, seconds = map(int, job.facts()["RunTime"].split(":")[1:])
     limit = (60 * minutes + seconds + 40) // 60 + 1
     job.slurm.run("scontrol", "update", f"JobId={job.number}", f"TimeLimit={limit}")
+    job.slurm.await_that(lambda: "stopping: the ranks save" in job.messages, what="the signal")
+    rank.resume()
     job.slurm.await_that(lambda: job.facts()["Restarts"] == "1", what="the restart")
     job.slurm.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=480")
     return _completed(job, restarts=1)
@@ -81,9 +89,13 @@ def _limited(job: SlurmJob, run: Path) -> dict[str, str]:
 
 def _rank_killed(job: SlurmJob, run: Path) -> dict[str, str]:
     job.await_step(run, FAULT_STEP)
-    rank = next(one for one in job.slurm.hosts.processes("n2") if "deltalm_ds.training.train" in one.cmdline())
-    rank.send_signal(signal.SIGKILL)
+    _rank_of("n2", job).kill()
     return _completed(job, restarts=1)
+
+
+def _rank_of(host: str, job: SlurmJob) -> psutil.Process:
+    processes = job.slurm.hosts.processes(host)
+    return next(one for one in processes if "deltalm_ds.training.train" in one.cmdline() and one.name() != "srun")
 
 
 def _node_lost(number: int) -> Callable[[SlurmJob, Path], dict[str, str]]:
