@@ -70,10 +70,6 @@ class Controller:
         """Whether the job was started more often than it may be."""
         return self._allocation.restarts > self._max_restarts
 
-    def is_preempted(self) -> bool:
-        """Whether SLURM ends the job for another one."""
-        return self._job().get("PreemptTime", "") not in _NOTHING
-
     def explain(self) -> None:
         """Say at the start what will become of the job when it is stopped."""
         if self._allocation.restarts >= self._max_restarts:
@@ -113,6 +109,16 @@ class Controller:
             _say(f"job {self.submit_successor()} goes on where this one ends.")
         except OSError as error:
             _say(f"the job cannot come again: {error}. Submit it by hand.")
+
+    def come_again_if_preempted(self) -> None:
+        """Have the job come again if SLURM ends it for another one; to be called once it was told to end."""
+        try:
+            is_preempted = self._job().get("PreemptTime", "") not in _NOTHING
+        except OSError as error:
+            _say(f"{error}.")
+            return
+        if is_preempted:
+            self.come_again()
 
     def submit_successor(self) -> str:
         """Submit the same script once more, to run after this job; the number of the new job.

@@ -35,17 +35,17 @@ def main(arguments: list[str]) -> int:
     try:
         allocation = read_allocation()
         controller = Controller(allocation, options.max_restarts)
+        step = Step(controller)
+        controller.explain()
     except InputError as error:
         _say(str(error))
         return error.exit_code
     except OSError as error:
         _say(os_error_sentence(error))
         return FAILED_EXIT_CODE
-    step = Step(controller)
     if controller.is_spent:
         _say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
-    controller.explain()
     code = controller.conclude(_code(options, allocation, step), step.was_cancelled)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # Python would be ended by one on its way out
@@ -98,7 +98,6 @@ class Step:
         self._controller = controller
         self._srun: subprocess.Popen[bytes] | None = None
         self._asked: signal.Signals | None = None
-        self._is_preempted = False
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
@@ -127,11 +126,12 @@ class Step:
         return STOPPED_EXIT_CODE
 
     def _wait(self, srun: "subprocess.Popen[bytes]") -> int:
+        has_looked = False
         while srun.poll() is None:
             time.sleep(POLL_S)
-            if self.was_cancelled and not self._is_preempted and self._controller.is_preempted():
-                self._is_preempted = True
-                self._controller.come_again()  # while there is time
+            if self.was_cancelled and not has_looked:
+                has_looked = True
+                self._controller.come_again_if_preempted()  # while there is time
         return srun.returncode
 
     def _on_signal(self, number: int, _frame: object) -> None:
