@@ -1,4 +1,4 @@
-"""What the batch scripts run in place of themselves: `python -m deltalm_ds.launch.slurm.job train RECIPE --out RUN`.
+"""What the batch scripts run in place of themselves: `python -m deltalm_ds.launch.slurm.job train --out RUN RECIPE`.
 
 It checks the allocation and its nodes, starts one rank per task by srun, which needs no ssh, passes the signal before
 the time limit on to the ranks, and has the job come again or not, by the exit codes of `deltalm_ds.errors`.

@@ -206,7 +206,7 @@ CASES = {
         "a recipe that cannot be trained",
         _refused,
         environment={"OVERRIDES": "schedule.peak_lr=-1"},
-        said="peak_lr",
+        said="schedule.peak_lr: Input should be greater than 0",
         is_whole=False,
     ),
     "few_gpus": Case(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from deltalm_ds.cli import app
 from deltalm_ds.errors import InputError
-from deltalm_ds.launch.slurm import allocation, controller
+from deltalm_ds.launch.slurm import allocation, controller, job
 from deltalm_ds.launch.slurm.allocation import read_allocation
 from deltalm_ds.launch.slurm.batch_file import batch_script, submit, write_batch_file
 from deltalm_ds.launch.slurm.controller import facts, safe_exit_code, should_come_again
@@ -342,9 +342,11 @@ def test_a_filled_script_is_submitted_with_what_was_given(
         write_batch_file(script, text + " ")
     shown = text.replace("exec python", "exec python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))'")
     result = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
-    expected = ["-m", "deltalm_ds.launch.slurm.job", "--max-restarts=50", "--python=python", "train", str(recipe)]
-    assert json.loads(result.stdout) == [*expected, f"--out={run}", *overrides]
+    expected = ["-m", "deltalm_ds.launch.slurm.job", "--max-restarts=50", "--python=python", "train"]
+    assert json.loads(result.stdout) == [*expected, f"--out={run}", str(recipe), *overrides]
     monkeypatch.setenv("PATH", f"{slurm.directory}{os.pathsep}{os.environ['PATH']}")
+    parsed = job._options([*expected[2:], f"--out={run}", str(recipe), *overrides])
+    assert (parsed.recipe, parsed.out, parsed.overrides) == (recipe, run, overrides)
     assert submit(script) == "8" and slurm.calls == [f"sbatch --parsable {script}"]
     slurm.says(refused="parsable")
     with pytest.raises(InputError, match=f"sbatch refused {script}: sbatch: error: refused"):
