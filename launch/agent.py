@@ -103,7 +103,7 @@ class Agent:
             self._listener.close()
             self._listener = None
         job, host = self._job, self._job.hosts[self._index]
-        on_gpu = job.environment.get("DS_ACCELERATOR") != "cpu" and num_gpus() > 0
+        on_gpu = job.environment.get("DS_ACCELERATOR") != "cpu" and has_gpus()
         devices = [str(device) for device in host.devices] if on_gpu else [NO_DEVICE] * len(host.devices)
         environment = {name: os.environ[name] for name in OF_A_HOST if name in os.environ} | job.environment
         environment |= {RUN: job.run, ATTEMPT: str(job.attempt)}
@@ -196,15 +196,15 @@ def _named_first(name: str, addresses: dict[str, str]) -> list[str]:
     return sorted(addresses, key=lambda one: (one.startswith("127."), one not in preferred))
 
 
-def num_gpus() -> int:
-    """NVIDIA's on this host, whatever CUDA_VISIBLE_DEVICES says."""
+def has_gpus(devices: Path = Path("/dev")) -> bool:
+    """Whether this host has NVIDIA's, whatever CUDA_VISIBLE_DEVICES says; a driver that does not answer is one, too."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
-    except Exception:  # no driver, no library
-        return 0
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except Exception:  # no driver, no library, or an error of either
+        return any(devices.glob("nvidia[0-9]*"))
 
 
 def main(job: str, index: str) -> None:

@@ -17,7 +17,8 @@ SETTLE_S = (
 SAVE_S = 10.0  # for ranks that live when an agent or a launcher is lost
 END_S = 15.0  # beyond a grace, for an agent to say that nothing is left
 WELL = (DONE_EXIT_CODE, STOPPED_EXIT_CODE)
-Kind = Literal["host", "agent", "launcher", "stopped", "rank", "fault"]
+Kind = Literal["host", "connection", "agent", "launcher", "stopped", "rank", "fault"]
+RANKS_MAY_LIVE = ("connection", "agent", "launcher", "fault")  # those kinds say nothing of ranks
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Sign:
     """Something went wrong.
 
     Attributes:
-        kind: a host is not heard any more; a host's agent, or DeepSpeed's launcher, is gone; a process was stopped by
-            a signal; a rank has ended; an agent says what else.
+        kind: a host is not heard any more; the connection to it, its agent, or DeepSpeed's launcher there, is gone; a
+            process was stopped by a signal; a rank has ended; an agent says what else.
         host: by its number.
         at: when the supervisor heard of it.
         rank, code: of a rank that has ended or is stopped; None: not known.
@@ -162,13 +163,21 @@ class Attempt:
         if not self.is_ending and message["why"]:
             self._sign("fault", number, now, words=message["why"])
 
-    def closed(self, number: int, words: str, now: float) -> list[Send | Drop]:
-        """A connection has ended; what ssh said."""
+    def closed(self, number: int, words: str, ssh_failed: bool, now: float) -> None:
+        """A connection has ended, and no agent said that it would.
+
+        Args:
+            number: of the host.
+            words: what was said at its end: nothing where the agent alone was killed.
+            ssh_failed: whether ssh gave up, and not the agent.
+            now: seconds of the caller's clock.
+        """
         host = self.hosts[number]
-        if not host.is_over:
-            host.is_over = host.is_lost = True
-            self._sign("agent" if host.hello else "host", number, now, words=words)
-        return []
+        if host.is_over:
+            return
+        is_cut = ssh_failed and bool(words)
+        host.is_over, host.is_lost = True, host.hello is None or is_cut
+        self._sign("host" if host.hello is None else "connection" if is_cut else "agent", number, now, words=words)
 
     def tick(self, now: float) -> list[Send | Drop]:
         """Time has passed."""
@@ -178,7 +187,7 @@ class Attempt:
                 actions.append(self._give_up(number))
                 self._sign("host", number, now, words=f"not heard for {now - host.heard:.0f} s")
         if now >= self._judge_at and not self.is_ending and not self._may_be_losing_a_host():
-            lives_on = all(sign.kind in ("agent", "launcher", "fault") for sign in self.signs)
+            lives_on = all(sign.kind in RANKS_MAY_LIVE for sign in self.signs)
             actions += self._end(SAVE_S if lives_on and self.has_started else 0.0, now)
         if now >= self._end_by:
             actions += [self._give_up(number) for number, host in enumerate(self.hosts) if not host.is_over]

@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from deltalm_ds.launch.attempt import Attempt, Drop, Send
 from deltalm_ds.launch.connections import Connections
 from deltalm_ds.launch.job import Job
+from deltalm_ds.launch.slow_hosts import SlowHosts
 from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
 from deltalm_ds.launch.verdicts import Verdict, judge
+from deltalm_ds.runs.beats import reports
+from deltalm_ds.runs.history import read_starts
 
 ALIVE_S = 1.0  # between two lines to each agent
 WAIT_S = 0.2
 
-KIND_OF_EVENT = {"host": "host lost", "agent": "agent lost"}  # of verdicts; all else is a rank's
+KIND_OF_EVENT = {"host": "host lost", "connection": "host lost", "agent": "agent lost"}  # else: rank lost
 
 
 class AttemptRun:
@@ -32,6 +36,8 @@ class AttemptRun:
         self.attempt = Attempt(len(job.hosts), time.monotonic())
         self.verdict: Verdict | None = None
         self._asked: float | None = None
+        self._slow = SlowHosts()
+        self._known_stacks = reports(Path(job.run))
 
     def run(self) -> None:
         """Until it is over on all hosts; whatever happens, agents that are left lose their supervisor."""
@@ -43,6 +49,7 @@ class AttemptRun:
             while not self.attempt.is_over:
                 self._do(self._look(connections), connections)
                 follower.show()
+                self._tell_slow_ranks()
                 if time.monotonic() - told >= ALIVE_S:
                     alive, told = alive + 1, time.monotonic()
                     for number in range(len(names)):
@@ -57,11 +64,10 @@ class AttemptRun:
         actions: list[Send | Drop] = []
         for number, message in messages:
             actions += attempt.heard(number, message, now)
-        for number, words in ended:
-            actions += attempt.closed(number, words, now)
-        was_ending = attempt.is_ending
+        for number, words, ssh_failed in ended:
+            attempt.closed(number, words, ssh_failed, now)
         actions += attempt.tick(now)
-        if attempt.is_ending and not was_ending:
+        if attempt.signs and self.verdict is None and (attempt.is_ending or attempt.is_over) and not attempt.was_asked:
             self._judge()
         if attempt.can_start:
             self._start()
@@ -93,13 +99,26 @@ class AttemptRun:
         assert host.hello is not None and host.met is not None
         return str(host.hello["interfaces"].get(host.met[self.attempt.address], ""))
 
+    def _tell_slow_ranks(self) -> None:
+        beats = self.attempt.beats()
+        if len(beats) < self._job.num_ranks or self.attempt.is_ending:
+            return
+        for slow in self._slow.look(beats):
+            host = self._job.hosts[self._job.host_of(slow.beat.rank)].name
+            say(f"{slow}: all others wait for it.")
+            values = {"host": host, "rank": slow.beat.rank, "step": slow.beat.step, "what": str(slow)}
+            self._teller.event("slow rank", attempt=self._job.attempt, **values)
+
     def _judge(self) -> None:
-        signs = self.attempt.signs
+        signs, starts = self.attempt.signs, read_starts(Path(self._job.run)) if self.attempt.has_started else []
         ranks = [sign.rank for sign in signs if sign.rank is not None]
-        self.verdict = judge(signs, self._job, last_lines(self._job.logs, ranks))
-        say(f"attempt {self._job.attempt}: {self.verdict.what}.")
+        told = starts[-1].rank_ends if starts else []
+        self.verdict = judge(signs, self._job, told, last_lines(self._job.logs, ranks))
+        stacks = sorted(str(path) for path in reports(Path(self._job.run)) - self._known_stacks)
+        where = f"; stacks of its ranks: {', '.join(stacks)}" if stacks else ""
+        say(f"attempt {self._job.attempt}: {self.verdict.what}{where}.")
         event = KIND_OF_EVENT.get(self.verdict.kind, "rank lost")
-        values = {"host": self.verdict.host, "rank": self.verdict.rank, "what": self.verdict.what}
+        values = {"host": self.verdict.host, "rank": self.verdict.rank, "what": self.verdict.what, "stacks": stacks}
         self._teller.event(event, attempt=self._job.attempt, **values)
 
     @staticmethod

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from deltalm_ds.launch.remote import CONNECT_TIMEOUT_S, SSH_OPTIONS, Outcome, require_ssh, why_ssh_failed
+from deltalm_ds.launch.remote import CONNECT_TIMEOUT_S, SSH_FAILED, SSH_OPTIONS, Outcome, require_ssh, ssh_failure
 
 MOST_WORDS = 20  # lines of stderr that are kept
 _OWN = ("-oBatchMode=yes", f"-oConnectTimeout={CONNECT_TIMEOUT_S}", "-oControlMaster=no", "-oControlPath=none")
@@ -29,6 +29,7 @@ class _Connection:
     unread: bytes = b""
     words: list[str] = field(default_factory=list)
     is_open: bool = True
+    has_spoken: bool = False
 
 
 class Connections:
@@ -61,10 +62,14 @@ class Connections:
             with contextlib.suppress(OSError):
                 os.write(_stream(connection.process.stdin).fileno(), json.dumps(message).encode() + b"\n")
 
-    def read(self, seconds: float) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
-        """What has come, waiting for it at most so long: messages, and connections that have ended, with words."""
+    def read(self, seconds: float) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str, bool]]]:
+        """What has come, waiting for it at most so long.
+
+        Returns:
+            Messages; and connections that have ended, with what was said, and whether it was ssh that failed.
+        """
         messages: list[tuple[int, dict[str, Any]]] = []
-        ended: list[tuple[int, str]] = []
+        ended: list[tuple[int, str, bool]] = []
         for key, _ in self._selector.select(seconds):
             number, is_stdout = key.data
             connection = self._all[number]
@@ -75,10 +80,12 @@ class Connections:
             if not data:
                 self._selector.unregister(key.fileobj)
                 if is_stdout and connection.is_open:
-                    ended.append((number, self._end(connection)))
+                    ended.append((number, *self._end(connection)))
             elif is_stdout:
                 *lines, connection.unread = (connection.unread + data).split(b"\n")
-                messages += [(number, message) for line in lines if (message := _message(line)) is not None]
+                found = [(number, message) for line in lines if (message := _message(line)) is not None]
+                connection.has_spoken |= bool(found)
+                messages += found
             else:
                 connection.words = [*connection.words, *data.decode(errors="replace").splitlines()][-MOST_WORDS:]
         return messages, ended
@@ -87,20 +94,22 @@ class Connections:
         """End a connection, if it is not ended yet."""
         connection = self._all[number]
         connection.is_open = False
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(connection.process.pid, signal.SIGKILL)
-        connection.process.wait()
+        if connection.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(connection.process.pid, signal.SIGKILL)
+            connection.process.wait()
 
     def close(self) -> None:
         """End all."""
         for number in range(len(self._all)):
             self.drop(number)
-            for stream in (self._all[number].process.stdin, self._all[number].process.stdout):
+            process = self._all[number].process
+            for stream in (process.stdin, process.stdout, process.stderr):
                 with contextlib.suppress(OSError):
                     _stream(stream).close()
         self._selector.close()
 
-    def _end(self, connection: _Connection) -> str:
+    def _end(self, connection: _Connection) -> tuple[str, bool]:
         with contextlib.suppress(OSError):
             rest = os.read(_stream(connection.process.stderr).fileno(), 1 << 16).decode(errors="replace")
             connection.words = [*connection.words, *rest.splitlines()][-MOST_WORDS:]
@@ -109,8 +118,11 @@ class Connections:
             code = connection.process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             code = None
-        said = why_ssh_failed(connection.name, Outcome(code=code, error_lines=connection.words)) if code else None
-        return said or " / ".join(word.strip() for word in connection.words if word.strip())
+        failure = None
+        if not connection.has_spoken and code:
+            failure = ssh_failure(connection.name, Outcome(code=code, error_lines=connection.words))
+        said = ": ".join(failure or ()) or " / ".join(word.strip() for word in connection.words if word.strip())
+        return said, code == SSH_FAILED
 
 
 def _stream(stream: IO[bytes] | None) -> IO[bytes]:

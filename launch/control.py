@@ -70,7 +70,14 @@ def stop(run: Path) -> dict[str, str]:
 
 
 def end_on_hosts(run: Path, attempt: int, hosts: Sequence[str], grace_s: float) -> dict[str, str]:
-    """End what is left of a run on hosts, with the time to save; by host why that may be in vain, or empty."""
+    """End what is left of a run on hosts, with the time to save; by host why that may be in vain, or empty.
+
+    Args:
+        run: the run directory.
+        attempt: the newest one's number.
+        hosts: by name.
+        grace_s: that ranks have to save.
+    """
     path = run / "launch" / attempt_name(attempt) / JOB
     if not path.exists():
         return {}

@@ -47,9 +47,9 @@ def dry_run(recipe: Recipe, hosts: Sequence[Host] | int) -> dict[str, Any]:
     stream, steps, deals = open_inputs(recipe).stream, [], []
     for step in (record["step"] for record in plan["steps"]):
         batch = stream.global_batch(step)
-        before = time.monotonic()
+        before = time.process_time()  # whatever else runs here
         deal = deal_micro_batches(*_dealt_by(batch, len(ranks), recipe))
-        seconds = time.monotonic() - before
+        seconds = time.process_time() - before
         deals += [f"step {step}: {fault}" for fault in faults_of_deal(deal, _tokens(batch), recipe)]
         steps.append({"step": step, **_described(deal, batch), "deal_seconds": seconds})
     faults["shares of steps"] = deals

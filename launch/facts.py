@@ -89,6 +89,7 @@ class Gpu(Part):
     """One GPU by NVML: None is what it does not tell.
 
     Attributes:
+        capability: (7, 0) of a V100, (8, 0) of an A100.
         uncorrected_errors: of its memory, since the last reboot. retired_pages, remapped_rows: in all its life.
         is_repair_pending: pages or rows are to be taken out of use at the next reset. has_repair_failed: no spare rows.
         slowed: why its clocks are below what they could be, without what load and settings explain.
@@ -99,6 +100,7 @@ class Gpu(Part):
     index: int
     name: str
     memory_bytes: int
+    capability: tuple[int, int] | None = None
     used_bytes: int = 0
     ecc: bool | None = None
     uncorrected_errors: int | None = None

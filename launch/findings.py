@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
+from deltalm_ds.errors import DONE_EXIT_CODE, InputError
 from deltalm_ds.launch.facts import Facts, Unknown
 from deltalm_ds.launch.host_names import folded
 
 PASS, WARN, FAIL = LEVELS = ("PASS", "WARN", "FAIL")
-_UNKNOWN = "what the host tells of it is not known: {error}", "run the probe's command by hand there, and mend that"
+_UNKNOWN = "what the host tells of it is not known: {error}", "log in there, and mend what it says"
 _DIFFERS = "{thing} {value}, the others {usual}"
 _NO_MAJORITY = "{thing} differs: {values}"
 
@@ -117,3 +119,55 @@ def majority(values: Iterable[Value]) -> Value | None:
 def verdict(findings: Iterable[Finding]) -> str:
     """The worst level of them."""
     return max((one.level for one in findings), key=LEVELS.index, default=PASS)
+
+
+def spared(findings: Iterable[Finding], spares: AbstractSet[str]) -> Iterator[Finding]:
+    """Findings in which what fails on spares is a warning: it keeps no run from starting."""
+    for one in findings:
+        of_spares, of_others = (tuple(n for n in one.hosts if (n in spares) == which) for which in (True, False))
+        if one.level != FAIL or not of_spares:
+            yield one
+            continue
+        if of_others:
+            yield replace(one, hosts=of_others)
+        yield replace(one, hosts=of_spares, level=WARN)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found on all hosts."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """PASS, WARN (nothing keeps a run from starting) or FAIL."""
+        return verdict(self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of wrong input."""
+        return InputError.exit_code if self.verdict == FAIL else DONE_EXIT_CODE
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Check, hosts as ranges, level, what is so, next step; for a table."""
+        return [(one.check, _folded(one.hosts), one.level, one.what, one.next_step) for one in self.findings]
+
+    def summary(self) -> str:
+        """One line: the verdict and how many findings there are of each level."""
+        counts = {level: sum(one.level == level for one in self.findings) for level in LEVELS}
+        return f"{self.verdict}: " + ", ".join(f"{count} {level}" for level, count in counts.items() if count)
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "findings": [asdict(one) for one in self.findings],
+        }
+
+
+def _folded(names: Sequence[str]) -> str:
+    ranges = [name for name in names if " " not in name]
+    others = [name for name in names if " " in name]  # this machine
+    return ",".join([*([folded(ranges)] if ranges else []), *others])

@@ -86,7 +86,14 @@ def choose_hosts(hosts: Sequence[Host], memory: Memory, wanted: int) -> tuple[Ho
 
 
 def remember_failure(memory: Memory, failure: Failure, hosts: Sequence[Host], section: LaunchSection) -> str | None:
-    """Add a failure; the name of a host if it was blamed so often that a spare should take its place from now on."""
+    """Add a failure; the name of a host if it was blamed so often that a spare should take its place from now on.
+
+    Args:
+        memory: changed.
+        failure: the newest.
+        hosts: of the hostfile.
+        section: of the recipe.
+    """
     memory.failures.append(failure)
     blamed = [one for one in memory.recent(failure.time, section) if one.host == failure.host]
     idle = [

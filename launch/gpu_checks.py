@@ -7,6 +7,7 @@ from deltalm_ds.launch.facts import Gpu, Limits, Nvml, Torch, Unknown
 from deltalm_ds.launch.findings import FAIL, WARN, Check, majority
 from deltalm_ds.launch.survey import Survey
 
+BFLOAT16_SINCE = (8, 0)  # DeepSpeed refuses it on GPUs of before
 FREE_BYTES = 1 << 30  # of memory in use: more is another program's, the driver keeps some itself
 LEAST_SHARED_BYTES = 128 << 20  # of /dev/shm for a rank, through which NCCL sends within a host
 MOST_RETIRED = 40  # pages: from 60 on a GPU is replaced
@@ -19,6 +20,8 @@ _TOO_FEW = (
 _NO_DEVICE = "it has no GPU {device}", "correct --include, --exclude or the hostfile"
 _SPARE_GPUS = "{gpus} GPUs, of which the hostfile uses {slots}", "raise slots= in the hostfile, if they are yours"
 _NO_GPU = "no GPU: ranks compute on the processors", "nothing, if this is meant; else see `nvidia-smi` there"
+_NO_FP16 = "no GPU, and fp16 needs one", "take a fp32_* or bf16_* configuration (deepspeed), or see `nvidia-smi` there"
+_NO_BF16 = "its {gpu} computes no bfloat16", "take a fp16_* configuration (deepspeed)"
 _NO_DRIVER = (
     "no GPU is found ({error}), and other hosts have some",
     "install the driver as on the others, or see `nvidia-smi` and `dmesg` there",
@@ -84,7 +87,8 @@ def devices(survey: Survey) -> Check:
     kinds = {name: " and ".join(dict.fromkeys(_kind(gpu) for gpu in part.gpus)) for name, part in with_gpus.items()}
     check = survey.check("GPUs", f"{next(iter(kinds.values()), '')}, as many as slots")
     if not with_gpus:
-        check.say(WARN, survey.answering, _NO_GPU)
+        level, text = (FAIL, _NO_FP16) if survey.precision == "fp16" else (WARN, _NO_GPU)
+        check.say(level, survey.answering, text)
         return check
     for host in survey.hosts:
         if host.name not in with_gpus:
@@ -99,6 +103,10 @@ def devices(survey: Survey) -> Check:
             check.say(FAIL, host.name, _NO_DEVICE, device=min(absent))
         elif len(gpus) > host.slots:
             check.say(WARN, host.name, _SPARE_GPUS, gpus=len(gpus), slots=host.slots)
+    for name, part in with_gpus.items() if survey.precision == "bf16" else ():
+        old = [gpu for gpu in part.gpus if gpu.capability is not None and gpu.capability < BFLOAT16_SINCE]
+        if old:
+            check.say(FAIL, name, _NO_BF16, gpu=old[0].name)
     check.alike(WARN, "its kind of GPU is", kinds, _SAME_GPUS)
     check.alike(WARN, "driver", {name: part.driver for name, part in with_gpus.items()}, _SAME_DRIVER)
     return check

@@ -50,7 +50,7 @@ _OPEN_FILES = (
     "a process may open {limit} files, and a rank may need {needed}",
     "raise it in /etc/security/limits.conf (nofile) or in sshd's service (LimitNOFILE)",
 )
-_BUSY = "other programs keep its {cores} cores busy (load {load:.0f})", "end them, or leave the host out"
+_BUSY = "other programs keep its {cores} cores busy", "see `top` there: end them, or leave the host out"
 _UNLIKE_CORES = "results of runs that move between unlike hosts differ in rounding, and the slowest sets the pace"
 
 
@@ -140,13 +140,12 @@ def files(survey: Survey) -> Check:
 def inputs(survey: Survey) -> Check:
     """Vocabulary, data sets and the initial model are on every host, and the ones that are here."""
     check = survey.check("data", "the same as on this machine")
-    parts = check.parts(survey.facts, "inputs")
-    for key in sorted({key for part in parts.values() for key in part}):
-        found = {name: part[key] for name, part in parts.items() if key in part}
-        for name, value in found.items():
+    for name, part in {**check.parts(survey.facts, "inputs"), HERE: survey.inputs}.items():
+        for key, value in part.items():
+            usual = survey.inputs.get(key)
             if isinstance(value, dict):
                 check.say(FAIL, name, _INPUT, key=key, error=str(value.get("error")).rstrip("."))
-            elif key in survey.inputs and value != survey.inputs[key]:
+            elif isinstance(usual, str) and value != usual:
                 check.say(FAIL, name, _OTHER_INPUT, key=key, reference=HERE)
     return check
 
@@ -160,7 +159,7 @@ def limits(survey: Survey) -> Check:
         if part.open_files is not None and part.open_files < needed:
             check.say(WARN, name, _OPEN_FILES, limit=part.open_files, needed=needed)
         if part.load > part.cores:
-            check.say(WARN, name, _BUSY, cores=part.cores, load=part.load)
+            check.say(WARN, name, _BUSY, cores=part.cores)
     check.alike(WARN, "number of cores", {name: part.cores for name, part in parts.items()}, _UNLIKE_CORES)
     return check
 

@@ -94,9 +94,8 @@ class Job:
 def environment_of_ranks(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What goes with a job to its hosts: what the user has set here, and nothing of this login or another job."""
     left_out = {*OF_A_HOST, *_OF_A_RANK}
-    return {
-        name: value for name, value in environment.items() if name not in left_out and not name.startswith(_OF_A_LOGIN)
-    }
+    kept = {name: value for name, value in environment.items() if name not in left_out}
+    return {name: value for name, value in kept.items() if not name.startswith(_OF_A_LOGIN)} | python_environment()
 
 
 def write_job(job: Job) -> None:
@@ -123,7 +122,8 @@ def _script(job: Job) -> str:
     exports = "".join(f"export {name}={value}\n" for name, value in own.items())
     python, run, path = (shlex.quote(str(one)) for one in (sys.executable, job.run, job.directory / JOB))
     end = f'[ "$1" = end ] && exec {python} -m deltalm_ds.launch.leftovers {run} "$2"\n'
-    return f'#!/bin/sh\n{exports}{end}exec {python} -m deltalm_ds.launch.agent {path} "$1"\n'
+    home = f"cd {shlex.quote(str(job.directory))} || exit 1\n"  # no module of a home directory is in the way
+    return f'#!/bin/sh\n{home}{exports}{end}exec {python} -m deltalm_ds.launch.agent {path} "$1"\n'
 
 
 def python_environment() -> dict[str, str]:

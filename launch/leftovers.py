@@ -14,9 +14,8 @@ from pathlib import Path
 import psutil
 
 from deltalm_ds.launch.job import RUN
+from deltalm_ds.launch.ranks import KILLED_S
 from deltalm_ds.runs.attempts import ATTEMPT
-
-KILLED_S = 5.0  # for the system to end what was killed
 
 
 def leftovers(run: Path, before: int | None = None) -> list[psutil.Process]:

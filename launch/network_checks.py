@@ -1,5 +1,6 @@
 """Checks of the way between hosts before a start, from what they tell, and of the collective test's results."""
 
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -34,7 +35,7 @@ _LOCKED = (
     "set memlock to unlimited in /etc/security/limits.conf, and LimitMEMLOCK=infinity in sshd's service",
 )
 _BANDWIDTH = (
-    "{value:.2f} GB/s to other hosts, the median is {usual:.2f} GB/s",
+    "{value:.3g} GB/s to other hosts, the median is {usual:.3g} GB/s",
     "see its cable, port and switch (`ethtool`, `ibstat`), and other programs there; else leave it out",
 )
 _LATENCY = (
@@ -42,7 +43,7 @@ _LATENCY = (
     "see what else uses its network or processors; else leave it out",
 )
 _ONE_PAIR = (
-    "{bandwidth:.2f} GB/s and {latency:.0f} µs between them; which of two hosts is the slow one cannot be told",
+    "{bandwidth:.3g} GB/s and {latency:.0f} µs between them; which of two hosts is the slow one cannot be told",
     "compare with what the network should give",
 )
 _WRONG_SUM = "a sum over all ranks was wrong", "see the hosts' memory and network cards: results cannot be trusted"
@@ -60,9 +61,8 @@ def meeting(survey: Survey) -> Check:
     for name, part in parts.items():
         if not part.reached:
             check.say(FAIL, name, _NO_WAY, first=first)
-    ways = [part.reached for part in parts.values() if part.reached]
-    address = common_address(dict.fromkeys(way for ways_of in ways for way in ways_of), ways)
-    if ways and address is None:
+    address = _address(parts)
+    if address is None and any(part.reached for part in parts.values()):
         check.say(FAIL, first, _NO_COMMON, first=first)
     elif address is not None:
         check.fine = f"reached by all at {address}"
@@ -74,7 +74,8 @@ def interfaces(survey: Survey) -> Check:
     told = {name: survey.facts[name].network for name in survey.answering}
     parts = {name: part for name, part in told.items() if isinstance(part, Network)}
     check = Check("network", tuple(parts), "interfaces alike")
-    used = {name: next(iter(part.interfaces.values())) for name, part in parts.items() if part.interfaces}
+    own = {name: part.reached.get(_address(parts) or "", "") for name, part in parts.items()}
+    used = {name: part.interfaces[own[name]] for name, part in parts.items() if own[name] in part.interfaces}
     check.alike(WARN, "speed of its interface", {name: one[1] for name, one in used.items()}, _SAME_SPEED, _megabits)
     check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU.format(name="INTERFACE"))
     for link in sorted({link for part in parts.values() for link in part.links}):
@@ -91,6 +92,12 @@ def interfaces(survey: Survey) -> Check:
     return check
 
 
+def _address(parts: Mapping[str, Network]) -> str | None:
+    """The address of the first host at which all that reach it do."""
+    ways = [part.reached for part in parts.values() if part.reached]
+    return common_address(dict.fromkeys(way for reached in ways for way in reached), ways)
+
+
 def _megabits(speed: int) -> str:
     return f"{speed:,} Mbit/s" if speed > 0 else "unknown"
 
@@ -103,7 +110,7 @@ def collective(survey: Survey, result: dict[str, Any]) -> Check:
         result: of `launch/collective_check.py`.
     """
     largest = result["all_reduce"][-1]
-    check = survey.check("collectives", f"{largest['bandwidth'] / 1e9:.2f} GB/s all-reduce of all ranks, latency "
+    check = survey.check("collectives", f"{largest['bandwidth'] / 1e9:.3g} GB/s all-reduce of all ranks, latency "
                          f"{result['latency_s'] * 1e6:.0f} µs")  # fmt: skip
     if not result["is_right"]:
         check.say(FAIL, survey.answering, _WRONG_SUM)

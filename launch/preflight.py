@@ -9,34 +9,32 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from deltalm_ds.errors import DONE_EXIT_CODE, InputError
+from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.launch import gpu_checks, host_checks, network_checks, probe
 from deltalm_ds.launch.attempt_run import AttemptRun
 from deltalm_ds.launch.facts import Code, Facts
-from deltalm_ds.launch.findings import FAIL, LEVELS, WARN, Check, Finding, verdict
-from deltalm_ds.launch.host_names import folded
+from deltalm_ds.launch.findings import FAIL, WARN, Check, Finding, Report, spared
 from deltalm_ds.launch.hostfile import Host
 from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, write_job
-from deltalm_ds.launch.remote import AT_ONCE, Outcome, run_on_hosts, ssh_failure
+from deltalm_ds.launch.remote import Outcome, run_on_hosts, ssh_failure
 from deltalm_ds.launch.survey import Survey
 from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
 
 RunCommand = Callable[..., dict[str, Outcome]]  # over ssh (`launch/remote.py`), or by srun (`launch/slurm/nodes.py`)
-WAIT_S = 20.0  # for hosts to find each other, the more the more of them there are
+WAIT_S = 60.0  # for hosts to find each other, should one hang: Python may come from a slow file system
 TIMEOUT_S = 300.0
 COLLECTIVES, COLLECTIVES_S = "collectives", 300.0
 CHECKS = (*host_checks.CHECKS, *network_checks.CHECKS, *gpu_checks.CHECKS)
@@ -52,40 +50,6 @@ _NO_PYTHON = (
 _NOT_RUN = "the collective test was not run", "mend first what fails above"
 _NO_END = "the collective test did not come to its end within {seconds:.0f} s", "see that no firewall is between hosts"
 _BROKEN = "the collective test failed: {what}", "mend what it says; training would fail in the same way"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was found on all hosts."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def verdict(self) -> str:
-        """PASS, WARN (nothing keeps a run from starting) or FAIL."""
-        return verdict(self.findings)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or that of wrong input."""
-        return InputError.exit_code if self.verdict == FAIL else DONE_EXIT_CODE
-
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Check, hosts as ranges, level, what is so, next step; for a table."""
-        return [(one.check, _folded(one.hosts), one.level, one.what, one.next_step) for one in self.findings]
-
-    def summary(self) -> str:
-        """One line: the verdict and how many findings there are of each level."""
-        counts = {level: sum(one.level == level for one in self.findings) for level in LEVELS}
-        return f"{self.verdict}: " + ", ".join(f"{count} {level}" for level, count in counts.items() if count)
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "verdict": self.verdict,
-            "exit_code": self.exit_code,
-            "findings": [asdict(one) for one in self.findings],
-        }
 
 
 def check_hosts(
@@ -107,13 +71,16 @@ def check_hosts(
         run_command: runs the probes.
 
     Raises:
-        InputError: there is no ssh here, or the run directory's file system cannot be written to.
+        InputError: there is no ssh here, the run directory's file system cannot be written to, or the recipe's
+            DeepSpeed configuration is not there.
     """
+    from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
+
     names = [host.name for host in hosts]
     port = int(os.environ.get("MASTER_PORT") or 0)
     asked = _inputs_of(recipe)
     request = {
-        "wait_s": WAIT_S * (1 + len(hosts) // AT_ONCE),
+        "wait_s": WAIT_S,
         "num_hosts": len(hosts),
         "port": port,
         "files": _files_of(recipe, recipe_path),
@@ -128,26 +95,15 @@ def check_hosts(
         facts,
         {name: clocks[name] for name in facts},
         Code(**probe.code()),
-        {key: value for key, value in probe.inputs(**asked).items() if isinstance(value, str)},
+        probe.inputs(**asked),
         port,
         _checkpoint_bytes(recipe, sum(host.slots for host in hosts if not host.is_spare)) if thoroughly else None,
+        precision(deepspeed_config(recipe)),
     )
     findings = [*reachable.findings()]
     for one in CHECKS if facts else ():
         findings += one(survey).findings()
-    return Report(tuple(_spared(findings, {host.name for host in hosts if host.is_spare}))), survey
-
-
-def _spared(findings: Iterable[Finding], spares: AbstractSet[str]) -> Iterator[Finding]:
-    """What is wrong with spares alone keeps no run from starting."""
-    for one in findings:
-        of_spares, of_others = (tuple(n for n in one.hosts if (n in spares) == which) for which in (True, False))
-        if one.level != FAIL or not of_spares:
-            yield one
-            continue
-        if of_others:
-            yield replace(one, hosts=of_others)
-        yield replace(one, hosts=of_spares, level=WARN)
+    return Report(tuple(spared(findings, {host.name for host in hosts if host.is_spare}))), survey
 
 
 def check(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path | None = None) -> Report:
@@ -200,7 +156,10 @@ def _nothing() -> None:
 def require_fit(
     hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path, run_command: RunCommand = run_on_hosts
 ) -> None:
-    """The quick part of the checks, before every start; warnings are printed. Arguments: see `check_hosts`.
+    """The quick part of the checks, before every start; warnings are printed.
+
+    Args:
+        hosts, recipe, run, recipe_path, run_command: as of `check_hosts`.
 
     Raises:
         InputError: what keeps the run from starting, all of it.
@@ -217,17 +176,20 @@ def require_fit(
 
 @contextmanager
 def _folder_beside(run: Path) -> Iterator[Path]:
-    """A new folder in the run directory's file system, removed at the end."""
+    """A new folder in the run directory's file system, removed at the end; SIGTERM and SIGHUP end it as Ctrl-C does."""
     parent = next(path for path in (run.absolute(), *run.absolute().parents) if path.is_dir())
     folder = parent / f".check-{secrets.token_hex(8)}"
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"{parent} cannot be written to ({error.strerror}): name another run directory.") from None
-    try:
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise InputError(f"{parent} cannot be written to ({error.strerror}): name another run directory.") from None
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -256,7 +218,7 @@ def _ask(names: Sequence[str], folder: Path, run_command: RunCommand) -> tuple[d
     def on_end(name: str) -> None:
         probe.gone(folder, names.index(name)).touch()
 
-    outcomes = run_command(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line, on_end)
+    outcomes = run_command(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line, on_end, len(names))
     return outcomes, ahead
 
 
@@ -282,7 +244,7 @@ def _read(names: Sequence[str], outcomes: dict[str, Outcome], folder: Path) -> t
     check = Check("reachable", names, "by ssh, without a password")
     facts: dict[str, Facts] = {}
     for index, (name, outcome) in enumerate(outcomes.items()):
-        told = next((told for line in outcome.lines if (told := _told(line, probe.FACTS)) is not None), None)
+        told = next((told for line in outcome.lines if (told := _told(line, probe.TOLD)) is not None), None)
         if told is not None:
             try:
                 facts[name] = Facts.model_validate(told)
@@ -339,12 +301,6 @@ def _checkpoint_bytes(recipe: Recipe, num_ranks: int) -> int | None:
     from deltalm_ds.training.plan import make_plan
 
     try:
-        return int(make_plan(recipe, num_ranks)["checkpoints_bytes"])
+        return int(make_plan(recipe, num_ranks, trains_here=False)["checkpoints_bytes"])
     except InputError:
         return None
-
-
-def _folded(names: Sequence[str]) -> str:
-    ranges = [name for name in names if " " not in name]
-    others = [name for name in names if " " in name]  # this machine
-    return ",".join([*([folded(ranges)] if ranges else []), *others])

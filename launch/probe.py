@@ -32,12 +32,12 @@ from deltalm_ds.files import read_json, sha256_of, write_json
 from deltalm_ds.launch.meeting import Listener, own_addresses, reached
 from deltalm_ds.threads import usable_cores
 
-CLOCK, FACTS = "deltalm_clock", "deltalm_facts"  # the keys of the lines that are for the supervisor
+CLOCK, TOLD = "deltalm_clock", "deltalm_facts"  # the keys of the lines that are for the supervisor
 REQUEST, MEETING, LOCKED = "request.json", "meeting.json", "lock"  # in FOLDER
 PACKAGES = ("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "triton", "safetensors", "pydantic", "psutil")
 DEVICES_S = 90.0  # for a driver to answer, and for PyTorch to be imported from a slow file system
 LAST_S = 60.0  # then this process ends, whatever hangs
-POLL_S = 0.05
+POLL_S = 0.2
 WHOLE_FILE_BYTES = 4 << 20  # of a larger one, its size and both ends are looked at
 
 
@@ -64,7 +64,7 @@ def main(folder: Path, index: int) -> None:
     own = {"host": socket.gethostname(), "python": platform.python_version(), "packages": packages()}
     facts = {**own, **{name: known(part) for name, part in parts.items()}}
     tell(CLOCK, time.time())
-    tell(FACTS, facts)
+    tell(TOLD, facts)
     signal.alarm(0)
 
 
@@ -225,7 +225,14 @@ def _links(root: Path = Path("/sys/class/infiniband")) -> dict[str, dict[str, st
 
 
 def shared_folder(folder: Path, index: int, num_hosts: int, until: float) -> dict[str, Any]:
-    """What this host sees of the folder, once all hosts have left a file there or are gone, or the time is over."""
+    """What this host sees of the folder, once all hosts have left a file there or are gone, or the time is over.
+
+    Args:
+        folder: where they do.
+        index: of this host.
+        num_hosts: of all.
+        until: when to stop waiting for others, of the monotonic clock.
+    """
     _seen(folder, index).touch()
     with open(folder / LOCKED, "r+b") as file:
         try:
@@ -236,10 +243,9 @@ def shared_folder(folder: Path, index: int, num_hosts: int, until: float) -> dic
         except OSError as error:
             lock = str(error.strerror)
     everybody = range(num_hosts)
-    while time.monotonic() < until and not all(
-        _is_there(_seen(folder, other)) or gone(folder, other).exists() for other in everybody
-    ):
-        time.sleep(POLL_S)
+    for other in everybody:
+        while time.monotonic() < until and not (_is_there(_seen(folder, other)) or gone(folder, other).exists()):
+            time.sleep(POLL_S)
     space = os.statvfs(folder)
     return {
         "device": _mounted(folder),

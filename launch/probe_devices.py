@@ -56,6 +56,7 @@ def _gpu(index: int) -> dict[str, Any]:
     return {
         "index": index,
         "name": _text(pynvml.nvmlDeviceGetName(gpu)),
+        "capability": ask(pynvml.nvmlDeviceGetCudaComputeCapability),
         "memory_bytes": memory.total,
         "used_bytes": memory.used,
         "ecc": None if ecc is None else bool(ecc[0]),

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,7 @@ from deltalm_ds.runs.starter import STARTED_BY, stop_signals
 from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
 
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
+KILLED_S = 5.0  # for the system to end what was killed
 NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none
 
 
@@ -45,7 +47,14 @@ class Launcher:
         self._asked: set[psutil.Process] = set()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
         try:
-            self._process = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.pid = self._process.pid
@@ -73,9 +82,15 @@ class Launcher:
                 self._asked.add(process)
 
     def end(self) -> int:
-        """Kill whatever is left, and wait for the launcher; its exit code."""
+        """Kill whatever is left, and wait for it; the launcher's exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        until = time.monotonic() + KILLED_S
+        while (left := self.others()) and time.monotonic() < until:
+            for process in left:  # also what has made a process group of its own
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.02)
         return self._process.wait()
 
 

@@ -51,6 +51,7 @@ def run_on_hosts(
     timeout_s: float,
     on_line: Callable[[str, str], None] | None = None,
     on_end: Callable[[str], None] | None = None,
+    at_once: int = AT_ONCE,
 ) -> dict[str, Outcome]:
     """Run a command on every host, many at a time, and wait for all; its stdin is empty.
 
@@ -63,6 +64,7 @@ def run_on_hosts(
         timeout_s: seconds for each host, connecting included.
         on_line: called with the name and each line of stdout as it comes.
         on_end: called with the name when a host's command has ended, however it did.
+        at_once: on how many hosts; on all where they wait for each other.
 
     Raises:
         InputError: there is no ssh here, or a name is none.
@@ -72,7 +74,7 @@ def run_on_hosts(
         check_name(name)
     outcomes = {name: Outcome() for name in names}
     task = task_self()
-    task.set_info("fanout", AT_ONCE)
+    task.set_info("fanout", at_once)
     task.set_info("connect_timeout", CONNECT_TIMEOUT_S)
     task.set_info("ssh_options", SSH_OPTIONS)
     workers = []
@@ -135,7 +137,7 @@ def why_ssh_failed(name: str, outcome: Outcome) -> str | None:
 def ssh_failure(name: str, outcome: Outcome) -> tuple[str, str] | None:
     """Why the host was not reached, by what ssh said, and the next step; None where the command ran."""
     if outcome.timed_out:
-        return f"{name} did not answer in time", f"see whether `ssh {name} true` returns, else leave the host out"
+        return f"{name} did not answer in time", f"see whether `ssh {name} true` returns"
     if outcome.code != SSH_FAILED:
         return None
     for pattern, why, next_step in _SSH_SAYS:
@@ -181,6 +183,11 @@ _SSH_SAYS = (
         r"timed out|Timeout, server",
         "{name} does not answer",
         "see whether it is switched on, and not behind a firewall or a jump host (~/.ssh/config: ProxyJump)",
+    ),
+    (
+        r"kex_exchange_identification|Connection closed by",
+        "the connection to {name} was closed while it was being made",
+        "see whether sshd there, or on the jump host before it, takes so many at a time (sshd_config: MaxStartups)",
     ),
     (
         r"Too many authentication failures",

@@ -35,7 +35,7 @@ from deltalm_ds.launch.ranks import GRACE_S
 from deltalm_ds.launch.remote import run_on_hosts
 from deltalm_ds.launch.telling import Teller, say
 from deltalm_ds.recipe.launch_section import LaunchSection
-from deltalm_ds.runs.attempts import begin_attempt
+from deltalm_ds.runs.attempts import begin_attempt, current_attempt
 from deltalm_ds.runs.checkpoints import checkpoint_directories, step_of
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
@@ -94,6 +94,7 @@ class Supervisor:
         self._goes_on = goes_on(self._run)
         self._teller = Teller(self._run, launch.section.hook)
         self._asked = 0  # times
+        self._newest = current_attempt(self._run)
         (self._run / "launch").mkdir(exist_ok=True)
         (self._run / STOP).unlink(missing_ok=True)
         self._previous = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
@@ -149,7 +150,9 @@ class Supervisor:
             self._wait(backoff_s(self._memory, self._launch.section))
 
     def _attempt(self, hosts: Sequence[Host]) -> AttemptRun:
-        number = begin_attempt(self._run)
+        if (newest := current_attempt(self._run)) != self._newest:  # where the lock does not hold: no two take turns
+            raise InputError(f"Another supervisor has begun attempt {newest} in {self._run}: this one ends.")
+        self._newest = number = begin_attempt(self._run)
         self._memory.attempt, self._memory.hosts = number, [host.name for host in hosts]
         self._memory.write(self._run)
         job_hosts = tuple(JobHost(host.name, tuple(host.devices)) for host in hosts)
@@ -177,10 +180,8 @@ class Supervisor:
         memory, section = self._memory, self._launch.section
         now, verdict = time.time(), running.verdict
         host, what = (verdict.host, verdict.what) if verdict else ("", "its ranks were asked to stop by somebody else")
-        for number, one in enumerate(running.attempt.hosts):
-            name = memory.hosts[number]
-            if one.is_lost and (verdict is None or verdict.kind != "agent" or name != host):
-                memory.lost[name] = now
+        lost = [memory.hosts[number] for number, one in enumerate(running.attempt.hosts) if one.is_lost]
+        memory.lost |= dict.fromkeys(lost, now)
         failure = Failure(now, host, what, self._step())
         excluded = remember_failure(memory, failure, self._launch.hosts, section)
         memory.write(self._run)

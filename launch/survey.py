@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from deltalm_ds.launch.facts import Code, Facts
 from deltalm_ds.launch.findings import Check
@@ -16,18 +17,20 @@ class Survey:
     hosts: of the job, in order of ranks, spares included.
     facts: what the hosts that answered tell, by name.
     clocks: seconds by which each host's clock is ahead of this machine's, as far as that can be told.
-    code, inputs: of this machine, where the run directory is prepared: all hosts are to have the same.
+    code, inputs: of this machine, where the run directory is prepared, as a probe tells them; all are to have the same.
     port: that the user wants on the first host; 0: any.
     checkpoint_bytes: that the run will need for checkpoints, if that was worked out.
+    precision: fp32, bf16 or fp16.
     """
 
     hosts: tuple[Host, ...]
     facts: dict[str, Facts]
     clocks: dict[str, float]
     code: Code
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     port: int = 0
     checkpoint_bytes: int | None = None
+    precision: str = "fp32"
 
     @cached_property
     def answering(self) -> tuple[str, ...]:

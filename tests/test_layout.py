@@ -74,7 +74,7 @@ def test_setup_refuses_a_lost_link(tree: Path, name: str) -> None:
 
 
 def packaged_files(tree: Path) -> set[str]:
-    """What a wheel must hold: each module, configuration, recipe, batch script and example once, and the mark of types."""
+    """What a wheel must hold: each module, configuration, recipe, script and example once, and the mark of types."""
     files: set[str] = set()
     for folder in ("deltalm_ds", *LINKED):
         prefix = "" if folder == "deltalm_ds" else "deltalm_ds/"

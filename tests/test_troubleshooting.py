@@ -19,7 +19,15 @@ from test_layering import ROOT, modules
 DOCUMENT = ROOT / "docs" / "troubleshooting.md"
 TELLING = ("deltalm_ds/training/", "deltalm_ds/runs/", "deltalm_ds/recipe/", "launch/")
 SCHEMA = ("deltalm_ds/recipe/schema.py", "deltalm_ds/recipe/training_section.py", "deltalm_ds/recipe/schedules/")
-LEFT_OUT = (*SCHEMA, "deltalm_ds/recipe/reference.py")
+# What `deltalm launch --check` finds has its next step beside it.
+CHECKS = (
+    "launch/findings.py",
+    "launch/gpu_checks.py",
+    "launch/host_checks.py",
+    "launch/network_checks.py",
+    "launch/probe",
+)
+LEFT_OUT = (*SCHEMA, *CHECKS, "deltalm_ds/recipe/reference.py")
 SAY = {"InputError", "DataError", "CheckError", "print", "_say"}  # what they are given is told, however short
 DISTINCTIVE = 4  # words
 HOLE = "\0"

@@ -33,6 +33,9 @@ def launch(
     accept_changed_data: Annotated[
         bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the hosts, and the network by a collective over all ranks.")
+    ] = False,
     dry_run: Annotated[
         int | None,
         typer.Option(
@@ -69,6 +72,8 @@ def launch(
         if recipe is None or out is None or hostfile is None:
             raise InputError("launch needs --hostfile HOSTS, a recipe, and --out RUN; or --status RUN, or --stop RUN.")
         hosts = _hosts(hostfile, include, exclude, expect_hosts, expect_slots)
+        if check:
+            sys.exit(_check(recipe, overrides or [], hosts, out, as_json))
         sys.exit(_train(recipe, overrides or [], hosts, out, again, accept_changed_data))
 
 
@@ -82,6 +87,21 @@ def _hosts(
     return hosts
 
 
+def _check(recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, as_json: bool) -> int:
+    from deltalm_ds.launch.hostfile import resolve
+    from deltalm_ds.launch.preflight import check
+    from deltalm_ds.recipe.loading import load_recipe
+
+    resolve(hosts)
+    report = check(hosts, load_recipe(recipe, overrides), out, recipe)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_table(("check", "hosts", "", "found", "next step"), report.rows(), align="lllll")
+        print(f"\n{report.summary()}")
+    return report.exit_code
+
+
 def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
@@ -93,9 +113,9 @@ def _train(
     from deltalm_ds.training.prepare import prepare_run
 
     survive_lost_terminal()
-    resolve(hosts)
     loaded = load_recipe(recipe, overrides)
     if not goes_on(out):  # else what has failed since is for the supervisor to deal with
+        resolve(hosts)
         require_fit(hosts, loaded, out, recipe)
     prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))

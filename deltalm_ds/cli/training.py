@@ -45,7 +45,7 @@ def train(
         bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")
     ] = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Check all and write the run directory only: srun or mpirun starts ranks.")
+        bool, typer.Option("--prepare", help="Only check everything and write the run directory, for other launchers.")
     ] = False,
 ) -> None:
     """Train on this machine, under the deepspeed launcher; stopped at any point, the same command goes on.

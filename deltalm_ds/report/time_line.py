@@ -7,7 +7,16 @@ from deltalm_ds.report.charts import event_chart
 from deltalm_ds.report.records import BEGINS, Record, event_text
 
 FAULTS = (
-    *("stuck", "slow rank", "rank lost", "rank ended", "host lost", "spare taken", "went on with fewer hosts"),
+    *(
+        "stuck",
+        "slow rank",
+        "rank lost",
+        "rank ended",
+        "host lost",
+        "agent lost",
+        "spare taken",
+        "went on with fewer hosts",
+    ),
     *("hook failed", "supervisor started", "supervisor ended", "end"),
 )
 MOST_EVENTS = 1000

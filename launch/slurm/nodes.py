@@ -52,6 +52,7 @@ def run_on_nodes(
     timeout_s: float,
     on_line: Callable[[str, str], None] | None = None,
     on_end: Callable[[str], None] | None = None,
+    at_once: int = 0,
 ) -> dict[str, Outcome]:
     """Run a command on every node of this job by one srun, and wait for all: `launch.remote.run_on_hosts` without ssh.
 
@@ -61,6 +62,7 @@ def run_on_nodes(
         timeout_s: seconds for all.
         on_line: called with the name and each line, stderr's as well, as it comes.
         on_end: called with each name when all have ended.
+        at_once: as of `run_on_hosts`; srun knows only all.
     """
     outcomes = {name: Outcome() for name in names}
     one_each = f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", "--cpus-per-task=1"

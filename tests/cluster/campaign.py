@@ -10,7 +10,7 @@ started again, the campaign makes the cases that have none, and prints the table
 
 import argparse
 import os
-import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.cluster.hosts import Hosts
 from tests.cluster.launched import Launched
 from tests.faults.tiny import Outcomes, Training, differences, has_ended, records, write_experiment
 
-NUM_HOSTS, STEPS, SAVE_EVERY, FAULT_STEP = 4, 120, 20, 50
+NUM_HOSTS, STEPS, SAVE_EVERY, FAULT_STEP = 4, 80, 20, 30
 LONGEST_TO_VERDICT_S, LONGEST_TO_STEP_S = 30.0, 60.0
 TOLERANCE = 1e-6  # of a loss, relative, on other numbers of ranks
 MANY, MANY_SLOTS, MANY_STEPS = "32_ranks", 8, 10
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="outside /tmp, /run and /dev/shm")
     parser.add_argument("--only", nargs="*", choices=[*CASES, MANY], help="default: all that have no outcome")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the hosts are taken down then, too
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     outcomes = Outcomes(out / "outcomes.jsonl")
@@ -75,11 +76,11 @@ def _verdict(job: Launched, case: Case) -> str:
     """What the supervisor said; it must name the culprit on its terminal, too."""
     if not case.culprit:
         return ""
-    verdicts = [str(event) for event in job.events(*VERDICTS)]
-    assert any(re.search(case.culprit, said) for said in verdicts), f"{case.culprit} is not in {verdicts}"
-    said = next((line for line in job.messages.splitlines() if re.search(case.culprit, line)), None)
-    assert said, f"{case.culprit} is not in {job.messages[-3000:]}"
-    return said
+    verdicts = [event["what"] for event in job.events(*VERDICTS)]
+    first = verdicts[0] if verdicts else "nothing"
+    assert all(word in first for word in case.culprit), f"{case.culprit} is asked for, and said was {first}"
+    assert first in job.messages, f"{first} is not in {job.messages[-3000:]}"
+    return first
 
 
 def _compare(run: Path, out: Path, recipe: Path, case: Case) -> float:

@@ -25,7 +25,7 @@ class Case:
         slots: ranks of each of the four hosts.
         spares: hosts beside them.
         overrides: of the recipe.
-        culprit: what the verdict must say, a regular expression; none: there is no verdict.
+        culprit: words that the verdict must have; none: there is no verdict.
         is_as_before: it ends on as many ranks as it began.
     """
 
@@ -34,7 +34,7 @@ class Case:
     slots: int = 1
     spares: int = 0
     overrides: tuple[str, ...] = ()
-    culprit: str = ""
+    culprit: tuple[str, ...] = ()
     is_as_before: bool = True
 
 
@@ -93,28 +93,28 @@ def _nothing_on_eight(act: Act) -> None:
     assert sorted(numbers) == list(range(8))
 
 
-@case("rank_killed", "a rank killed (-9)", culprit=r"n3\b.*\brank 2\b.*(signal 9|SIGKILL|-9)")
+@case("rank_killed", "a rank killed (-9)", culprit=("rank 2 on n3", "SIGKILL"))
 def _kill_rank(act: Act) -> None:
     act.begins()
     act.job.signal("n3", "rank")
     act.await_both()
 
 
-@case("agent_killed", "an agent killed (-9)", culprit=r"n2\b.*agent|agent.*\bn2\b")
+@case("agent_killed", "an agent killed (-9)", culprit=("agent on n2",))
 def _kill_agent(act: Act) -> None:
     act.begins()
     act.job.signal("n2", "agent")
     act.await_both()
 
 
-@case("launcher_killed", "DeepSpeed's launch.py killed (-9)", culprit=r"n4\b.*launch|launch.*\bn4\b")
+@case("launcher_killed", "DeepSpeed's launch.py killed (-9)", culprit=("launcher on n4", "SIGKILL"))
 def _kill_launcher(act: Act) -> None:
     act.begins()
     act.job.signal("n4", "launcher")
     act.await_both()
 
 
-@case("rank_stopped", "a rank under SIGSTOP", culprit=r"n2\b.*\brank 1\b.*stopped|stopped.*rank 1\b.*n2\b")
+@case("rank_stopped", "a rank under SIGSTOP", culprit=("rank 1 on n2", "stopped"))
 def _stop_rank(act: Act) -> None:
     act.begins()
     act.job.signal("n2", "rank", signal.SIGSTOP)
@@ -133,7 +133,7 @@ def _pull_cable_shortly(act: Act) -> None:
     assert len(act.job.events("started")) == 1, "it need not have started anew"
 
 
-@case("cable_out", "a cable pulled, and put back after the verdict", culprit=r"n3\b")
+@case("cable_out", "a cable pulled, and put back after the verdict", culprit=("host n3 is lost",))
 def _pull_cable(act: Act) -> None:
     act.begins()
     act.hosts.pull_cable("n3")
@@ -142,7 +142,12 @@ def _pull_cable(act: Act) -> None:
     act.await_next_step()
 
 
-@case("cable_stays_out", "a cable pulled; the host it cut off ends its ranks by itself", spares=1, culprit=r"n3\b")
+@case(
+    "cable_stays_out",
+    "a cable pulled; the host it cut off ends its ranks by itself",
+    spares=1,
+    culprit=("host n3 is lost",),
+)
 def _leave_cable_out(act: Act) -> None:
     act.begins()
     act.hosts.pull_cable("n3")
@@ -152,7 +157,7 @@ def _leave_cable_out(act: Act) -> None:
     act.hosts.put_cable_back("n3")
 
 
-@case("host_off", "a host's power cut; a spare takes its place", spares=1, culprit=r"n3\b")
+@case("host_off", "a host's power cut; a spare takes its place", spares=1, culprit=("host n3 is lost",))
 def _switch_off(act: Act) -> None:
     act.begins()
     act.hosts.switch_off("n3")
@@ -160,21 +165,21 @@ def _switch_off(act: Act) -> None:
     assert act.job.processes("n5", "rank")
 
 
-@case("host_ends", "a host that ends all its processes, and tells; a spare", spares=1, culprit=r"n2\b")
+@case("host_ends", "a host that ends all its processes, and tells; a spare", spares=1, culprit=("n2",))
 def _switch_off_and_tell(act: Act) -> None:
     act.begins()
     act.hosts.switch_off("n2", silently=False)
     act.await_both()
 
 
-@case("first_host_off", "the power cut on the host of rank 0; a spare", spares=1, culprit=r"n1\b")
+@case("first_host_off", "the power cut on the host of rank 0; a spare", spares=1, culprit=("host n1 is lost",))
 def _switch_off_first(act: Act) -> None:
     act.begins()
     act.hosts.switch_off("n1")
     act.await_both()
 
 
-@case("host_reboots", "a host's power cut, no spare; it boots again", culprit=r"n2\b")
+@case("host_reboots", "a host's power cut, no spare; it boots again", culprit=("host n2 is lost",))
 def _reboot(act: Act) -> None:
     act.begins()
     act.hosts.switch_off("n2")
@@ -187,7 +192,7 @@ def _reboot(act: Act) -> None:
     "three_hosts",
     "a host's power cut, no spare; on three hosts",
     overrides=("launch.min_hosts=3", "launch.wait_for_host_s=5"),
-    culprit=r"n4\b",
+    culprit=("host n4 is lost",),
     is_as_before=False,
 )
 def _go_on_with_three(act: Act) -> None:

@@ -47,6 +47,8 @@ def rank(role: str, directory: Path, behaviour: str, tester: int) -> int:
         await_files(directory, "rank0.pid", "rank1.pid")
     if behaviour == "scheduler" and role == "rank0":
         os.killpg(os.getpgrp(), signal.SIGTERM)
+    while behaviour == "unheeding":
+        time.sleep(POLL_S)
     if behaviour in ("patient", "scheduler"):
         return wait_for_signal_or_file(directory, role)
     while behaviour.startswith("deaf") or not (directory / f"{role}.SIGTERM").exists():

@@ -76,7 +76,7 @@ class World:
         self.agents = [FakeAgent(i, self.job.ranks_of(i)) for i in range(num_hosts)]
         self.now, self.closed, self.lines, self.dropped = 0.0, [], {}, set()
         self.attempt = Attempt(num_hosts, 0.0)
-        self.judged_at, self.verdict, self.sent = None, None, []
+        self.judged_at, self.verdict, self.sent, self.closing = None, None, [], ("", True)
         for agent in self.agents:
             agent.say(0.5, {"hello": {"addresses": ["10.0.0.1"], "port": 7, "word": "w", "interfaces": {}}})
 
@@ -94,14 +94,14 @@ class World:
                 for message in due:
                     self.act(self.attempt.heard(agent.number, message, self.now))
             for number in self.closed:
-                self.act(self.attempt.closed(number, "closed by remote host", self.now))
+                self.attempt.closed(number, *self.closing, self.now)
             self.closed = []
-            was_ending = self.attempt.is_ending
             self.act(self.attempt.tick(self.now))
             if self.attempt.can_start:
                 self.act(self.attempt.start())
-            if self.attempt.is_ending and not was_ending:
-                self.judged_at, self.verdict = self.now, judge(self.attempt.signs, self.job, self.lines)
+            ends = (self.attempt.is_ending or self.attempt.is_over) and not self.attempt.was_asked
+            if ends and self.attempt.signs and self.verdict is None:
+                self.judged_at, self.verdict = self.now, judge(self.attempt.signs, self.job, (), self.lines)
 
     def act(self, actions):
         for action in actions:
@@ -134,6 +134,9 @@ class World:
     def kill_agent(self, host):
         self.agents[host].is_gone = True
         self.closed.append(host)
+        for agent in self.agents:  # its ranks see that it is gone; all agree to save and to stop
+            agent.stop_by = agent.stop_by or (self.now + 1000 if agent.number != host else None)
+            agent.asked_at = agent.asked_at or self.now
 
     def kill_launcher(self, host):
         self.agents[host].say(self.now, {"launcher": -9, "left": 2})
@@ -196,6 +199,25 @@ def test_ranks_that_live_when_an_agent_is_lost_are_given_the_time_to_save():
     world.run(300)
     assert world.attempt.was_stopped
     assert [host.code for host in world.attempt.hosts] == [75, None, 75]
+
+
+@pytest.mark.parametrize(
+    ("closing", "kind", "is_lost"),
+    [
+        (("", True), "agent", False),  # as ssh has it when an agent is killed
+        (("Connection to n1 closed by remote host.", True), "connection", True),
+        (("KeyError: 'x'", False), "agent", False),
+    ],
+)
+def test_how_a_connection_ends_tells_whether_the_host_is_lost(closing, kind, is_lost):
+    world = World(3)
+    world.closing = closing
+    world.run(10)
+    world.kill_agent(1)
+    world.run(300)
+    assert (world.verdict.kind, world.verdict.host) == (kind, "n1")
+    assert [host.is_lost for host in world.attempt.hosts] == [False, is_lost, False]
+    assert closing[0] in world.verdict.what
 
 
 def test_a_host_that_does_not_come_is_told_before_anything_starts():

@@ -7,7 +7,7 @@ import pytest
 
 from deltalm_ds.launch import gpu_checks, host_checks, network_checks
 from deltalm_ds.launch.facts import Code
-from deltalm_ds.launch.findings import FAIL, PASS, WARN, Check, Finding, majority, verdict
+from deltalm_ds.launch.findings import FAIL, PASS, WARN, Check, Finding, Report, majority, spared, verdict
 from deltalm_ds.launch.hostfile import Host
 from deltalm_ds.launch.preflight import CHECKS
 from tests.launch.told import CODE, GIB, gpu, survey
@@ -178,6 +178,24 @@ def test_no_gpu_anywhere_is_a_warning_and_the_checks_of_gpus_say_nothing() -> No
     assert findings(gpu_checks.health, changes) == findings(gpu_checks.shared_memory, changes) == []
 
 
+def test_a_precision_that_gpus_do_not_have() -> None:
+    (fault,) = faults(gpu_checks.devices, {"n3": {"nvml/gpus": [gpu(0, capability=(8, 0)), gpu(1, capability=(8, 0))]}},
+                      precision="bf16")  # fmt: skip
+    assert (fault.level, fault.hosts) == (
+        FAIL,
+        ("n1", "n2", "n4"),
+    ) and "V100-SXM2-32GB computes no bfloat16" in fault.what
+    assert faults(gpu_checks.devices, precision="fp16") == []
+    changes = {f"n{number}": {"nvml/gpus": []} for number in range(1, 5)}
+    (fault,) = faults(gpu_checks.devices, changes, precision="fp16")
+    assert fault.level == FAIL and "fp16 needs one" in fault.what
+
+
+def test_data_that_this_machine_has_not() -> None:
+    (fault,) = faults(host_checks.inputs, inputs={"vocabulary": {"error": "v does not exist."}})
+    assert (fault.level, fault.hosts, fault.what) == (FAIL, ("this machine",), "vocabulary: v does not exist")
+
+
 def test_only_the_gpus_that_are_used_are_looked_at() -> None:
     found = survey({"n3": {"nvml/gpus": [gpu(0), gpu(1, uncorrected_errors=9), gpu(2)]}})
     hosts = tuple(Host(host.name, 2, devices=(0, 2) if host.name == "n3" else (0, 1)) for host in found.hosts)
@@ -205,8 +223,8 @@ def result(**hosts: tuple[float, float]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("slow", "level", "what"),
     [
-        ((6.0, 20.0), WARN, "6.00 GB/s to other hosts, the median is 10.00"),
-        ((0.1, 20.0), FAIL, "0.10 GB/s"),
+        ((6.0, 20.0), WARN, "6 GB/s to other hosts, the median is 10 GB/s"),
+        ((0.1, 20.0), FAIL, "0.1 GB/s"),
         ((10.0, 150.0), WARN, "150 µs to other hosts, the median is 20 µs"),
         ((10.0, 5000.0), FAIL, "5000 µs"),
     ],
@@ -241,3 +259,23 @@ def test_verdict_is_the_worst() -> None:
     assert verdict(check.findings()) == WARN
     check.say(FAIL, "n2", ("a", "b"))
     assert verdict(check.findings()) == FAIL
+
+
+def test_a_spare_that_fails_keeps_nothing_from_starting() -> None:
+    both, other = Finding("x", FAIL, ("n1", "n2"), "a", "b"), Finding("y", FAIL, ("n2",), "c")
+    fine = Finding("z", PASS, ("n1", "n2"), "d")
+    found = list(spared([both, other, fine], {"n2"}))
+    assert found == [
+        Finding("x", FAIL, ("n1",), "a", "b"),
+        Finding("x", WARN, ("n2",), "a", "b"),
+        Finding("y", WARN, ("n2",), "c"),
+        fine,
+    ]
+    assert Report(tuple(found[2:])).exit_code == 0
+    assert Report(tuple(found)).exit_code == 2
+    assert Report(tuple(found)).summary() == "FAIL: 1 PASS, 2 WARN, 1 FAIL"
+
+
+def test_this_machine_stands_beside_the_ranges() -> None:
+    report = Report((Finding("x", FAIL, ("n1", "n2", "this machine"), "a"),))
+    assert report.rows() == [("x", "n[1-2],this machine", FAIL, "a", "")]

@@ -19,6 +19,7 @@ FAULTS = {
     # what DeepSpeed passes over
     "n1 slots=0": "line 1: slots=0 would leave the host out: give a number from 1 on, or leave out the line.",
     "n1 slots=1x": "line 1: 'slots=1x' does not give the slots: write n1 slots=1.",
+    "n1 slots=0\nn2 slots=0": "line 2: slots=0 would leave the host out",
     "n1 slots=4\nn1 slots=4": "line 2: n1 is on line 1 already.",
     # the slots
     "n1": "line 1: the slots are missing: write n1 slots=NUMBER.",

@@ -3,18 +3,23 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch import preflight, probe
 from deltalm_ds.launch.facts import Facts
-from deltalm_ds.launch.findings import FAIL, PASS, Finding
+from deltalm_ds.launch.findings import FAIL, PASS, WARN, Finding, Report
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.preflight import Report, check_hosts
+from deltalm_ds.launch.preflight import check_hosts
 from deltalm_ds.recipe.loading import load_recipe
+from tests.cli.command import deltalm
 from tests.faults.tiny import write_experiment
 from tests.launch import fake_hosts
 
@@ -112,6 +117,24 @@ def test_a_copy_of_the_file_system_is_not_shared(
     }
 
 
+def test_a_check_that_is_ended_leaves_nothing(ssh_bin: Path, recipe: Path, tmp_path: Path) -> None:
+    fake_hosts.write_program(ssh_bin / "n1", f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
+    source = (
+        "from pathlib import Path\nfrom deltalm_ds.launch.preflight import *\n"
+        "from deltalm_ds.recipe.loading import load_recipe\n"
+        f"check_hosts([Host('n1', 1)], load_recipe('{recipe}'), Path('{tmp_path}/run'), thoroughly=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert list(tmp_path.glob(".check-*"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert not list(tmp_path.glob(".check-*"))
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
 def test_a_run_directory_that_cannot_be_made(ssh_bin: Path, recipe: Path) -> None:
     with pytest.raises(InputError, match=r"/proc cannot be written to"):
         check(recipe, Path("/proc/run"), "n1")
@@ -147,6 +170,19 @@ def test_directories_are_told_apart_by_content(tmp_path: Path, monkeypatch: pyte
         probe.directory_digest(tmp_path, "dev.*")
 
 
+def test_the_command_with_its_collective_test(ssh_bin: Path, recipe: Path, tmp_path: Path) -> None:
+    """Two hosts with a rank each, started as those of a run are."""
+    (tmp_path / "hosts").write_text("127.0.0.[2-3] slots=1\n")
+    arguments = "launch", "--check", "--json", "--hostfile", tmp_path / "hosts", recipe, "--out", tmp_path / "run"
+    outcome = deltalm(*arguments)
+    assert outcome.code == 0, outcome.stderr
+    found = json.loads(outcome.stdout)
+    assert found["verdict"] in (PASS, WARN) and found["exit_code"] == 0
+    (collectives,) = [one for one in found["findings"] if one["check"] == "collectives"]
+    assert collectives["hosts"] == ["127.0.0.2", "127.0.0.3"] and "which of two hosts" in collectives["what"]
+    assert not list(tmp_path.glob(".check-*"))
+
+
 def test_the_probe_tells_what_the_checks_read(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / probe.LOCKED).touch()
     asked = preflight._inputs_of(load_recipe(recipe))
@@ -161,4 +197,4 @@ def test_the_probe_tells_what_the_checks_read(recipe: Path, tmp_path: Path, caps
     (tmp_path / probe.REQUEST).write_text(json.dumps(request))
     probe.main(tmp_path, 0)
     *_, last = capsys.readouterr().out.splitlines()
-    Facts.model_validate(json.loads(last)[probe.FACTS] | {"nvml": {"error": "not asked"}})
+    Facts.model_validate(json.loads(last)[probe.TOLD] | {"nvml": {"error": "not asked"}})

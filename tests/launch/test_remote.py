@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.launch import remote
 from deltalm_ds.launch.remote import Outcome, folded, run_on_hosts, why_ssh_failed
 from tests.launch import fake_hosts
 
@@ -100,10 +99,9 @@ def test_an_interrupt_ends_every_ssh(ssh_bin: Path, tmp_path: Path) -> None:
     _wait_for(lambda: not any(psutil.pid_exists(pid) for pid in sleepers))
 
 
-def test_more_hosts_than_ssh_processes_at_a_time(ssh_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "AT_ONCE", 3)
+def test_more_hosts_than_ssh_processes_at_a_time(ssh_bin: Path) -> None:
     names = [f"n{number}" for number in range(1, 11)]
-    outcomes = run_on_hosts(names, "echo $HOSTNAME", 60)
+    outcomes = run_on_hosts(names, "echo $HOSTNAME", 60, at_once=3)
     assert [outcome.output for outcome in outcomes.values()] == names
 
 
@@ -139,6 +137,7 @@ def test_names_that_are_something_else(name: str) -> None:
         ("ssh: connect to host n1 port 22: Connection timed out", "does not answer"),
         ("ssh: connect to host n1 port 22: No route to host", "no route to n1"),
         ("kex_exchange_identification: read: Connection timed out", "does not answer"),
+        ("kex_exchange_identification: Connection closed by remote host", "MaxStartups"),
         ("Host key verification failed.\r", "host key of n1 is not known here: run `ssh n1 true`"),
         ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "ssh-keygen -R n1"),
         ("root@n1: Permission denied (publickey,password).", "ssh-copy-id n1"),

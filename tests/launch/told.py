@@ -19,6 +19,7 @@ def gpu(index: int = 0, **changes: Any) -> dict[str, Any]:
         "index": index,
         "name": "Tesla V100-SXM2-32GB",
         "memory_bytes": 32 * GIB,
+        "capability": (7, 0),
         "used_bytes": 300 << 20,
         "ecc": True,
         "uncorrected_errors": 0,

@@ -140,7 +140,7 @@ def test_a_launcher_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_that_is_no_rank_is_told_how_to_start_them() -> None:
     with pytest.raises(InputError, match="started by `deltalm train`, by srun or by mpirun"):
         take_place({})
-    with pytest.raises(InputError, match="A batch script is no rank: ranks are started by srun"):
+    with pytest.raises(InputError, match="A batch script is no rank: start ranks with srun"):
         take_place({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"})
 
 
