@@ -35,6 +35,7 @@ setup(
         "deltalm_ds.ds_configs": ["*.json"],
         "deltalm_ds.recipes": ["*.yaml"],
         "deltalm_ds.launch.examples": ["hostfile.*"],
+        "deltalm_ds.launch.slurm": ["*.sbatch"],
     },
     # All that `deltalm demo` needs. Triton comes with torch's CUDA wheels; apex is used where found, never required.
     install_requires=[

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
@@ -33,6 +33,7 @@ from deltalm_ds.launch.survey import Survey
 from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
 
+RunCommand = Callable[..., dict[str, Outcome]]  # over ssh (`launch/remote.py`), or by srun (`launch/slurm/nodes.py`)
 WAIT_S = 60.0  # for hosts to find each other, should one hang: Python may come from a slow file system
 TIMEOUT_S = 300.0
 COLLECTIVES, COLLECTIVES_S = "collectives", 300.0
@@ -52,7 +53,12 @@ _BROKEN = "the collective test failed: {what}", "mend what it says; training wou
 
 
 def check_hosts(
-    hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path | None = None, thoroughly: bool = True
+    hosts: Sequence[Host],
+    recipe: Recipe,
+    run: Path,
+    recipe_path: Path | None = None,
+    thoroughly: bool = True,
+    run_command: RunCommand = run_on_hosts,
 ) -> tuple[Report, Survey]:
     """Ask every host what it is like, and find what is wrong with it.
 
@@ -62,6 +68,7 @@ def check_hosts(
         run: the run directory, which need not be there yet.
         recipe_path: where the recipe stands, to compare it between hosts.
         thoroughly: import PyTorch on every host, which takes seconds, and work out what checkpoints need.
+        run_command: runs the probes.
 
     Raises:
         InputError: there is no ssh here, the run directory's file system cannot be written to, or the recipe's
@@ -81,7 +88,7 @@ def check_hosts(
         "devices": ["nvml", "torch"] if thoroughly else ["nvml"],
     }
     with _meeting_place(run, request) as folder:
-        outcomes, clocks = _ask(names, folder)
+        outcomes, clocks = _ask(names, folder, run_command)
     facts, reachable = _read(names, outcomes, folder)
     survey = Survey(
         tuple(hosts),
@@ -146,16 +153,18 @@ def _nothing() -> None:
     """To do before ranks start that train nothing."""
 
 
-def require_fit(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path) -> None:
+def require_fit(
+    hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path, run_command: RunCommand = run_on_hosts
+) -> None:
     """The quick part of the checks, before every start; warnings are printed.
 
     Args:
-        hosts, recipe, run, recipe_path: as of `check_hosts`.
+        hosts, recipe, run, recipe_path, run_command: as of `check_hosts`.
 
     Raises:
         InputError: what keeps the run from starting, all of it.
     """
-    report, _ = check_hosts(hosts, recipe, run, recipe_path, thoroughly=False)
+    report, _ = check_hosts(hosts, recipe, run, recipe_path, thoroughly=False, run_command=run_command)
     lines: dict[str, list[str]] = {FAIL: [], WARN: []}
     for check, names, level, what, next_step in report.rows():
         lines.get(level, []).append(f"{names}: {check}: {what}" + (f": {next_step}" if next_step else ""))
@@ -194,7 +203,7 @@ def _meeting_place(run: Path, request: dict[str, Any]) -> Iterator[Path]:
             yield folder
 
 
-def _ask(names: Sequence[str], folder: Path) -> tuple[dict[str, Outcome], dict[str, float]]:
+def _ask(names: Sequence[str], folder: Path, run_command: RunCommand) -> tuple[dict[str, Outcome], dict[str, float]]:
     """Run the probe on every host; also by how many seconds each one's clock is ahead of this one.
 
     Each line with a host's time comes a little later than it was written; the line that took the least counts.
@@ -209,7 +218,7 @@ def _ask(names: Sequence[str], folder: Path) -> tuple[dict[str, Outcome], dict[s
     def on_end(name: str) -> None:
         probe.gone(folder, names.index(name)).touch()
 
-    outcomes = run_on_hosts(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line, on_end, len(names))
+    outcomes = run_command(names, lambda index: probe_command(folder, index), TIMEOUT_S, on_line, on_end, len(names))
     return outcomes, ahead
 
 

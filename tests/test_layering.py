@@ -217,6 +217,7 @@ def test_every_imported_package_is_declared_in_setup_py(monkeypatch: pytest.Monk
     extras = {name: _names(listed) for name, listed in described["extras_require"].items()}
     required = _names(described["install_requires"])
     optional = {"data_tools": extras["mpi"], "export": extras["export"], "checkpoints": extras["export"]}
+    optional["training"] = extras["mpi"]  # where mpirun starts the ranks
     optional["generation"] = {"onnxruntime"}  # of the extra for exports
     optional["kernels"] = {"triton", "apex"}  # one comes with torch's CUDA wheels, one is used where found
     for path in modules():

@@ -74,14 +74,14 @@ def test_setup_refuses_a_lost_link(tree: Path, name: str) -> None:
 
 
 def packaged_files(tree: Path) -> set[str]:
-    """What a wheel must hold: each module, DeepSpeed configuration, recipe and example once, and the mark of types."""
+    """What a wheel must hold: each module, configuration, recipe, script and example once, and the mark of types."""
     files: set[str] = set()
     for folder in ("deltalm_ds", *LINKED):
         prefix = "" if folder == "deltalm_ds" else "deltalm_ds/"
         for path in (tree / folder).rglob("*"):
             through_link = folder == "deltalm_ds" and path.relative_to(tree).parts[1] in LINKED
             is_data = path.name == "py.typed" or (path.is_file() and path.parent.name == "examples")
-            if (path.suffix in {".py", ".json", ".yaml"} or is_data) and not through_link:
+            if (path.suffix in {".py", ".json", ".yaml", ".sbatch"} or is_data) and not through_link:
                 files.add(f"{prefix}{path.relative_to(tree)}")
     return files
 

@@ -44,6 +44,13 @@ def launch(
     ] = None,
     status: Annotated[Path | None, typer.Option(help="Only say what this run is at.", metavar="RUN")] = None,
     stop: Annotated[Path | None, typer.Option(help="Only end this run, saved, on every host.", metavar="RUN")] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(help="Only write a batch script of SLURM's for the run.", metavar="SCRIPT")
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="An option for that script, as in --sbatch=--nodes=2.", metavar="OPTION")
+    ] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit that script.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train on the hosts of a hostfile over ssh, supervised: what fails is named, ended, and started again.
@@ -56,6 +63,8 @@ def launch(
         _print_status(status, as_json)
     elif stop is not None:
         _stop(stop, as_json)
+    elif slurm is not None:
+        _write_batch_script(slurm, recipe, overrides or [], out, sbatch or [], submit)
     elif dry_run is not None:
         hosts = _hosts(hostfile, include, exclude, expect_hosts, expect_slots) if hostfile is not None else ()
         _dry_run(recipe, overrides or [], hosts, dry_run, as_json)
@@ -158,6 +167,19 @@ def _print_dry_run(result: dict[str, Any]) -> None:
     print(f"""\
 checked: every rank has a device of its own; every sequence is on one rank, all have as many micro-batches, and none is
 over the budget ({took["seconds"]:.1f} s, {size_text(took["peak_bytes"])})""")
+
+
+def _write_batch_script(
+    path: Path, recipe: Path | None, overrides: list[str], out: Path | None, options: list[str], submit: bool
+) -> None:
+    from deltalm_ds.launch.slurm import batch_file
+    from deltalm_ds.recipe.loading import load_recipe
+
+    if recipe is None or out is None:
+        raise InputError("--slurm SCRIPT needs a recipe, and --out RUN.")
+    load_recipe(recipe, overrides)  # what is wrong with it is told now
+    batch_file.write_batch_file(path, batch_file.batch_script(recipe, out, overrides, options))
+    print(batch_file.submit(path) if submit else path)
 
 
 def _print_status(run: Path, as_json: bool) -> None:

@@ -1,8 +1,8 @@
-"""What the `deepspeed` launcher starts on every rank: `deepspeed --module deltalm_ds.training.train RUN`.
+"""What a launcher, srun or mpirun starts on every rank: `srun python -m deltalm_ds.training.train RUN`.
 
-RUN is a run directory that `deltalm train` prepared. It holds everything a run leaves: recipe.yaml, inputs.json,
-environment.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/. Started again, a run goes on from its newest
-whole checkpoint.
+RUN is a run directory that `deltalm train` prepared (with `--prepare`, it does nothing else). It holds everything a run
+leaves: recipe.yaml, inputs.json, environment.json, metrics.jsonl, events.jsonl, tensorboard/, checkpoints/. Started
+again, a run goes on from its newest whole checkpoint.
 """
 
 import sys
@@ -28,6 +28,7 @@ from deltalm_ds.runs.history import record_rank_end
 from deltalm_ds.streams import survive_lost_terminal
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.prepare import IN_USE, LOCK
+from deltalm_ds.training.rendezvous import take_place
 from deltalm_ds.training.startup import Startup
 from deltalm_ds.training.trainer import Trainer
 from deltalm_ds.training.watchdog import watched
@@ -42,6 +43,11 @@ def main(arguments: list[str]) -> int:
         _say(f"a rank takes a run directory and nothing else; got: {' '.join(given) or 'nothing'}.", 0)
         return InputError.exit_code
     survive_lost_terminal()
+    try:
+        take_place()
+    except InputError as error:
+        _say(str(error), 0)
+        return error.exit_code
     start_distributed()
     startup.ended("joining ranks")
     try:

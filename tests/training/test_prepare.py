@@ -9,13 +9,15 @@ import shutil
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from deltalm_ds.checkpoints.directory import save_model
+from deltalm_ds.cli import app
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.recipe.loading import load_recipe
+from deltalm_ds.recipe.loading import load_recipe, save_recipe
 from deltalm_ds.recipe.schema import ModelSection
 from deltalm_ds.runs.checkpoints import checkpoint_name
 from deltalm_ds.runs.events import read_events
@@ -332,3 +334,13 @@ def test_a_second_start_changes_nothing(make_recipe, tmp_path):
 def test_a_rank_takes_nothing_but_its_run(arguments, capsys):
     assert main(arguments) == 2
     assert "a rank takes a run directory and nothing else" in capsys.readouterr().err
+
+
+def test_prepare_alone_starts_nothing(make_recipe, tmp_path):
+    """Ranks are then started by srun or mpirun."""
+    path, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    with open(path, "w", encoding="utf-8") as file:
+        save_recipe(make_recipe(), file)
+    result = CliRunner().invoke(app, ["train", str(path), "--out", str(run), "--prepare"])
+    assert result.exit_code == 0, result.output
+    assert {"recipe.yaml", "inputs.json"} <= {one.name for one in run.iterdir()} and read_events(run) == []
