@@ -10,7 +10,7 @@ from tests.cluster.fake_hosts import FakeHosts
 from tests.cluster.launched import STRANGE, Launched
 from tests.faults.tiny import Training, records, write_experiment
 
-STEPS, FAULT_STEP = 200, 20
+STEPS, FAULT_STEP = 80, 20
 TOLERANCE = 1e-6  # of a loss, relative, on other numbers of ranks
 
 
