@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from deltalm_ds.generation.documents import FORMATS
+from deltalm_ds.generation.documents.protected import IN_DOCUMENTS, PATTERNS
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
 from deltalm_ds.generation.interface import DTYPES
 
@@ -33,5 +35,21 @@ Dtype = Annotated[
         "bfloat16, or float16 before sm_80.",
     ),
 ]
+AsDocument = Annotated[
+    bool, typer.Option("--document", help="A document: sentence by sentence, nothing left out, layout and markup kept.")
+]
+FormatName = Annotated[
+    str | None, typer.Option("--format", help=f"Of a document: {', '.join(FORMATS)}; by default as its suffix says.")
+]
+SourceLang = Annotated[
+    str | None, typer.Option(help="By whose rules a document's sentences end; by default as its script tells.")
+]
+Protect = Annotated[
+    str | None,
+    typer.Option(
+        help=f"What is copied from a document as it is, of {', '.join(PATTERNS)}; by default {','.join(IN_DOCUMENTS)}."
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Where a document is written; by default standard output.")]
 AsIds = Annotated[bool, typer.Option("--ids", help="Space-separated token ids in and out, without </s>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]

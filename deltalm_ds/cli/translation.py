@@ -10,25 +10,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltalm_ds.cli.options import (
+    AsDocument,
     AsIds,
     AsJson,
     Beam,
     Device,
     Dtype,
     EngineName,
+    FormatName,
     LengthPenalty,
     MaxLength,
     MinLength,
     Model,
     NoRepeatNgramSize,
+    Out,
+    Protect,
+    SourceLang,
     TargetLang,
     Threads,
 )
 from deltalm_ds.cli.output import print_json
-from deltalm_ds.lines import STDIN, read_lines, read_parallel_lines
+from deltalm_ds.errors import InputError
+from deltalm_ds.files import atomic_file
+from deltalm_ds.generation.documents import format_of
+from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
+from deltalm_ds.lines import STDIN, read_lines, read_parallel_lines, read_whole
 
 if TYPE_CHECKING:
-    from deltalm_ds.generation.interface import Engine, Hypothesis
+    from deltalm_ds.generation.interface import Engine, Hypothesis, SearchOptions
+
+Codec = tuple[Callable[[str], Sequence[int]], Callable[[Iterable[int]], str]]  # line -> ids, ids -> line
 
 
 def translate(
@@ -49,32 +60,78 @@ def translate(
     threads: Threads = 0,
     ids: AsIds = False,
     as_json: AsJson = False,
+    document: AsDocument = False,
+    format: FormatName = None,
+    source_lang: SourceLang = None,
+    protect: Protect = None,
+    out: Out = None,
 ) -> None:
     """Translate lines, in order; an empty line gives an empty line. With --json one object a line.
 
-    Lines that are typed, or come through a pipe one by one, are answered one by one.
+    Lines that are typed, or come through a pipe one by one, are answered one by one. With --document all of a text is
+    translated, sentence by sentence, and written in its own layout.
 
     Example: echo "3.5 kilometers" | deltalm translate models/cldr --target-lang de
     """
     from deltalm_ds.generation.interface import SearchOptions
-    from deltalm_ds.generation.loading import load_engine
+
+    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
+    if document:
+        from deltalm_ds.generation.translator import Translator
+
+        _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json})
+        kind = format_of(input, format)
+        if out is None and not kind.is_text:
+            raise InputError(f"A document in {kind.title} is no text: name a file for it with --out.")
+        names = IN_DOCUMENTS if protect is None else filter(None, protect.split(","))
+        data = read_whole(input)
+        translator = Translator(model, engine=engine, device=device, dtype=dtype, threads=threads, options=options)
+        found, counts = translator.document(data, kind, target_lang, source_lang, names, input)
+        print(f"translate: {counts}", file=sys.stderr)
+        _write_document(found, out)
+    else:
+        from deltalm_ds.generation.loading import load_engine
+
+        given = {"--format": format, "--source-lang": source_lang, "--protect": protect, "--out": out}
+        _refuse("without --document", given)
+        runner = load_engine(model, engine, threads, device, dtype)
+        _print_translations(runner, input, _codec(model, runner, target_lang, ids), options, ids, as_json)
+
+
+def _refuse(when: str, given: dict[str, Any]) -> None:
+    """Options that would be ignored."""
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} means nothing {when}: leave it out.")
+
+
+def _write_document(data: bytes, out: Path | None) -> None:
+    if out is None:
+        print(data.decode(), end="")
+    else:
+        with atomic_file(out, "wb") as file:
+            file.write(data)
+
+
+def _print_translations(
+    engine: "Engine", input: Path, codec: Codec, options: "SearchOptions", ids: bool, as_json: bool
+) -> None:
+    """The translation of each line, when it and those that came with it are done."""
     from deltalm_ds.generation.translate import no_progress, translate_chunks
     from deltalm_ds.progress import progress
 
-    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
-    runner = load_engine(model, engine, threads, device, dtype)
-    encode, decode = _codec(model, runner, target_lang, ids)
+    encode, decode = codec
     chunks, num_lines = _chunks(input)
     shown = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
-    has_scores = as_json or n_best > 1
+    has_scores = as_json or options.n_best > 1
     number = 0
     with shown as advance:
-        for lines, results in translate_chunks(runner, chunks, encode, options, has_scores, advance=advance):
+        for lines, results in translate_chunks(engine, chunks, encode, options, has_scores, advance=advance):
             for line, found in zip(lines, results, strict=True):
                 if as_json:
                     print_json(_translation(line, found, None if ids else decode))
                 else:
-                    _print_translation(number if n_best > 1 else None, found, decode)
+                    _print_translation(number if options.n_best > 1 else None, found, decode)
                 number += 1
             sys.stdout.flush()
 
@@ -131,9 +188,7 @@ def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:
     return chunks_of(lines), len(lines)
 
 
-def _codec(
-    model: Path, engine: "Engine", target_lang: str | None, ids: bool
-) -> tuple[Callable[[str], Sequence[int]], Callable[[Iterable[int]], str]]:
+def _codec(model: Path, engine: "Engine", target_lang: str | None, ids: bool) -> Codec:
     """Line -> ids and ids -> line: by the vocabulary beside the model, or as numbers."""
     from deltalm_ds.generation.translate import encoder_for, parse_ids
     from deltalm_ds.vocabulary import Vocabulary
