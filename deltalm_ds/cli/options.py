@@ -17,6 +17,13 @@ Beam = Annotated[int, typer.Option(help="Beams kept at each step; 1 is greedy.")
 LengthPenalty = Annotated[float, typer.Option(help="Scores are divided by length to this power; 0 takes the sum.")]
 MinLength = Annotated[int, typer.Option(help="Least tokens of an output, without </s>.")]
 MaxLength = Annotated[int, typer.Option(help="Most tokens of an output, without </s>.")]
+MinLengthRatio = Annotated[float, typer.Option(help="Least tokens of an output, as a share of its source's.")]
+MaxLengthRatio = Annotated[float, typer.Option(help="Most tokens of an output, as a share of its source's; 0: any.")]
+Temperature = Annotated[float, typer.Option(help="Above 0: draw outputs, from flatter probabilities above 1.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Draw from so many most probable tokens; 0: all.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Draw from the most probable tokens with this share together.")]
+Seed = Annotated[int, typer.Option(help="Of the draws.")]
+Prefix = Annotated[str, typer.Option(help="What every output begins with.")]
 NoRepeatNgramSize = Annotated[
     int, typer.Option("--no-repeat-ngram-size", help="An n-gram of this size occurs once in an output; 0 allows all.")
 ]
@@ -34,6 +41,9 @@ Dtype = Annotated[
         help=f"What is computed in: {', '.join(DTYPES)}. By default on a CPU float32, or an export's own; on a GPU "
         "bfloat16, or float16 before sm_80.",
     ),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Say of each output what looks wrong: length, repetition, what is missing.")
 ]
 AsDocument = Annotated[
     bool, typer.Option("--document", help="A document: sentence by sentence, nothing left out, layout and markup kept.")

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,20 +14,28 @@ from deltalm_ds.cli.options import (
     AsIds,
     AsJson,
     Beam,
+    Check,
     Device,
     Dtype,
     EngineName,
     FormatName,
     LengthPenalty,
     MaxLength,
+    MaxLengthRatio,
     MinLength,
+    MinLengthRatio,
     Model,
     NoRepeatNgramSize,
     Out,
+    Prefix,
     Protect,
+    Seed,
     SourceLang,
     TargetLang,
+    Temperature,
     Threads,
+    TopK,
+    TopP,
 )
 from deltalm_ds.cli.output import print_json
 from deltalm_ds.errors import InputError
@@ -53,13 +61,21 @@ def translate(
     length_penalty: LengthPenalty = 1.0,
     min_length: MinLength = 1,
     max_length: MaxLength = 200,
+    min_length_ratio: MinLengthRatio = 0.0,
+    max_length_ratio: MaxLengthRatio = 0.0,
     no_repeat_ngram_size: NoRepeatNgramSize = 0,
+    prefix: Prefix = "",
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
     engine: EngineName = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = 0,
     ids: AsIds = False,
     as_json: AsJson = False,
+    check: Check = False,
     document: AsDocument = False,
     format: FormatName = None,
     source_lang: SourceLang = None,
@@ -75,27 +91,33 @@ def translate(
     """
     from deltalm_ds.generation.interface import SearchOptions
 
-    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
+    bounds = (min_length, max_length, no_repeat_ngram_size, min_length_ratio, max_length_ratio)
+    options = SearchOptions(beam, n_best, length_penalty, *bounds, (), temperature, top_k, top_p, seed)
+    runs_on = {"engine": engine, "threads": threads, "device": device, "dtype": dtype}
+    layout = _Layout(format, source_lang, protect, out)
     if document:
-        from deltalm_ds.generation.translator import Translator
-
         _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json})
-        kind = format_of(input, format)
-        if out is None and not kind.is_text:
-            raise InputError(f"A document in {kind.title} is no text: name a file for it with --out.")
-        names = IN_DOCUMENTS if protect is None else filter(None, protect.split(","))
-        data = read_whole(input)
-        translator = Translator(model, engine=engine, device=device, dtype=dtype, threads=threads, options=options)
-        found, counts = translator.document(data, kind, target_lang, source_lang, names, input)
-        print(f"translate: {counts}", file=sys.stderr)
-        _write_document(found, out)
+        _refuse("with --document", {"--check": check, "--prefix": prefix})
+        _translate_document(model, input, target_lang, options, runs_on, layout)
     else:
         from deltalm_ds.generation.loading import load_engine
 
-        given = {"--format": format, "--source-lang": source_lang, "--protect": protect, "--out": out}
-        _refuse("without --document", given)
-        runner = load_engine(model, engine, threads, device, dtype)
-        _print_translations(runner, input, _codec(model, runner, target_lang, ids), options, ids, as_json)
+        given = zip(("--format", "--source-lang", "--protect", "--out"), layout, strict=True)
+        _refuse("without --document", dict(given))
+        _refuse("with --ids", {"--check": check and ids})
+        runner = load_engine(model, **runs_on)
+        codec = _codec(model, runner, target_lang, ids)
+        options = replace(options, prefix=_prefix_ids(model, runner, prefix, ids))
+        _print_translations(runner, input, codec, options, _Shown(ids, as_json, check))
+
+
+class _Layout(NamedTuple):
+    """What concerns documents only; see `options`."""
+
+    format: str | None
+    source_lang: str | None
+    protect: str | None
+    out: Path | None
 
 
 def _refuse(when: str, given: dict[str, Any]) -> None:
@@ -105,35 +127,66 @@ def _refuse(when: str, given: dict[str, Any]) -> None:
             raise InputError(f"{name} means nothing {when}: leave it out.")
 
 
-def _write_document(data: bytes, out: Path | None) -> None:
-    if out is None:
-        print(data.decode(), end="")
-    else:
-        with atomic_file(out, "wb") as file:
-            file.write(data)
-
-
-def _print_translations(
-    engine: "Engine", input: Path, codec: Codec, options: "SearchOptions", ids: bool, as_json: bool
+def _translate_document(
+    model: Path,
+    input: Path,
+    target_lang: str | None,
+    options: "SearchOptions",
+    runs_on: dict[str, Any],
+    layout: _Layout,
 ) -> None:
+    """The whole document to standard output or a file, and what was done to stderr."""
+    from deltalm_ds.generation.translator import Translator
+
+    kind = format_of(input, layout.format)
+    if layout.out is None and not kind.is_text:
+        raise InputError(f"A document in {kind.title} is no text: name a file for it with --out.")
+    names = IN_DOCUMENTS if layout.protect is None else filter(None, layout.protect.split(","))
+    data = read_whole(input)
+    translator = Translator(model, **runs_on, options=options)
+    found, counts = translator.document(data, kind, target_lang, layout.source_lang, names, input)
+    print(f"translate: {counts}", file=sys.stderr)
+    if layout.out is None:
+        print(found.decode(), end="")
+    else:
+        with atomic_file(layout.out, "wb") as file:
+            file.write(found)
+
+
+class _Shown(NamedTuple):
+    """What is printed of outputs."""
+
+    ids: bool
+    as_json: bool
+    check: bool
+
+
+def _print_translations(engine: "Engine", input: Path, codec: Codec, options: "SearchOptions", shown: _Shown) -> None:
     """The translation of each line, when it and those that came with it are done."""
+    from deltalm_ds.generation.checks import findings
     from deltalm_ds.generation.translate import no_progress, translate_chunks
     from deltalm_ds.progress import progress
 
     encode, decode = codec
     chunks, num_lines = _chunks(input)
-    shown = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
-    has_scores = as_json or options.n_best > 1
-    number = 0
-    with shown as advance:
+    showing = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
+    has_scores = shown.as_json or options.n_best > 1
+    number = num_wrong = 0
+    with showing as advance:
         for lines, results in translate_chunks(engine, chunks, encode, options, has_scores, advance=advance):
             for line, found in zip(lines, results, strict=True):
-                if as_json:
-                    print_json(_translation(line, found, None if ids else decode))
+                wrong = [findings(line, decode(one.ids), encode(line), one.ids) for one in found if shown.check]
+                if shown.as_json:
+                    print_json(_translation(line, found, None if shown.ids else decode, wrong))
                 else:
                     _print_translation(number if options.n_best > 1 else None, found, decode)
                 number += 1
+                if wrong and wrong[0]:
+                    num_wrong += 1
+                    print(f"translate: line {number}: {'; '.join(wrong[0])}", file=sys.stderr)
             sys.stdout.flush()
+    if shown.check:
+        print(f"translate: {num_wrong} of {number} outputs look wrong.", file=sys.stderr)
 
 
 def score(
@@ -199,6 +252,15 @@ def _codec(model: Path, engine: "Engine", target_lang: str | None, ids: bool) ->
     return encoder_for(vocabulary, target_lang), vocabulary.decode
 
 
+def _prefix_ids(model: Path, engine: "Engine", prefix: str, ids: bool) -> tuple[int, ...]:
+    from deltalm_ds.generation.translate import parse_ids
+    from deltalm_ds.vocabulary import Vocabulary
+
+    if not prefix:
+        return ()
+    return tuple(parse_ids(prefix, engine.vocabulary_size) if ids else Vocabulary.load(model).encode(prefix).tolist())
+
+
 def _print_translation(number: int | None, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str]) -> None:
     """The text alone, or with a line's number number<TAB>score<TAB>text of each of its outputs."""
     for hypothesis in found:
@@ -208,7 +270,14 @@ def _print_translation(number: int | None, found: "list[Hypothesis]", decode: Ca
         print(text)
 
 
-def _translation(line: str, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str] | None) -> dict[str, Any]:
-    """One object of --json; without `decode` (--ids) the hypotheses have no text."""
+def _translation(
+    line: str,
+    found: "list[Hypothesis]",
+    decode: Callable[[Iterable[int]], str] | None,
+    wrong: list[list[str]],
+) -> dict[str, Any]:
+    """One object of --json. Without `decode` (--ids) hypotheses have no text, without `wrong` (--check) no checks."""
     hypotheses = [({"text": decode(hypothesis.ids)} if decode else {}) | asdict(hypothesis) for hypothesis in found]
+    for hypothesis, checks in zip(hypotheses, wrong, strict=False):
+        hypothesis["checks"] = checks
     return {"source": line, "hypotheses": hypotheses}

@@ -24,7 +24,8 @@ OPTIONS = "--target-lang", "de", "--max-length", 40, "--beam", 2
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     directory = tmp_path_factory.mktemp("world")
-    (directory / "text").write_text("".join(f"{' '.join(WORDS[i % 7 :])}\n" for i in range(40)))
+    lines = [" ".join(WORDS[(number + shift) % 10] for shift in range(1 + number % 7)) for number in range(40)]
+    (directory / "text").write_text("".join(f"{line}\n" for line in lines))
     settings = "--size", 28, "--sentinels", 2, "--languages", "en,de", "--out", directory / "vocabulary"
     must("vocab", "train", "--input", directory / "text", *settings)
     vocabulary = Vocabulary.load(directory / "vocabulary")
@@ -114,6 +115,20 @@ def test_languages_are_named(translator):
     with pytest.raises(InputError, match="'fr'"):
         translator("one", target_lang="fr")
     assert translator("", target_lang="de") == "" and translator([], target_lang="de") == []
+
+
+def test_what_looks_wrong_is_said_of_each_line(world):
+    arguments = "translate", world / "model", *OPTIONS, "--check"
+    stdin = b"one two 2026\n\none two three four five six seven eight. nine ten. one two three.\n"
+    outcome = deltalm(*arguments, stdin=stdin)
+    assert "translate: line 1: " in outcome.stderr and "numbers missing: 2026" in outcome.stderr
+    assert "line 2:" not in outcome.stderr and "of 3 outputs look wrong." in outcome.stderr
+    assert outcome.stdout == must(*arguments[:-1], stdin=stdin)
+    first, empty, _ = map(json.loads, must(*arguments, "--json", "--n-best", 2, stdin=stdin).splitlines())
+    assert all("numbers missing: 2026" in found["checks"] for found in first["hypotheses"])
+    assert len(first["hypotheses"]) == 2 and empty["hypotheses"][0]["checks"] == []
+    outcome = deltalm("translate", world / "model", "--ids", "--check", stdin=b"4\n")
+    assert outcome.messages == ["deltalm: --check means nothing with --ids: leave it out."]
 
 
 def test_importing_the_package_is_light():

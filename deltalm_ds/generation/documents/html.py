@@ -15,48 +15,16 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.generation.documents.passages import Document, Passage, PassageBuilder, TextDocument
 
 ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_KEPT_IN_LINE = frozenset(["code", "kbd", "samp", "var"])
-_INLINE = _KEPT_IN_LINE | frozenset(
-    [
-        "a",
-        "abbr",
-        "acronym",
-        "b",
-        "bdi",
-        "bdo",
-        "big",
-        "cite",
-        "data",
-        "del",
-        "dfn",
-        "em",
-        "font",
-        "i",
-        "ins",
-        "label",
-        "mark",
-        "nobr",
-        "q",
-        "ruby",
-        "s",
-        "small",
-        "span",
-        "strike",
-        "strong",
-        "sub",
-        "sup",
-        "time",
-        "tt",
-        "u",
-    ]
-)
-_POINTS = frozenset(["img", "input", "wbr"])
-_KEPT_BLOCKS = frozenset(
-    ["iframe", "math", "noscript", "object", "pre", "script", "style", "svg", "template", "textarea"]
-)
-_VOID = frozenset(
-    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
-)
+_KEPT_IN_LINE = {"code", "kbd", "samp", "var"}
+_INLINE = _KEPT_IN_LINE | {
+    "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "data", "del", "dfn", "em", "font", "i", "ins", "label",
+    "mark", "nobr", "q", "ruby", "s", "small", "span", "strike", "strong", "sub", "sup", "time", "tt", "u",
+}  # fmt: skip
+_POINTS = {"img", "input", "wbr"}
+_KEPT_BLOCKS = {
+    "iframe", "math", "noscript", "object", "pre", "script", "style", "svg", "template", "textarea",
+}  # fmt: skip
+_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _TAG = re.compile(r"<[^<>]*>")
 
 

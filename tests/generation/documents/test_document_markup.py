@@ -1,12 +1,13 @@
 """Where markup goes in a translation: around its own words, copied where it must be, never lost."""
 
 import re
+from pathlib import Path
 
 import pytest
 from echo import translated
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.documents import format_of
+from deltalm_ds.generation.documents import FORMATS, format_of
 
 WORDS = {"the": "das", "red": "rote", "house": "Haus", "see": "siehe", "here": "hier", "is": "ist", "a": "ein"}
 
@@ -182,3 +183,11 @@ def test_formats_go_by_suffix_or_name(tmp_path):
 def test_what_is_no_text_is_refused(data, message):
     with pytest.raises(InputError, match=message):
         translated("text", data)
+
+
+def test_the_guide_lists_every_format():
+    guide = (Path(__file__).parents[3] / "docs/translate.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", guide, re.MULTILINE)
+    assert {name: suffixes.split(", ") for name, suffixes in rows} == {
+        name: [suffix for suffix in entry.suffixes if suffix and suffix != ".text"] for name, entry in FORMATS.items()
+    }
