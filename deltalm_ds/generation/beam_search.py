@@ -164,7 +164,7 @@ class _Search(Generic[Cache]):
             is_last: whether the maximum length is reached.
         """
         logits = self.model.decode_step(self.last, self.cache)
-        ban_until = self._ban_until if self._bounds is None else self._bounds[:, :1]
+        ban_until = self._ban_until if self._bounds is None else self._bounds[:, :2]
         banned = torch.where(self.position < ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
         if self.options.no_repeat_ngram_size:
             found = repeats(self.tokens[:, :length], self.position, self.options.no_repeat_ngram_size)
@@ -191,9 +191,9 @@ class _Search(Generic[Cache]):
         self.cache.select_rows(rows)
 
     def _bounds_of(self, source: PackedSequences) -> Tensor:
-        """[N, 2] int64, the least and the most tokens of each row."""
+        """[N, 3] int64: as `_ban_until` of each row, and the most tokens."""
         lengths = source.lengths.tolist()  # with </s>
-        bounds = [self.options.bounds(length - 1, self.model.max_positions) for length in lengths]
+        bounds = [(0, *self.options.bounds(length - 1, self.model.max_positions)) for length in lengths]
         return torch.tensor(bounds, device=source.tokens.device).repeat_interleave(self.beam, dim=0)
 
     def _forced(self) -> Tensor | None:
@@ -202,7 +202,7 @@ class _Search(Generic[Cache]):
             return None
         forced = torch.full_like(self.last, -1)
         if self._bounds is not None:
-            forced = torch.where(self.position >= self._bounds[:, 1], EOS_ID, forced)
+            forced = torch.where(self.position >= self._bounds[:, 2], EOS_ID, forced)
         if self._prefix is not None:
             token = self._prefix[self.position.clamp(max=len(self._prefix) - 1)]
             forced = torch.where(token >= 0, token, forced)

@@ -64,7 +64,7 @@ def _longest_run(ids: Ids) -> int:
 def _sentences(source: str, output: str) -> str | None:
     """Models that were trained on sentences may leave all but the first out."""
     num_source, num_output = _num_sentences(source), _num_sentences(output)
-    return f"sentences {num_source} to {num_output}" if num_output < num_source else None
+    return f"sentences {num_source} to {num_output}" if max(num_output, 1) < num_source else None
 
 
 def _num_sentences(text: str) -> int:

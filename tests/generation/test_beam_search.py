@@ -121,7 +121,7 @@ def test_a_beam_wide_enough_finds_everything(decoder):
         assert hypothesis.score == pytest.approx(expected[hypothesis.ids], abs=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_equals_plain_search_whatever_the_batch(data):
     beam = data.draw(st.integers(1, 4), "beam")
