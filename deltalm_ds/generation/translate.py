@@ -85,8 +85,8 @@ def translate_chunks(
         print(f"{what}: {message}.", file=sys.stderr)
     if num_cut_outputs:
         limit = options.limit(engine.max_positions)
-        of = " their source allows" if options.max_length_ratio else f" of {limit} tokens"
-        message = f"{num_cut_outputs} of {num_lines} outputs reached the maximum{of} and were cut"
+        most = f"{options.max_length_ratio} times their source's" if options.max_length_ratio else limit
+        message = f"{num_cut_outputs} of {num_lines} outputs reached the maximum of {most} tokens and were cut"
         hint = f"; the model allows {longest}" if limit < longest else ""
         print(f"{what}: {message}{hint}.", file=sys.stderr)
 
