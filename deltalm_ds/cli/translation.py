@@ -93,7 +93,7 @@ def translate(
 
     bounds = (min_length, max_length, no_repeat_ngram_size, min_length_ratio, max_length_ratio)
     options = SearchOptions(beam, n_best, length_penalty, *bounds, (), temperature, top_k, top_p, seed)
-    runs_on = {"engine": engine, "threads": threads, "device": device, "dtype": dtype}
+    runs_on: dict[str, Any] = {"engine": engine, "threads": threads, "device": device, "dtype": dtype}
     layout = _Layout(format, source_lang, protect, out)
     if document:
         _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json})

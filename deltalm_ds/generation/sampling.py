@@ -56,8 +56,8 @@ def sample(model: StepModel, source: PackedSequences, options: SearchOptions) ->
         has_ended |= last == EOS_ID
         done = has_ended.view(-1, num).all(1)
         for place in torch.nonzero(done).flatten().tolist():
-            rows = slice(place * num, (place + 1) * num)
-            found[sentences[place]] = _hypotheses(tokens[rows].tolist(), scores[rows].tolist(), options)
+            its = slice(place * num, (place + 1) * num)
+            found[sentences[place]] = _hypotheses(tokens[its].tolist(), scores[its].tolist(), options)
         if done.all():
             break
         if done.any():
