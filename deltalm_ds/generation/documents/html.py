@@ -56,7 +56,7 @@ class _Parser(HTMLParser):
         try:
             self.feed(text)
             self.close()
-        except AssertionError as error:  # a marked section, as SGML has them
+        except AssertionError as error:  # what Python's parser raises where it gives up
             raise InputError(f"The document cannot be read as HTML: {error}.") from None
         self._found("other")  # the end
 
@@ -85,6 +85,13 @@ class _Parser(HTMLParser):
         self._found("other")
 
     handle_pi = unknown_decl = handle_comment
+
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """`<![…>` is a comment up to its end, as in HTML 5; older versions of Python raise where it is no SGML."""
+        end = self.rawdata.find(">", i)
+        if end >= 0:
+            self._found("other")
+        return end + 1 if end >= 0 else -1
 
     def _found(self, kind: str, name: str = "", attributes: Mapping[str, str | None] | None = None) -> None:
         line, column = self.getpos()
