@@ -171,7 +171,9 @@ def has_letters(stretch: Stretch) -> bool:
 
 
 def _trimmed(piece: Stretch) -> list[Stretch]:
-    """A piece without the white space around it, and that white space."""
+    """A piece without the white space around it, and that white space; what is kept is whole."""
+    if piece.is_kept:
+        return [piece]
     core = piece.text.strip()
     start = piece.start + len(piece.text) - len(piece.text.lstrip())
     places = {start, start + len(core)} - {piece.start, piece.end} if core else set()

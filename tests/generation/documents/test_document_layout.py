@@ -61,6 +61,7 @@ DOCUMENTS = st.lists(st.one_of(WORDS, CHARACTERS), max_size=25).map("".join)
 @example("\ufeff# One\r\n\r\ntwo  \r\nthree\r\n", 50)
 @example("<p>a <b>b</b> c &lt; d & e &eacute;é</p>", 3)
 @example("<p>a <![b](c) d <![CDATA[ e > f ]]> <!g> <?h> <!-- i --> <![ j", 50)
+@example('**bold**<i class="notranslate">> </i>', 5)
 @example("a_b \\_c_ d\\_e", 50)
 @given(text=DOCUMENTS, most=st.integers(1, 30))
 def test_echo_gives_the_document_back(format, text, most):
