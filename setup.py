@@ -44,6 +44,8 @@ setup(
         "numpy>=2",
         "pyarrow>=20",
         "sentencepiece>=0.2.3",
+        "sentencex>=1.0.32",
+        "pyromark>=0.9.14",
         "sacrebleu>=2.6",
         "safetensors",
         "ctranslate2>=4.8.5",
@@ -61,6 +63,7 @@ setup(
     ],
     extras_require={
         "export": ["transformers>=5.12", "tokenizers", "onnx", "onnxruntime"],
+        "documents": ["python-docx>=1.2", "lxml"],
         "eval": ["sacrebleu[ja,ko]"],
         "mpi": ["mpi4py>=4.1"],
         "dev": [

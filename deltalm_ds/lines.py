@@ -139,6 +139,33 @@ def text_blocks(path: Path) -> Iterator[str]:
         yield text
 
 
+def read_whole(path: str | Path) -> bytes:
+    """The decompressed bytes of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return b"".join(_blocks(Path(path)))
+
+
+def decoded(data: bytes, path: Path) -> str:
+    """All the text of a file, with its byte order mark and line ends as they are.
+
+    Raises:
+        InputError: it is no text in UTF-8, has a NUL byte, or is longer than `MAX_TEXT_BYTES`.
+    """
+    if len(data) > MAX_TEXT_BYTES:
+        raise InputError(f"{name_of(path)}: {too_long('document')}")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        number = 1 + data.count(b"\n", 0, error.start)
+        raise _not_utf8(path, number, f"byte 0x{data[error.start]:02x}", data) from None
+    if "\0" in text:
+        raise _nul(path, 1 + text.count("\n", 0, text.index("\0")), data)
+    return text
+
+
 # --- names ---
 
 

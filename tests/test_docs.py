@@ -149,7 +149,7 @@ def example() -> dict[str, Any]:
     """What the examples of CONTRIBUTING.md define that are whole, run among the names of files like theirs."""
     siblings = ("recipe.schedules.cosine", "data.objectives.seq2seq", "data.sampling.temperature", "lines")
     siblings += ("data.sampling.base", "data_tools.formats.rows", "data_tools.formats.tsv", "data_tools.published.xqg")
-    siblings += ("evaluation.metrics.interface",)
+    siblings += ("evaluation.metrics.interface", "generation.documents.passages")
     names: dict[str, Any] = {"eq": operator.eq}
     for sibling in siblings:
         names |= vars(import_module(f"deltalm_ds.{sibling}"))
@@ -186,4 +186,6 @@ def test_the_examples_of_reading_and_scoring_work(example: dict[str, Any], tmp_p
     assert columns == [["Good day."], ["Guten Tag."], ["Yes."], ["Ja."]]
     path.write_text("a ||| b\n", encoding="utf-8")
     assert list(example["read_files"]([path], Counter())) == [("a", ["b"])]
+    document = example["read_text"]("# no text\ngreeting = Good day.\n")
+    assert [passage.text for passage in document.passages] == ["", "Good day. "]
     assert example["METRIC"].scorer(References(["a", "b", "c", "d"])).score(["a", "b", "c", "x"]).value == 75

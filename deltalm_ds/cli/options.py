@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from deltalm_ds.generation.documents import FORMATS
+from deltalm_ds.generation.documents.protected import IN_DOCUMENTS, PATTERNS
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
 from deltalm_ds.generation.interface import DTYPES
 
@@ -15,6 +17,13 @@ Beam = Annotated[int, typer.Option(help="Beams kept at each step; 1 is greedy.")
 LengthPenalty = Annotated[float, typer.Option(help="Scores are divided by length to this power; 0 takes the sum.")]
 MinLength = Annotated[int, typer.Option(help="Least tokens of an output, without </s>.")]
 MaxLength = Annotated[int, typer.Option(help="Most tokens of an output, without </s>.")]
+MinLengthRatio = Annotated[float, typer.Option(help="Least tokens of an output, as a share of its source's.")]
+MaxLengthRatio = Annotated[float, typer.Option(help="Most tokens of an output, as a share of its source's; 0: any.")]
+Temperature = Annotated[float, typer.Option(help="Above 0: draw outputs, from flatter probabilities above 1.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Draw from so many most probable tokens; 0: all.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Draw from the most probable tokens with this share together.")]
+Seed = Annotated[int, typer.Option(help="Of the draws.")]
+Prefix = Annotated[str, typer.Option(help="What every output begins with.")]
 NoRepeatNgramSize = Annotated[
     int, typer.Option("--no-repeat-ngram-size", help="An n-gram of this size occurs once in an output; 0 allows all.")
 ]
@@ -33,5 +42,24 @@ Dtype = Annotated[
         "bfloat16, or float16 before sm_80.",
     ),
 ]
+Check = Annotated[
+    bool, typer.Option("--check", help="Say of each output what looks wrong: length, repetition, what is missing.")
+]
+AsDocument = Annotated[
+    bool, typer.Option("--document", help="A document: sentence by sentence, nothing left out, layout and markup kept.")
+]
+FormatName = Annotated[
+    str | None, typer.Option("--format", help=f"Of a document: {', '.join(FORMATS)}; by default as its suffix says.")
+]
+SourceLang = Annotated[
+    str | None, typer.Option(help="By whose rules a document's sentences end; by default as its script tells.")
+]
+Protect = Annotated[
+    str | None,
+    typer.Option(
+        help=f"What is copied from a document as it is, of {', '.join(PATTERNS)}; by default {','.join(IN_DOCUMENTS)}."
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Where a document is written; by default standard output.")]
 AsIds = Annotated[bool, typer.Option("--ids", help="Space-separated token ids in and out, without </s>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]

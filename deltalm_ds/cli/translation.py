@@ -3,32 +3,51 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from deltalm_ds.cli.options import (
+    AsDocument,
     AsIds,
     AsJson,
     Beam,
+    Check,
     Device,
     Dtype,
     EngineName,
+    FormatName,
     LengthPenalty,
     MaxLength,
+    MaxLengthRatio,
     MinLength,
+    MinLengthRatio,
     Model,
     NoRepeatNgramSize,
+    Out,
+    Prefix,
+    Protect,
+    Seed,
+    SourceLang,
     TargetLang,
+    Temperature,
     Threads,
+    TopK,
+    TopP,
 )
 from deltalm_ds.cli.output import print_json
-from deltalm_ds.lines import STDIN, read_lines, read_parallel_lines
+from deltalm_ds.errors import InputError
+from deltalm_ds.files import atomic_file
+from deltalm_ds.generation.documents import format_of
+from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
+from deltalm_ds.lines import STDIN, read_lines, read_parallel_lines, read_whole
 
 if TYPE_CHECKING:
-    from deltalm_ds.generation.interface import Engine, Hypothesis
+    from deltalm_ds.generation.interface import Engine, Hypothesis, SearchOptions
+
+Codec = tuple[Callable[[str], Sequence[int]], Callable[[Iterable[int]], str]]  # line -> ids, ids -> line
 
 
 def translate(
@@ -42,41 +61,132 @@ def translate(
     length_penalty: LengthPenalty = 1.0,
     min_length: MinLength = 1,
     max_length: MaxLength = 200,
+    min_length_ratio: MinLengthRatio = 0.0,
+    max_length_ratio: MaxLengthRatio = 0.0,
     no_repeat_ngram_size: NoRepeatNgramSize = 0,
+    prefix: Prefix = "",
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
     engine: EngineName = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = 0,
     ids: AsIds = False,
     as_json: AsJson = False,
+    check: Check = False,
+    document: AsDocument = False,
+    format: FormatName = None,
+    source_lang: SourceLang = None,
+    protect: Protect = None,
+    out: Out = None,
 ) -> None:
     """Translate lines, in order; an empty line gives an empty line. With --json one object a line.
 
-    Lines that are typed, or come through a pipe one by one, are answered one by one.
+    Lines that are typed, or come through a pipe one by one, are answered one by one. With --document all of a text is
+    translated, sentence by sentence, and written in its own layout.
 
     Example: echo "3.5 kilometers" | deltalm translate models/cldr --target-lang de
     """
     from deltalm_ds.generation.interface import SearchOptions
-    from deltalm_ds.generation.loading import load_engine
+
+    bounds = (min_length, max_length, no_repeat_ngram_size, min_length_ratio, max_length_ratio)
+    options = SearchOptions(beam, n_best, length_penalty, *bounds, (), temperature, top_k, top_p, seed)
+    runs_on: dict[str, Any] = {"engine": engine, "threads": threads, "device": device, "dtype": dtype}
+    layout = _Layout(format, source_lang, protect, out)
+    if document:
+        _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json})
+        _refuse("with --document", {"--check": check, "--prefix": prefix})
+        _translate_document(model, input, target_lang, options, runs_on, layout)
+    else:
+        from deltalm_ds.generation.loading import load_engine
+
+        given = zip(("--format", "--source-lang", "--protect", "--out"), layout, strict=True)
+        _refuse("without --document", dict(given))
+        _refuse("with --ids", {"--check": check and ids})
+        runner = load_engine(model, **runs_on)
+        codec = _codec(model, runner, target_lang, ids)
+        options = replace(options, prefix=_prefix_ids(model, runner, prefix, ids))
+        _print_translations(runner, input, codec, options, _Shown(ids, as_json, check))
+
+
+class _Layout(NamedTuple):
+    """What concerns documents only; see `options`."""
+
+    format: str | None
+    source_lang: str | None
+    protect: str | None
+    out: Path | None
+
+
+def _refuse(when: str, given: dict[str, Any]) -> None:
+    """Options that would be ignored."""
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} means nothing {when}: leave it out.")
+
+
+def _translate_document(
+    model: Path,
+    input: Path,
+    target_lang: str | None,
+    options: "SearchOptions",
+    runs_on: dict[str, Any],
+    layout: _Layout,
+) -> None:
+    """The whole document to standard output or a file, and what was done to stderr."""
+    from deltalm_ds.generation.translator import Translator
+
+    kind = format_of(input, layout.format)
+    if layout.out is None and not kind.is_text:
+        raise InputError(f"A document in {kind.title} is no text: name a file for it with --out.")
+    names = IN_DOCUMENTS if layout.protect is None else filter(None, layout.protect.split(","))
+    data = read_whole(input)
+    translator = Translator(model, **runs_on, options=options)
+    found, counts = translator.document(data, kind, target_lang, layout.source_lang, names, input)
+    print(f"translate: {counts}", file=sys.stderr)
+    if layout.out is None:
+        print(found.decode(), end="")
+    else:
+        with atomic_file(layout.out, "wb") as file:
+            file.write(found)
+
+
+class _Shown(NamedTuple):
+    """What is printed of outputs."""
+
+    ids: bool
+    as_json: bool
+    check: bool
+
+
+def _print_translations(engine: "Engine", input: Path, codec: Codec, options: "SearchOptions", shown: _Shown) -> None:
+    """The translation of each line, when it and those that came with it are done."""
+    from deltalm_ds.generation.checks import findings
     from deltalm_ds.generation.translate import no_progress, translate_chunks
     from deltalm_ds.progress import progress
 
-    options = SearchOptions(beam, n_best, length_penalty, min_length, max_length, no_repeat_ngram_size)
-    runner = load_engine(model, engine, threads, device, dtype)
-    encode, decode = _codec(model, runner, target_lang, ids)
+    encode, decode = codec
     chunks, num_lines = _chunks(input)
-    shown = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
-    has_scores = as_json or n_best > 1
-    number = 0
-    with shown as advance:
-        for lines, results in translate_chunks(runner, chunks, encode, options, has_scores, advance=advance):
+    showing = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
+    has_scores = shown.as_json or options.n_best > 1
+    number = num_wrong = 0
+    with showing as advance:
+        for lines, results in translate_chunks(engine, chunks, encode, options, has_scores, advance=advance):
             for line, found in zip(lines, results, strict=True):
-                if as_json:
-                    print_json(_translation(line, found, None if ids else decode))
+                wrong = [findings(line, decode(one.ids), encode(line), one.ids) for one in found if shown.check]
+                if shown.as_json:
+                    print_json(_translation(line, found, None if shown.ids else decode, wrong))
                 else:
-                    _print_translation(number if n_best > 1 else None, found, decode)
+                    _print_translation(number if options.n_best > 1 else None, found, decode)
                 number += 1
+                if wrong and wrong[0]:
+                    num_wrong += 1
+                    print(f"translate: line {number}: {'; '.join(wrong[0])}", file=sys.stderr)
             sys.stdout.flush()
+    if shown.check:
+        print(f"translate: {num_wrong} of {number} outputs look wrong.", file=sys.stderr)
 
 
 def score(
@@ -131,9 +241,7 @@ def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:
     return chunks_of(lines), len(lines)
 
 
-def _codec(
-    model: Path, engine: "Engine", target_lang: str | None, ids: bool
-) -> tuple[Callable[[str], Sequence[int]], Callable[[Iterable[int]], str]]:
+def _codec(model: Path, engine: "Engine", target_lang: str | None, ids: bool) -> Codec:
     """Line -> ids and ids -> line: by the vocabulary beside the model, or as numbers."""
     from deltalm_ds.generation.translate import encoder_for, parse_ids
     from deltalm_ds.vocabulary import Vocabulary
@@ -142,6 +250,15 @@ def _codec(
         return lambda line: parse_ids(line, engine.vocabulary_size), lambda tokens: " ".join(map(str, tokens))
     vocabulary = Vocabulary.load(model)
     return encoder_for(vocabulary, target_lang), vocabulary.decode
+
+
+def _prefix_ids(model: Path, engine: "Engine", prefix: str, ids: bool) -> tuple[int, ...]:
+    from deltalm_ds.generation.translate import parse_ids
+    from deltalm_ds.vocabulary import Vocabulary
+
+    if not prefix:
+        return ()
+    return tuple(parse_ids(prefix, engine.vocabulary_size) if ids else Vocabulary.load(model).encode(prefix).tolist())
 
 
 def _print_translation(number: int | None, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str]) -> None:
@@ -153,7 +270,14 @@ def _print_translation(number: int | None, found: "list[Hypothesis]", decode: Ca
         print(text)
 
 
-def _translation(line: str, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str] | None) -> dict[str, Any]:
-    """One object of --json; without `decode` (--ids) the hypotheses have no text."""
+def _translation(
+    line: str,
+    found: "list[Hypothesis]",
+    decode: Callable[[Iterable[int]], str] | None,
+    wrong: list[list[str]],
+) -> dict[str, Any]:
+    """One object of --json. Without `decode` (--ids) hypotheses have no text, without `wrong` (--check) no checks."""
     hypotheses = [({"text": decode(hypothesis.ids)} if decode else {}) | asdict(hypothesis) for hypothesis in found]
+    for hypothesis, checks in zip(hypotheses, wrong, strict=False):
+        hypothesis["checks"] = checks
     return {"source": line, "hypotheses": hypotheses}

@@ -144,6 +144,8 @@ class _Search(Generic[Cache]):
         self.sentences = torch.arange(num_sentences, device=device)
         self._first_rows = self.sentences[:, None] * self.beam
         self._ban_until = torch.tensor([0, options.min_length], device=device)  # `</s>` before, `<pad>` after
+        self._bounds = self._bounds_of(source) if options.is_of_source else None
+        self._prefix = torch.tensor([*options.prefix, -1], device=device) if options.prefix else None
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.last = torch.full((num_sentences * self.beam,), EOS_ID, device=device)
         self.tokens = torch.full((num_sentences * self.beam, width), PAD_ID, device=device)
@@ -162,11 +164,12 @@ class _Search(Generic[Cache]):
             is_last: whether the maximum length is reached.
         """
         logits = self.model.decode_step(self.last, self.cache)
-        banned = torch.where(self.position < self._ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
+        ban_until = self._ban_until if self._bounds is None else self._bounds[:, :2]
+        banned = torch.where(self.position < ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
         if self.options.no_repeat_ngram_size:
-            repeats = _repeats(self.tokens[:, :length], self.position, self.options.no_repeat_ngram_size)
-            banned = torch.cat([banned, repeats], dim=1)
-        only = torch.full_like(self.last, EOS_ID) if is_last else None  # even if it is banned
+            found = repeats(self.tokens[:, :length], self.position, self.options.no_repeat_ngram_size)
+            banned = torch.cat([banned, found], dim=1)
+        only = torch.full_like(self.last, EOS_ID) if is_last else self._forced()  # even if it is banned
         candidates = top_k(logits, self.scores, 2 * self.beam, banned, only)
         self._finish(Continuations(*(part[:, : self.beam] for part in candidates)))
         # candidates that do not end, in order; a sentence has at most K that end, so K of the 2K always remain
@@ -183,8 +186,27 @@ class _Search(Generic[Cache]):
         self.sentences, self.scores = self.sentences[places], self.scores[places]
         self.last, self.tokens, self.token_scores = (x[rows] for x in (self.last, self.tokens, self.token_scores))
         self._first_rows = self._first_rows[: len(places)]
+        self._bounds = None if self._bounds is None else self._bounds[rows]
         self.cache.select_sentences(places)
         self.cache.select_rows(rows)
+
+    def _bounds_of(self, source: PackedSequences) -> Tensor:
+        """[N, 3] int64: as `_ban_until` of each row, and the most tokens."""
+        lengths = source.lengths.tolist()  # with </s>
+        bounds = [(0, *self.options.bounds(length - 1, self.model.max_positions)) for length in lengths]
+        return torch.tensor(bounds, device=source.tokens.device).repeat_interleave(self.beam, dim=0)
+
+    def _forced(self) -> Tensor | None:
+        """[N] int64, the one token that a row may go on with, -1 where it is free; None where all are."""
+        if self._bounds is None and self._prefix is None:
+            return None
+        forced = torch.full_like(self.last, -1)
+        if self._bounds is not None:
+            forced = torch.where(self.position >= self._bounds[:, 2], EOS_ID, forced)
+        if self._prefix is not None:
+            token = self._prefix[self.position.clamp(max=len(self._prefix) - 1)]
+            forced = torch.where(token >= 0, token, forced)
+        return forced
 
     def _rows_of(self, candidates: Continuations) -> Tensor:
         """[B, C] int64, the rows that candidates continue."""
@@ -220,7 +242,7 @@ def beam_search(
     """The best translations of B sentences: up to n_best hypotheses each, best first.
 
     Of the 2K best continuations of a sentence's beams, those that end and are among the first K are finished
-    hypotheses; the first K that do not end go on. A sentence is done when it has K finished hypotheses, or at the
+    hypotheses; the first K that do not end go on. A sentence is done when it has K finished hypotheses, or at its
     maximum length, where every beam ends. `<pad>` is never produced. The result of a sentence does not depend on
     the others of the batch.
 
@@ -251,7 +273,7 @@ def beam_search(
     return search.finished.best(options)
 
 
-def _repeats(tokens: Tensor, position: Tensor, size: int) -> Tensor:
+def repeats(tokens: Tensor, position: Tensor, size: int) -> Tensor:
     """[N, any number] int64, tokens that followed an earlier occurrence of a row's last size - 1 tokens, or `<pad>`.
 
     Args:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from deltalm_ds.errors import InputError, nearest
@@ -63,6 +64,14 @@ class SearchOptions:
         length_penalty: a hypothesis scores Σ log p / length**length_penalty, the length with `</s>`; 0 is the sum.
         min_length, max_length: bounds of a hypothesis; the model's positions bound it too.
         no_repeat_ngram_size: an n-gram of this size occurs at most once in a hypothesis; 0 allows all.
+        min_length_ratio, max_length_ratio: bounds besides, as shares of the source's tokens, its language tag included;
+            rounded up. A maximum of 0 is none.
+        prefix: ids that every hypothesis begins with, whatever else holds; they count for scores and lengths.
+        temperature: above 0 outputs are drawn, not searched for, from probabilities to the power 1 / temperature; there
+            are `n_best` of them, whatever the beam.
+        top_k, top_p: drawn are only the `top_k` most probable tokens (0: all), and of these only the most probable
+            that have a share `top_p` of the probability together.
+        seed: of the draws.
     """
 
     beam: int = 5
@@ -71,20 +80,62 @@ class SearchOptions:
     min_length: int = 1
     max_length: int = 200
     no_repeat_ngram_size: int = 0
+    min_length_ratio: float = 0.0
+    max_length_ratio: float = 0.0
+    prefix: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise InputError(f"The beam is {self.beam}; it must be at least 1.")
-        if not 1 <= self.n_best <= self.beam:
+        if not 1 <= self.n_best <= (self.n_best if self.temperature else self.beam):
             raise InputError(f"{self.n_best} hypotheses are asked for; the beam of {self.beam} gives 1 to {self.beam}.")
         if not 0 <= self.min_length <= self.max_length:
             raise InputError(f"Lengths from {self.min_length} to {self.max_length} contain no valid length.")
         if self.no_repeat_ngram_size < 0:
             raise InputError(f"The n-gram size is {self.no_repeat_ngram_size}; it must be 0 (off) or more.")
+        if self.min_length_ratio < 0 or (self.max_length_ratio and self.max_length_ratio < self.min_length_ratio):
+            raise InputError(
+                f"Lengths from {self.min_length_ratio} to {self.max_length_ratio} times the source's contain no valid "
+                "length."
+            )
+        if len(self.prefix) > self.max_length:
+            raise InputError(f"The prefix has {len(self.prefix)} tokens; outputs have at most {self.max_length}.")
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if self.temperature < 0:
+            raise InputError(f"The temperature is {self.temperature}; it must be 0 (search) or more.")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise InputError(f"top_k is {self.top_k} and top_p is {self.top_p}: they are from 0 on, and from 0 to 1.")
+        if not self.temperature and (self.top_k or self.top_p != 1):
+            raise InputError(
+                "top_k and top_p say what is drawn, and nothing is without a temperature: give one above 0."
+            )
 
     def limit(self, max_positions: int) -> int:
         """The length at which a hypothesis must end: `max_length`, or what the positions leave beside `</s>`."""
         return min(self.max_length, max_positions - 1)
+
+    def bounds(self, num_source: int, max_positions: int) -> tuple[int, int]:
+        """The least and the most tokens of a hypothesis for a source of so many; the maximum wins over the minimum."""
+        most = self.limit(max_positions)
+        if self.max_length_ratio:
+            most = min(most, max(ceil(self.max_length_ratio * num_source), len(self.prefix), 1))
+        return min(max(self.min_length, ceil(self.min_length_ratio * num_source)), most), most
+
+    @property
+    def rows(self) -> int:
+        """Outputs of a sentence that are made side by side."""
+        return self.n_best if self.temperature else self.beam
+
+    @property
+    def is_of_source(self) -> bool:
+        """Whether sources have bounds of their own."""
+        return bool(self.min_length_ratio or self.max_length_ratio)
 
 
 @dataclass(frozen=True)

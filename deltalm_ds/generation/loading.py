@@ -12,7 +12,7 @@ from deltalm_ds.threads import threads_to_take
 
 def load_engine(
     directory: str | Path,
-    name: str | None = None,
+    engine: str | None = None,
     threads: int = 0,
     device: str | None = None,
     dtype: str | None = None,
@@ -20,7 +20,7 @@ def load_engine(
     """Open a model directory, or an export, with the one of `ENGINES` that it is for.
 
     Args:
-        name: the engine to take; without it the first of the table that opens this.
+        engine: the one to take; without it the first of the table that opens this.
         threads: CPU threads; 0 takes what `threads_to_take` says.
         device: see `EngineOptions`.
         dtype: see `EngineOptions`.
@@ -30,20 +30,20 @@ def load_engine(
         DataError: its files are damaged.
     """
     options = EngineOptions(device, dtype, threads or threads_to_take())
-    if name is not None and name not in ENGINES:
-        raise InputError(f"There is no engine {name!r}: {_nearest(name)}the engines are {', '.join(ENGINES)}.")
+    if engine is not None and engine not in ENGINES:
+        raise InputError(f"There is no engine {engine!r}: {_nearest(engine)}the engines are {', '.join(ENGINES)}.")
     found = format_of(Path(directory)) or MODEL_DIRECTORY
-    able = [engine for engine, entry in ENGINES.items() if found in entry.formats]
+    able = [name for name, entry in ENGINES.items() if found in entry.formats]
     if not able:
         raise InputError(
             f"{directory} is an export to {found}, which no engine here runs; its README.md says what does."
         )
-    if name is not None and name not in able:
+    if engine is not None and engine not in able:
         raise InputError(
-            f"{directory} is for {' or '.join(able)}, not for {name}: leave --engine out, or make another export of "
+            f"{directory} is for {' or '.join(able)}, not for {engine}: leave --engine out, or make another export of "
             "the model with `deltalm export --to`."
         )
-    return ENGINES[name or able[0]].open(Path(directory), options)
+    return ENGINES[engine or able[0]].open(Path(directory), options)
 
 
 def _nearest(name: str) -> str:

@@ -85,7 +85,8 @@ def translate_chunks(
         print(f"{what}: {message}.", file=sys.stderr)
     if num_cut_outputs:
         limit = options.limit(engine.max_positions)
-        message = f"{num_cut_outputs} of {num_lines} outputs reached the maximum of {limit} tokens and were cut"
+        most = f"{options.max_length_ratio} times their source's" if options.max_length_ratio else limit
+        message = f"{num_cut_outputs} of {num_lines} outputs reached the maximum of {most} tokens and were cut"
         hint = f"; the model allows {longest}" if limit < longest else ""
         print(f"{what}: {message}{hint}.", file=sys.stderr)
 
@@ -105,10 +106,10 @@ def generate(
         advance: told how many more sources are done.
     """
     found: list[list[Hypothesis]] = [[Hypothesis((), 0.0, ())] for _ in sources]
-    limit = options.limit(engine.max_positions)
+    limits = [options.bounds(len(source), engine.max_positions)[1] for source in sources]
     present = [index for index, source in enumerate(sources) if len(source)]
     advance(len(sources) - len(present))
-    costs = [(SENTENCE_COST_TOKENS + len(sources[index])) * options.beam for index in present]
+    costs = [(SENTENCE_COST_TOKENS + len(sources[index])) * options.rows for index in present]
     for batch in batches_by_cost(costs, engine.batch_tokens):
         members = [present[place] for place in batch]
         batch_sources = [sources[index] for index in members]
@@ -116,7 +117,7 @@ def generate(
         if token_scores:
             results = _with_token_scores(engine, batch_sources, results, options)
         for index, hypotheses in zip(members, results, strict=True):
-            found[index] = [replace(hypothesis, is_cut=len(hypothesis.ids) >= limit) for hypothesis in hypotheses]
+            found[index] = [replace(one, is_cut=len(one.ids) >= limits[index]) for one in hypotheses]
         advance(len(members))
     return found
 

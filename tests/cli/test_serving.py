@@ -324,3 +324,10 @@ def test_damaged_exports_are_named(world):
     assert outcome.messages[0].startswith("deltalm: damaged cannot be opened by CTranslate2")
     Path("damaged/model.bin").unlink()
     assert deltalm("translate", "damaged", *TO_GERMAN, stdin=STDIN).code == 3
+
+
+def test_documents_are_the_same_with_every_engine():
+    page = b"<h1>One two</h1>\n<p>three <b>four</b> five. Six &amp; seven.<br>\n  eight</p>\n"
+    arguments = "--document", "--format", "html", "--target-lang", "de", "--max-length", 30
+    ours, theirs = (must("translate", model, *arguments, stdin=page) for model in ("model", "ct2"))
+    assert ours == theirs and ours.count("<b>") == 1

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,10 @@ def log_probs(model, source, prefix):
 def search_uncached(model, source, options):
     """The documented rules in plain Python, one sentence, without a cache."""
     beam, finished = [((), 0.0)], []
+    longest = max(1, len(options.prefix), math.ceil(options.max_length_ratio * (len(source) - 1)))
+    max_length = min(options.max_length, longest) if options.max_length_ratio else options.max_length
+    least = max(options.min_length, math.ceil(options.min_length_ratio * (len(source) - 1)))
+    min_length = min(least, max_length)
     for step in range(options.max_length + 1):
         candidates = []
         for ids, score in beam:
@@ -69,10 +74,12 @@ def search_uncached(model, source, options):
                 ngrams = list(zip(*((*ids, token)[i:] for i in range(size)), strict=False)) if size else []
                 banned = (
                     token == PAD_ID
-                    or (token == EOS_ID and step < options.min_length)
-                    or (token != EOS_ID and step == options.max_length)
+                    or (token == EOS_ID and step < min_length)
+                    or (token != EOS_ID and step == max_length)
                     or (ngrams and ngrams[-1] in ngrams[:-1])
                 )
+                if step < len(options.prefix):
+                    banned = token != options.prefix[step]
                 if not banned:
                     candidates.append(((*ids, token), score + log_p))
         candidates = sorted(candidates, key=lambda c: -c[1])[: 2 * options.beam]
@@ -126,6 +133,9 @@ def test_equals_plain_search_whatever_the_batch(data):
         min_length=min_length,
         max_length=data.draw(st.integers(min_length, 6), "max_length"),
         no_repeat_ngram_size=data.draw(st.integers(0, 3), "no_repeat_ngram_size"),
+        min_length_ratio=data.draw(st.sampled_from([0.0, 0.3, 0.9]), "min_length_ratio"),
+        max_length_ratio=data.draw(st.sampled_from([0.0, 0.9, 1.4]), "max_length_ratio"),
+        prefix=tuple(data.draw(st.lists(st.integers(3, 12), max_size=2), "prefix")) if min_length > 1 else (),
     )
     tokens = st.lists(st.integers(3, 12), min_size=0, max_size=6)
     sources = [[*ids, EOS_ID] for ids in data.draw(st.lists(tokens, min_size=1, max_size=5), "sources")]
@@ -158,6 +168,9 @@ def test_damaged_weights_are_an_error():
         ({"beam": 2, "n_best": 3}, "beam of 2 gives 1 to 2"),
         ({"min_length": 9, "max_length": 8}, "from 9 to 8"),
         ({"no_repeat_ngram_size": -1}, "n-gram size is -1"),
+        ({"min_length_ratio": 2.0, "max_length_ratio": 1.5}, r"from 2.0 to 1.5 times the source's"),
+        ({"min_length_ratio": -1.0}, "contain no valid length"),
+        ({"prefix": (4, 5), "max_length": 1, "min_length": 0}, "prefix has 2 tokens; outputs have at most 1"),
     ],
 )
 def test_options_that_make_no_sense(values, message):

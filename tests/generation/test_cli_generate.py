@@ -86,6 +86,65 @@ def test_both_engines_print_the_same(model, exported, run):
         assert a["token_scores"] == pytest.approx(b["token_scores"], abs=1e-5)
 
 
+def test_engines_agree_on_every_option(model, exported, run):
+    """Lengths that depend on the source, prefixes, penalties, n-grams: texts and scores are the same.
+
+    But CTranslate2 divides what is left of a probability by it where something is excluded, and may search elsewhere.
+    """
+    source = "one two three\n\nfour\nfive six seven eight nine ten one\n"
+    no_repeats = () if exported.name == "ctranslate2" else ("--no-repeat-ngram-size", 2)
+    options = {
+        "prefix": ("--prefix", "two one", "--n-best", 2),
+        "ratios": ("--min-length-ratio", 1, "--max-length-ratio", 1.5),
+        "short": ("--max-length-ratio", 0.5, "--min-length", 0, "--beam", 3),
+        "all": ("--prefix", "ten", "--min-length-ratio", 0.8, "--max-length-ratio", 1, *no_repeats),
+        "penalty": ("--length-penalty", 0.3, "--min-length", 4),
+    }
+    for name, given in options.items():
+        arguments = ("--target-lang", "en", "--max-length", 10, *given, "--json")
+        ours, theirs = (
+            [json.loads(line) for line in run("translate", where, *arguments, input=source).splitlines()]
+            for where in (model, exported)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            assert [one["ids"] for one in a["hypotheses"]] == [one["ids"] for one in b["hypotheses"]], name
+            for one, other in zip(a["hypotheses"], b["hypotheses"], strict=True):
+                assert one["score"] == pytest.approx(other["score"], abs=1e-5), name
+                assert one["is_cut"] == other["is_cut"], name
+        begins = {"prefix": "two one", "all": "ten"}.get(name, "")
+        assert all(one["text"].startswith(begins) for row in ours if row["source"] for one in row["hypotheses"])
+    lengths = [len(row["hypotheses"][0]["ids"]) for row in ours]
+    assert lengths[1] == 0 and min(lengths[0], *lengths[2:]) >= 4
+
+
+def test_what_an_engine_cannot_do_is_refused_by_name(model, exported, run):
+    arguments = (
+        "--target-lang",
+        "en",
+        "--max-length",
+        10,
+        "--temperature",
+        1,
+        "--top-k",
+        9,
+        "--seed",
+        4,
+        "--n-best",
+        3,
+    )
+    ours = run("translate", model, *arguments, input=LINES)
+    assert len({row.partition("\t")[2] for row in ours.splitlines()}) > 4
+    if exported.name == "ctranslate2":
+        with pytest.raises(InputError, match="--temperature: CTranslate2 draws from a state of its own"):
+            run("translate", exported, *arguments, input=LINES)
+    else:
+        texts, others = (
+            [row.split("\t")[::2] for row in out.splitlines()]
+            for out in (ours, run("translate", exported, *arguments, input=LINES))
+        )
+        assert texts == others
+
+
 def test_ids_need_no_vocabulary(model, exported, run, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((model / name).read_bytes())

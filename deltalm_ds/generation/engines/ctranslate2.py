@@ -1,6 +1,8 @@
 """Running a CTranslate2 export."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ class CTranslate2Engine:
     """A model that `deltalm export --to ctranslate2` wrote, on CPU or GPU.
 
     CTranslate2 4.8 keeps the same candidates as fairseq's rules and stops a sentence at the same number of
-    finished hypotheses. It differs in three things:
+    finished hypotheses. It differs in four things:
 
     - Its search normalises probabilities *after* excluding what may not come next (`<pad>`, `</s>` below the minimum
       length, repeated n-grams), so its scores are higher where the model would have liked that. Scoring the outputs
       gives the exact ones: `token_scores` of `generate`.
     - It does not force `</s>` at the maximum length: outputs cut there get its log p by scoring them.
     - It normalises by another length: its sums are normalised here as ours are, and ranked anew.
+    - Its sums leave a prefix out: hypotheses that have one are scored.
 
     Raises:
         InputError: a file or the device is missing, or the device cannot compute so. DataError: a file cannot be
@@ -56,10 +59,21 @@ class CTranslate2Engine:
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         """See `Engine`; the hypotheses have no token scores."""
-        return [
-            self._ranked(source, result, options)
-            for source, result in zip(sources, self.search(sources, options), strict=True)
-        ]
+        if options.temperature:
+            raise InputError(
+                "--temperature: CTranslate2 draws from a state of its own, so that outputs would depend on the batch; "
+                "sample with the model itself or an export to ONNX."
+            )
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        of_bounds = defaultdict(list)  # it takes one minimum and one maximum for all
+        for index, source in enumerate(sources):
+            of_bounds[options.bounds(len(source), self.max_positions)].append(index)
+        for (least, most), indices in of_bounds.items():
+            some = [sources[index] for index in indices]
+            alike = replace(options, min_length=least, max_length=most, min_length_ratio=0.0, max_length_ratio=0.0)
+            for index, source, result in zip(indices, some, self.search(some, alike), strict=True):
+                found[index] = self._ranked(source, result, alike)
+        return found
 
     def search(self, sources: Sequence[Ids], options: SearchOptions) -> list[Any]:
         """CTranslate2's own results: as many hypotheses as the beam, their scores Σ log p as it sees them."""
@@ -74,6 +88,9 @@ class CTranslate2Engine:
             suppress_sequences=[[self._tokens[PAD_ID]]],
             min_decoding_length=options.min_length,
             max_decoding_length=options.limit(self.max_positions),
+            target_prefix=[[self._tokens[token] for token in options.prefix]] * len(sources)
+            if options.prefix
+            else None,
             max_input_length=0,
             return_scores=True,
         )
@@ -83,7 +100,7 @@ class CTranslate2Engine:
         found = []
         for tokens, total in zip(result.hypotheses, result.scores, strict=True):
             ids = tuple(self._id_of_token[token] for token in tokens)
-            if len(ids) == options.limit(self.max_positions):
+            if options.prefix or len(ids) == options.limit(self.max_positions):
                 total = sum(self.score([source], [ids])[0])
             found.append(Hypothesis(ids, total / (len(ids) + 1) ** options.length_penalty))
         return sorted(found, key=lambda hypothesis: -hypothesis.score)[: options.n_best]

@@ -14,6 +14,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.exports import sizes_of
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.sampling import sample
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
 
@@ -75,8 +76,8 @@ class OnnxEngine:
         _, self._num_heads, _, self._head_dim = cross[0].shape
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
-        """See `Engine`; beam search by fairseq's rules."""
-        return beam_search(self, pack_with_eos(sources), options)
+        """See `Engine`; beam search by fairseq's rules, or samples."""
+        return (sample if options.temperature else beam_search)(self, pack_with_eos(sources), options)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:

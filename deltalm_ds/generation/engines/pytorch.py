@@ -11,6 +11,7 @@ from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.sampling import sample
 from deltalm_ds.kernels.linear import FROZEN, PackedWeights
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
 from deltalm_ds.kernels.precision import sum_products_in_float32
@@ -33,13 +34,17 @@ class PyTorchEngine:
         self.batch_tokens = BATCH_TOKENS[model.token_embedding.weight.device.type]
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
-        """See `Engine`; beam search by fairseq's rules."""
+        """See `Engine`; beam search by fairseq's rules, or samples."""
         self.model.eval()
         weight = self.model.token_embedding.weight
         packed = self._packed.used() if self._packed else nullcontext()
         with packed, torch.cuda.device_of(weight):  # kernels and graphs are launched on the current GPU
-            recorder = GraphRecorder(weight.device) if weight.is_cuda else None
-            return beam_search(self.model, pack_with_eos(sources).to(weight.device), options, recorder)
+            source = pack_with_eos(sources).to(weight.device)
+            if options.temperature:
+                return sample(self.model, source, options)
+            forces = bool(options.prefix or options.is_of_source)  # a step looks then which rows it forces
+            recorder = GraphRecorder(weight.device) if weight.is_cuda and not forces else None
+            return beam_search(self.model, source, options, recorder)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:

@@ -1,0 +1,132 @@
+"""One-call translation: `deltalm_ds.Translator("model")("Some text.", target_lang="fr")`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import overload
+
+from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
+from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
+from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.translate import encoder_for, translate
+from deltalm_ds.lines import STDIN
+from deltalm_ds.vocabulary import Vocabulary
+
+Many = list[str] | tuple[str, ...]
+
+
+class Translator:
+    """A model that is loaded once and translates texts and documents, sentence by sentence; none is left out.
+
+    Example:
+        translator = deltalm_ds.Translator("models/cldr")
+        translator("Good morning. How are you?", target_lang="fr")
+        translator(["one text", "another"], target_lang="de")
+        translator("<p>Some <b>markup</b>.</p>", target_lang="fr", format="html")
+
+    Args:
+        directory: a model directory, a checkpoint of a run, or an export that an engine runs.
+        engine: a name from `ENGINES`; None takes what the model is for.
+        device: `cpu`, `cuda` or `cuda:N`; None takes a GPU if there is one that the engine can use.
+        dtype: what is computed in: float32, bfloat16, float16; None leaves it to the engine.
+        threads: CPU threads; 0: all cores, fewer on a busy machine.
+        options: of the search.
+
+    Raises:
+        InputError: the directory holds no model with a vocabulary, or the engine cannot compute there or so.
+        DataError: its files are damaged.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        engine: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        threads: int = 0,
+        options: SearchOptions | None = None,
+    ) -> None:
+        self.options = options or SearchOptions()
+        self.vocabulary = Vocabulary.load(directory)
+        self.engine = load_engine(directory, engine, threads, device, dtype)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of the languages that the model has a tag for; empty if it needs none."""
+        return self.vocabulary.languages
+
+    @overload
+    def __call__(
+        self, text: str, target_lang: str | None = None, source_lang: str | None = None, format: str = "text"
+    ) -> str: ...
+
+    @overload
+    def __call__(
+        self, text: Many, target_lang: str | None = None, source_lang: str | None = None, format: str = "text"
+    ) -> list[str]: ...
+
+    def __call__(
+        self,
+        text: str | Many,
+        target_lang: str | None = None,
+        source_lang: str | None = None,
+        format: str = "text",
+    ) -> str | list[str]:
+        """The translation of a text of any length, or of each of several.
+
+        Paragraphs and line breaks stay; URLs, e-mail addresses and placeholders are copied.
+
+        Args:
+            text: one or several.
+            target_lang: the language to translate into, where the vocabulary has tags.
+            source_lang: a language code, by whose rules sentences end; None goes by the script.
+            format: one of `FORMATS` that is text: text, markdown, html, subtitles.
+
+        Raises:
+            InputError: the language or the format is unknown, or none is given where the vocabulary has tags.
+        """
+        if not isinstance(text, str):
+            return [self(one, target_lang, source_lang, format) for one in text]
+        found, _ = self.document(text.encode(), format_of(STDIN, format), target_lang, source_lang)
+        return found.decode()
+
+    def document(
+        self,
+        data: bytes,
+        format: DocumentFormat = FORMATS["text"],
+        target_lang: str | None = None,
+        source_lang: str | None = None,
+        protect: Iterable[str] = IN_DOCUMENTS,
+        path: Path = STDIN,
+    ) -> tuple[bytes, Counts]:
+        """A document in the same layout, in another language, and what was done.
+
+        Args:
+            data: a file's content.
+            format: what it is, see `format_of`.
+            target_lang: see `__call__`.
+            source_lang: see `__call__`.
+            protect: what is copied as it is: names from `PATTERNS`.
+            path: the file, to be named in errors.
+
+        Raises:
+            InputError: see `__call__`; or the data is not in that format.
+        """
+        encode = encoder_for(self.vocabulary, target_lang)
+        longest = self.engine.max_positions - 1
+        # outputs may be longer than their sources, and must not be cut
+        most = max(1, min(longest, self.options.limit(self.engine.max_positions) // 2))
+        options = replace(self.options, n_best=self.options.beam)
+
+        def candidates(texts: Sequence[str]) -> list[list[str]]:
+            outputs = translate(self.engine, texts, encode, options)
+            return [[self.vocabulary.decode(hypothesis.ids) for hypothesis in found] for found in outputs]
+
+        def fits(text: str) -> bool:
+            return len(encode(text)) <= most
+
+        translated = TranslatedDocument(format.read(data, path), candidates, fits, source_lang, target_lang, protect)
+        return translated.write(), translated.counts
