@@ -50,6 +50,7 @@ class Host:
         heard: when the last line came.
         hello, met: what it said; None until then.
         beats: of its ranks, the last of each.
+        unseen: ranks that have ended, nobody saw how.
         code: of its launcher, once nothing is left there.
         is_over: it has ended, or is given up.
     """
@@ -58,6 +59,7 @@ class Host:
     hello: dict[str, Any] | None = None
     met: dict[str, str] | None = None
     beats: dict[int, dict[str, Any]] = field(default_factory=dict)
+    unseen: list[int] = field(default_factory=list)
     code: int | None = None
     is_over: bool = False
     is_lost: bool = False
@@ -141,7 +143,9 @@ class Attempt:
         elif "beat" in message:
             host.beats |= {int(rank): beat for rank, beat in message["ranks"].items()}
         elif "rank_ended" in message:
-            if message["code"] not in WELL and not self.was_asked:
+            if message["code"] is None:  # on a busy host its launcher was faster, and tells by its own code how it was
+                host.unseen.append(message["rank_ended"])
+            elif message["code"] not in WELL and not self.was_asked:
                 self._sign("rank", number, now, message["rank_ended"], message["code"])
         elif "stopped" in message:
             self._sign("stopped", number, now, message["stopped"], words=f"process {message['pid']}")
@@ -155,7 +159,8 @@ class Attempt:
         if code < 0 and left:
             self._sign("launcher", number, now, code=code)
         elif code not in WELL and not self.was_asked and not any(s.host == number for s in self.signs):
-            self._sign("rank", number, now, code=code - 256 if code > 192 else code)  # it gives a rank's -9 as 247
+            rank = next(iter(self.hosts[number].unseen), None)
+            self._sign("rank", number, now, rank, code - 256 if code > 192 else code)  # it gives a rank's -9 as 247
 
     def _ended(self, number: int, message: dict[str, Any], now: float) -> None:
         host = self.hosts[number]

@@ -288,3 +288,20 @@ def test_whatever_fails_and_when_an_attempt_ends_on_every_host(faults, asked_at)
         assert agent.ended or agent.is_gone or agent.is_cut_off or told
     if not world.attempt.has_started:
         assert not any("start" in action.message for _, action in world.sent if isinstance(action, Send))
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, None), (247, "rank 2 on n1 ended by SIGKILL (probably out of memory)")])
+def test_a_rank_whose_end_nobody_saw_ended_as_its_launcher_says(code, said):
+    """On a busy host the launcher may have looked before the agent: then the exit code is gone."""
+    world = World(2)
+    agent = world.agents[1]
+
+    def vanish():
+        agent.say(world.now, {"rank_ended": agent.ranks[0], "code": None, "pid": 1, "time": 0})
+        agent.end(world.now + 1, code)
+        if code == 0:
+            world.agents[0].end(world.now + 1, 0)
+
+    world.run(60, at=[(10, vanish)])
+    assert (world.verdict.what if world.verdict else None) == said
+    assert world.attempt.has_done == (code == 0)
