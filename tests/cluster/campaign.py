@@ -30,22 +30,24 @@ NUM_HOSTS, STEPS, SAVE_EVERY, FAULT_STEP = 4, 80, 20, 30
 LONGEST_TO_VERDICT_S, LONGEST_TO_STEP_S = 30.0, 60.0
 TOLERANCE = 1e-6  # of a loss, relative, on other numbers of ranks
 MANY, MANY_SLOTS, MANY_STEPS = "32_ranks", 8, 15
+SLOW, SLOW_STEPS, PAUSE_S = "slow_rank", 400, 0.3
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the cases that have no outcome; 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="outside /tmp, /run and /dev/shm")
-    parser.add_argument("--only", nargs="*", choices=[*CASES, MANY], help="default: all that have no outcome")
+    parser.add_argument("--only", nargs="*", choices=[*CASES, MANY, SLOW], help="default: all that have no outcome")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the hosts are taken down then, too
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     outcomes = Outcomes(out / "outcomes.jsonl")
     done = {line["case"] for line in outcomes.lines if "failed" not in line}
-    for name in options.only or [name for name in (*CASES, MANY) if name not in done]:
+    others = {MANY: _many_ranks, SLOW: _slow_rank}
+    for name in options.only or [name for name in (*CASES, *others) if name not in done]:
         try:
-            outcomes.add(case=name, **(_many_ranks(out) if name == MANY else _make(name, out)))
+            outcomes.add(case=name, **(others[name](out) if name in others else _make(name, out)))
         except (AssertionError, RuntimeError, psutil.Error) as error:
             outcomes.add(case=name, failed=f"{type(error).__name__}: {error}")
     newest = {line["case"]: line for line in outcomes.lines}
@@ -128,6 +130,30 @@ def _many_ranks(out: Path) -> dict[str, Any]:
     return {"what": f"{len(ranks)} ranks on {NUM_HOSTS} hosts", "seconds": parts, "gigabytes": round(memory / 1e9, 1)}
 
 
+def _slow_rank(out: Path) -> dict[str, Any]:
+    """A rank that rests for half of its time is named, nobody else is, and training goes on."""
+    recipe = write_experiment(out / "tiny", training={"max_steps": SLOW_STEPS, "save_every": SLOW_STEPS})
+    run = _fresh(out / "runs" / SLOW)
+    with Hosts(out / "hosts", NUM_HOSTS) as hosts:
+        job = Launched(hosts, _hostfile(out, hosts, Case("", lambda act: None)), recipe, run)
+        job.await_that(lambda: job.last_step() >= 1)
+        (victim,) = job.processes("n3", "rank")
+        began, from_step = time.monotonic(), job.last_step()
+
+        def is_named() -> bool:
+            for pulse in (victim.suspend, victim.resume):
+                pulse()
+                time.sleep(PAUSE_S)
+            return bool(job.events("slow rank"))
+
+        job.await_that(is_named)
+        seconds, steps = round(time.monotonic() - began, 1), job.last_step() - from_step
+        assert job.await_end() == 0, job.messages[-3000:]
+    named = [event["host"] for event in job.events("slow rank")]
+    assert named == ["n3"] and not job.events(*VERDICTS), job.messages[-3000:]
+    return {"what": f"a slow rank, named after {steps} steps", "seconds": {"named": seconds}}
+
+
 def _hostfile(out: Path, hosts: Hosts, case: Case) -> Path:
     spare = dict.fromkeys(hosts.names[NUM_HOSTS:], " spare")
     path = out / "hostfile"
@@ -181,6 +207,8 @@ def _print_table(newest: dict[str, dict[str, Any]]) -> None:
         print(f"\nlongest to the {name}: {max(seconds, default=0)} s, {asked:.0f} s are asked for")
     if (line := newest.get(MANY)) and "failed" not in line:
         print(f"\n{line['what']}, {line['gigabytes']} GB: {line['seconds']}")
+    if (line := newest.get(SLOW)) and "failed" not in line:
+        print(f"\n{line['what']}: {line['seconds']}")
 
 
 if __name__ == "__main__":

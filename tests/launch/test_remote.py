@@ -88,7 +88,9 @@ def test_an_exception_of_the_caller_ends_every_ssh(ssh_bin: Path) -> None:
 
 def test_an_interrupt_ends_every_ssh(ssh_bin: Path, tmp_path: Path) -> None:
     source = (
+        "import signal\n"
         "from deltalm_ds.launch.remote import run_on_hosts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         f"run_on_hosts(['n1', 'n2'], lambda index: f'echo $$ > {tmp_path}/pid{{index}}; exec sleep 60', 50)"
     )
     process = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE)

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from echo import translated
+from echoed import translated
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

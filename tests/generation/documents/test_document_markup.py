@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from echo import translated
+from echoed import translated
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.documents import FORMATS, format_of

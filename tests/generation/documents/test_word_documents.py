@@ -3,7 +3,7 @@
 from io import BytesIO
 
 import pytest
-from echo import translated
+from echoed import translated
 
 from deltalm_ds.errors import InputError
 
