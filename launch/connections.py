@@ -46,14 +46,14 @@ class Connections:
         self._all: list[_Connection] = []
         for number, (name, command) in enumerate(zip(names, commands, strict=True)):
             line = ["ssh", *shlex.split(SSH_OPTIONS), *_OWN, name, command]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            pipe = subprocess.PIPE
             # A session of its own: Ctrl-C is for the supervisor, which ends what it has started.
-            process = subprocess.Popen(line, start_new_session=True, **pipes)  # type: ignore[call-overload]
+            process = subprocess.Popen(line, start_new_session=True, stdin=pipe, stdout=pipe, stderr=pipe)
             self._all.append(_Connection(name, process))
             for stream in (process.stdout, process.stderr, process.stdin):
-                os.set_blocking(stream.fileno(), False)
-            self._selector.register(process.stdout, selectors.EVENT_READ, (number, True))
-            self._selector.register(process.stderr, selectors.EVENT_READ, (number, False))
+                os.set_blocking(_stream(stream).fileno(), False)
+            self._selector.register(_stream(process.stdout), selectors.EVENT_READ, (number, True))
+            self._selector.register(_stream(process.stderr), selectors.EVENT_READ, (number, False))
 
     def send(self, number: int, message: dict[str, Any]) -> None:
         """Write a line; it is lost where nobody reads any more, which shows by what is not heard."""

@@ -287,12 +287,14 @@ def _inputs_of(recipe: Recipe) -> dict[str, Any]:
     validation = recipe.validation
     if validation is not None:
         data[VALIDATION] = str(validation.shards.absolute())
-    has_text = validation is not None and validation.text is not None
+    text = None
+    if validation is not None and validation.text is not None:
+        text = str(validation.text.absolute()), validation.split
     return {
         "vocabulary": str(recipe.vocabulary.absolute()),
         "data": data,
         "initial_model": str(recipe.initial_model.absolute()) if recipe.initial_model is not None else None,
-        "text": (str(validation.text.absolute()), validation.split) if has_text else None,  # type: ignore[union-attr]
+        "text": text,
     }
 
 

@@ -23,6 +23,6 @@ def out() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*campaign.CASES, campaign.MANY])
+@pytest.mark.parametrize("name", [*campaign.CASES, campaign.MANY, campaign.SLOW])
 def test_it_ends_as_if_nothing_had_happened(name: str, out: Path) -> None:
     assert campaign.main(["--out", str(out), "--only", name]) == 0

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,8 +217,8 @@ def test_hosts_of_a_hostfile(recipe: Recipe) -> None:
 
 
 def test_what_does_not_hold_is_told(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short_of_one(*arguments: object) -> list[list[np.ndarray]]:
-        deal = deal_micro_batches(*arguments)  # type: ignore[arg-type]
+    def short_of_one(*arguments: Any) -> list[list[np.ndarray]]:
+        deal = deal_micro_batches(*arguments)
         deal[1][0] = deal[1][0][1:]
         return deal
 
