@@ -33,10 +33,12 @@ Host *
   ConnectTimeout 5
   StrictHostKeyChecking yes
 """
-# What a host's first process does, which then is its sshd. Arguments: the host's name and the folder of the state.
+# What a host's first process does, which then is its sshd. Arguments: the host's name and the folder of the state. What
+# a shell does at its start is left out: a host switched off in the middle of it could leave a lock that all wait for.
 INIT = """
 hostname "$1"; mount -t proc proc /proc
 mount --bind "$2/ssh" ~/.ssh; mount --bind "$2/hosts" /etc/hosts
+[ ! -e ~/.bashrc ] || mount --bind /dev/null ~/.bashrc
 mount -t tmpfs tmpfs /run; mkdir -p /run/sshd /run/tmp; mount --bind /run/tmp /tmp; chmod 1777 /tmp
 mount -t tmpfs tmpfs /dev/shm
 exec "$(command -v sshd)" -D -e -f /dev/null -h "$2/hostkey_$1" -o PidFile=none -o UsePAM=no -o StrictModes=no \
