@@ -37,6 +37,7 @@ from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 CPU_ROWS = (
@@ -207,8 +208,7 @@ def _searching(engine: Engine) -> Search:
 
 def _open_pytorch(directory: Path) -> Search:
     """Our model in the precision of its file."""
-    with torch.device("meta"):
-        model = DeltaLM(read_config(directory))
+    model = empty_model(read_config(directory))
     model.load_state_dict(load_file(directory / "model.safetensors"), assign=True)
     if not ON_GPU:
         keep_freed_memory()

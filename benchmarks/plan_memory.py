@@ -20,6 +20,7 @@ from deltalm_ds.data.padding import MULTIPLE
 from deltalm_ds.files import read_json
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.recipe.loading import load_recipe, recipe_path
 from deltalm_ds.training.checkpoint import Share
@@ -86,8 +87,7 @@ def _row(size: str, stage: str, precision: str) -> dict[str, Any]:
 def planned_bytes(size: Size, ds_config_name: str) -> dict[str, int]:
     """What the plan says of a rank of `RANKS`."""
     ds_config = for_ranks(read_json(config_path(ds_config_name)), RANKS, on_cpu=True)
-    with torch.device("meta"):
-        model = DeltaLM(size.config)
+    model = empty_model(size.config)
     tokens = size.sequences * size.length
     return memory_of_rank(ds_config, model, [(tokens, tokens)], RANKS, torch.device("cpu"), has_graphs=False)
 

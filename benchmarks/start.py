@@ -2,7 +2,8 @@
 
     python -m benchmarks.start DEMO      the directory of a `deltalm demo` that has got past its shards
 
-`imports` of the ranks come from the run's `started` event, those of the other processes are measured alone.
+Libraries load others when they are first used (DeepSpeed the compiler of PyTorch): `of it imports` is all of that, by a
+clock within Python's import.
 """
 
 import os
@@ -21,6 +22,8 @@ from deltalm_ds.recipe.loading import recipe_path
 from deltalm_ds.runs.events import read_events
 
 TRAIN = "from deltalm_ds.cli import main; main()"
+IMPORTS_OF_IT = "of it imports"
+CLOCK = ROOT / "benchmarks" / "import_clock"
 IMPORTS = {  # of what each process imports before it does anything
     "torch": "import torch",
     "torch and DeepSpeed": "import torch, deepspeed",
@@ -29,9 +32,9 @@ IMPORTS = {  # of what each process imports before it does anything
     "a rank": "import deltalm_ds.training.train",
 }
 NOTE = (
-    "CPU seconds are those of all threads of a process. With the model grow `inputs` (the newest checkpoint is read "
-    "once for its checksums), `model`, `DeepSpeed` and `restoring`; with the data what `deltalm train` prepares "
-    "(shards up to 4 GB are read once)."
+    "CPU seconds are those of all threads of a process; those of its imports, whenever they were, stand beside its "
+    "first part. With the model grow `inputs` (the newest checkpoint is read once for its checksums), `model`, "
+    "`DeepSpeed` and `restoring`; with the data what `deltalm train` prepares (shards up to 4 GB are read once)."
 )
 
 
@@ -45,7 +48,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as directory:
         for name in ("fresh", "resumed"):
-            rows += _start(name, arguments.demo, Path(directory) / "run")
+            rows += _start(name, arguments.demo, Path(directory))
     report(arguments, "Start of a run, one rank", "python -m benchmarks.start DEMO", rows, [NOTE])
 
 
@@ -56,29 +59,38 @@ def _alone(code: str) -> dict[str, Any]:
     return {"seconds": time.monotonic() - began, "CPU seconds": cpu}
 
 
-def _start(name: str, demo: Path, run: Path) -> list[dict[str, Any]]:
+def _start(name: str, demo: Path, directory: Path) -> list[dict[str, Any]]:
     """The rows of one start, which is stopped after its first steps."""
+    run = directory / "run"
     arguments = ["train", str(recipe_path("demo_pretrain")), "--out", str(run), "--ranks", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{CLOCK}{os.pathsep}{ROOT}", "IMPORT_CLOCK": str(directory)}
     began = time.time()
     starter = psutil.Popen(
         [sys.executable, "-c", TRAIN, *arguments], cwd=demo, env=environment, stderr=subprocess.DEVNULL
     )
     _await_event(run, "start", began)
-    rows = [{"process": "deltalm train", "part": "imports, preparing", "seconds": time.time() - began}]
-    rows[0]["CPU seconds"] = _cpu_seconds(starter)
+    preparing = {"part": "imports, preparing", "seconds": time.time() - began, "CPU seconds": _cpu_seconds(starter)}
     started = _await_event(run, "started", began)
     total = time.time() - began
     (launcher,) = starter.children()
-    rows.append({"process": "DeepSpeed's launcher", "part": "all", "CPU seconds": _cpu_seconds(launcher)})
-    for part, seconds in started["seconds"].items():
-        cpu = started["cpu_seconds"][part]
-        rows.append({"process": "rank", "part": part, "seconds": seconds, "CPU seconds": cpu})
-    rows.append({"process": "all", "part": "until the first step has ended", "seconds": total})
-    rows[-1]["CPU seconds"] = sum(row["CPU seconds"] for row in rows[:-1])
+    (rank,) = launcher.children()
+    launching = {"part": "all", "CPU seconds": _cpu_seconds(launcher)}
     starter.send_signal(signal.SIGTERM)
     starter.wait()
+
+    rows = [{"process": "deltalm train", **preparing, **_imports(directory, starter)}]
+    rows.append({"process": "DeepSpeed's launcher", **launching, **_imports(directory, launcher)})
+    for part, seconds in started["seconds"].items():
+        rows.append({"process": "rank", "part": part, "seconds": seconds, "CPU seconds": started["cpu_seconds"][part]})
+    rows[2].update(_imports(directory, rank))
+    cpu, imports = (sum(row.get(column, 0) for row in rows) for column in ("CPU seconds", IMPORTS_OF_IT))
+    rows.append({"process": "all", "part": "until the first step has ended", "seconds": total, "CPU seconds": cpu})
+    rows[-1] |= {IMPORTS_OF_IT: imports, "beside imports": cpu - imports}
     return [{"start": name} | row for row in rows]
+
+
+def _imports(directory: Path, process: psutil.Process) -> dict[str, float]:
+    return {IMPORTS_OF_IT: float((directory / str(process.pid)).read_text())}
 
 
 def _await_event(run: Path, kind: str, since: float) -> dict[str, Any]:

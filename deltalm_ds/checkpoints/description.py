@@ -5,12 +5,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.checkpoints.directory import check_fit, empty_model, open_weights, parameter_shapes, read_config
+from deltalm_ds.checkpoints.directory import check_fit, open_weights, parameter_shapes, read_config
 from deltalm_ds.checkpoints.sources import SOURCES, kind_of, recognise
 from deltalm_ds.checkpoints.sources.model_directory import MODEL_DIRECTORY
 from deltalm_ds.checkpoints.tensor_files import TensorFile, open_tensors
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories, read_state
 from deltalm_ds.vocabulary import Vocabulary
 

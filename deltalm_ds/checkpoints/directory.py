@@ -18,6 +18,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import atomic_directory, read_json, write_json
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.runs.checkpoints import damaged
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -96,12 +97,6 @@ def save_model(
         write_safetensors(temporary / "model.safetensors", shapes, read)
         vocabulary.save(temporary)
         write_json(temporary / "config.json", {"model": config.model_dump(), "provenance": provenance})
-
-
-def empty_model(config: DeltaLMConfig) -> DeltaLM:
-    """A model whose parameters have shapes but no memory."""
-    with torch.device("meta"):
-        return DeltaLM(config)
 
 
 def parameter_shapes(config: DeltaLMConfig) -> dict[str, Shape]:

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from deltalm_ds.checkpoints.directory import check_finite, empty_model, load_weights, parameter_shapes, save_model
+from deltalm_ds.checkpoints.directory import check_finite, load_weights, parameter_shapes, save_model
 from deltalm_ds.checkpoints.layer_map import LayerMap, make_layer_map
 from deltalm_ds.checkpoints.origin_table import grouped
 from deltalm_ds.checkpoints.provenance import provenance
@@ -23,6 +23,7 @@ from deltalm_ds.checkpoints.surgery import RowMap, fit_positions, map_rows, new_
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.token_ids import ROW_MULTIPLE
 from deltalm_ds.vocabulary import Vocabulary
 

@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from deltalm_ds.data.stream import evaluation_batch
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.translation import make_scorer
-from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.processor import check_precision
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
@@ -83,8 +82,7 @@ def _check_steps(recipe: Recipe, inputs: Inputs) -> None:
 
 def _check_modes(recipe: Recipe, inputs: Inputs) -> None:
     """InputError for parameters that the model has not got, and for a mode that needs dropout."""
-    with torch.device("meta"):
-        model = DeltaLM(inputs.model_config)
+    model = empty_model(inputs.model_config)
     freeze(model, recipe.optimizer)
     parameter_groups(model, recipe.optimizer)
     check_r_drop(recipe.training.r_drop, inputs.model_config)

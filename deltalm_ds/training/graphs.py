@@ -24,6 +24,7 @@ from deltalm_ds.kernels.table import OPS
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.model.packing import PackedSequences, Places
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
@@ -102,8 +103,7 @@ class GraphedForward:
         self._parameters = _trained(model)
         self._addresses = [parameter.data_ptr() for parameter in self._parameters]
         # a model of the same memory: gradients of its weights are not seen by DeepSpeed's hooks
-        with torch.device("meta"):
-            self._twin = DeltaLM(model.config)
+        self._twin = empty_model(model.config)
         weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         self._twin.load_state_dict(weights, assign=True)
         for ours, theirs in zip(self._twin.parameters(), model.parameters(), strict=True):

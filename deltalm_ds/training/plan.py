@@ -10,6 +10,7 @@ from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.schema import Recipe, ValidationSection
 from deltalm_ds.recipe.training_section import TrainingSection
 from deltalm_ds.training.checks import check_inputs
@@ -41,8 +42,7 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
     """
     ds_config = deepspeed_config(recipe)
     inputs = check_inputs(recipe, trains_here=trains_here)
-    with torch.device("meta"):
-        model = DeltaLM(inputs.model_config)
+    model = empty_model(inputs.model_config)
     freeze(model, recipe.optimizer)
     steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
     num_parameters = model.num_parameters(padding_rows=True)
@@ -126,8 +126,7 @@ def planned_memory(
     """
     device = _device()
     ds_config = for_ranks(deepspeed_config(recipe), num_ranks, device.type == "cpu")
-    with torch.device("meta"):
-        model = DeltaLM(config)
+    model = empty_model(config)
     freeze(model, recipe.optimizer)
     has_graphs = reason_against_graphs(recipe, config, device) is None
     return memory_of_rank(

@@ -13,6 +13,7 @@ from deltalm_ds.devices import GIB, Device
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, precision
 from deltalm_ds.training.graphs import reason_against_graphs
@@ -85,8 +86,7 @@ def this_cluster() -> Cluster:
 
 @cache
 def _model(config: DeltaLMConfig, optimizer: OptimizerSection) -> DeltaLM:
-    with torch.device("meta"):
-        model = DeltaLM(config)
+    model = empty_model(config)
     freeze(model, optimizer)
     return model
 

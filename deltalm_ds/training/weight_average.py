@@ -10,6 +10,7 @@ import torch
 from deepspeed.utils import safe_get_full_optimizer_state
 
 from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.training_section import AverageSection
 from deltalm_ds.training.deepspeed_internals import master_weights
 from deltalm_ds.training.parameter_states import AVERAGE, full_weight
@@ -26,8 +27,7 @@ def update_average(ds_engine: Any, average: AverageSection, updates: int) -> Non
 @torch.no_grad()
 def averaged_model(ds_engine: Any) -> DeltaLM:
     """A copy of the model, whole on every rank, with the average for weights; of the engine's dtype. A collective."""
-    with torch.device("meta"):
-        model = DeltaLM(ds_engine.module.config)
+    model = empty_model(ds_engine.module.config)
     weights = {}
     for (name, empty), parameter in zip(model.named_parameters(), ds_engine.module.parameters(), strict=True):
         full = safe_get_full_optimizer_state(parameter, AVERAGE) if parameter.requires_grad else full_weight(parameter)
