@@ -53,8 +53,9 @@ SIZES = {
 }
 NOTE = (
     f"One rank, ZeRO 1, dropout 0.1; measured: the median of {STEPS} steps, processor time of a thread, as the "
-    "rates are. Planned: products at the rates of their own shapes, passes at 0.4 of a copy's rate, calls as "
-    "in layers too narrow to compute anything."
+    "rates are. Planned: products at the rates of their own shapes, operands not in caches; passes at 0.4 of a "
+    "copy's rate; calls as in layers too narrow to compute anything, and 0.4 ms a parameter of DeepSpeed's hooks, by a "
+    "profile of the smallest of these sizes."
 )
 
 

@@ -1,12 +1,12 @@
 """This machine's processor as a machine to plan for: its rates of products, of a copy and of calls, measured now.
 
 Products are measured at the shapes that are asked for, cut down to some hundred rows and some thousand columns, beyond
-which their rate stays; a few seconds in all. The clock is the processor time of all threads, as in
-`kernels/linear_rates.py`.
+which their rate stays, and with operands that caches have not got; some seconds in all. The clock is the processor time
+of all threads, as in `kernels/linear_rates.py`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -23,6 +23,7 @@ ROWS = 768  # of a product that is measured, at most
 MANY_BATCHES = 64
 ROUNDS = 3  # the first one warms up
 COPY_ELEMENTS = 1 << 25
+CACHES_BYTES = 1 << 26  # a product's operands are those of other layers in turn: caches do not have them any more
 PASS_SHARE = 0.4  # of a copy's rate that passes with dropout reach: 0.36 to 0.4 by the kernels' benchmarks (RESULTS.md)
 
 
@@ -64,19 +65,27 @@ class ThisMachine:
     @torch.no_grad()
     def _measured_rate(self, product: Product) -> float:
         """Operations a second, by the library that is fastest."""
-        a = torch.ones(product.batch, product.m, product.k, dtype=self._dtype)
-        b = torch.ones(product.batch, product.n, product.k, dtype=self._dtype)
+        times = max(1, int(CACHES_BYTES / product.bytes_moved(self._dtype.itemsize)))
+        a = torch.ones(times, product.batch, product.m, product.k, dtype=self._dtype)
+        b = torch.ones(times, product.batch, product.n, product.k, dtype=self._dtype)
+        ways: list[Callable[[], Any]]
         if product.batch > 1:
-            return product.operations / _least_seconds(lambda: torch.bmm(a, b.transpose(1, 2)))
-        operands = *_strided(a[0], b[0], product.kind), None
-        ways = [partial(CONTENDERS[name], *operands) for name in contenders(self._dtype)]
-        return product.operations / min(map(_least_seconds, ways))
+            ways = [lambda: [torch.bmm(left, right.transpose(1, 2)) for left, right in zip(a, b, strict=True)]]
+        else:
+            pairs = [_strided(left[0], right[0], product.kind) for left, right in zip(a, b, strict=True)]
+            ways = [partial(_each, CONTENDERS[name], pairs) for name in contenders(self._dtype)]
+        return times * product.operations / min(map(_least_seconds, ways))
 
 
 @cache
 def this_machine(dtype: torch.dtype) -> ThisMachine:
     """The processor, whose rates are measured as they are asked for, each once."""
     return ThisMachine(dtype)
+
+
+def _each(multiply: Callable[..., Any], pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for left, right in pairs:
+        multiply(left, right, None)
 
 
 def _strided(a: torch.Tensor, b: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
