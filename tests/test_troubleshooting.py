@@ -21,11 +21,11 @@ TELLING = ("deltalm_ds/training/", "deltalm_ds/runs/", "deltalm_ds/recipe/", "la
 SCHEMA = ("deltalm_ds/recipe/schema.py", "deltalm_ds/recipe/training_section.py", "deltalm_ds/recipe/schedules/")
 # What `deltalm launch --check` finds has its next step beside it.
 CHECKS = (
-    "launch/findings.py",
-    "launch/gpu_checks.py",
-    "launch/host_checks.py",
-    "launch/network_checks.py",
-    "launch/probe",
+    "launch/preflight/findings.py",
+    "launch/preflight/gpu_checks.py",
+    "launch/preflight/host_checks.py",
+    "launch/preflight/network_checks.py",
+    "launch/preflight/probe",
 )
 LEFT_OUT = (*SCHEMA, *CHECKS, "deltalm_ds/recipe/reference.py")
 SAY = {"InputError", "DataError", "CheckError", "print", "_say"}  # what they are given is told, however short

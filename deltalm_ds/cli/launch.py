@@ -89,7 +89,7 @@ def _hosts(
 
 def _check(recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, as_json: bool) -> int:
     from deltalm_ds.launch.hostfile import resolve
-    from deltalm_ds.launch.preflight import check
+    from deltalm_ds.launch.preflight.check import check
     from deltalm_ds.recipe.loading import load_recipe
 
     resolve(hosts)
@@ -106,7 +106,7 @@ def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
     from deltalm_ds.launch.hostfile import resolve
-    from deltalm_ds.launch.preflight import require_fit
+    from deltalm_ds.launch.preflight.check import require_fit
     from deltalm_ds.launch.supervisor import Launch, goes_on, supervise
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.streams import survive_lost_terminal

@@ -72,7 +72,7 @@ def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> 
 
 def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
     from deltalm_ds.launch.hostfile import Host
-    from deltalm_ds.launch.preflight import require_fit
+    from deltalm_ds.launch.preflight.check import require_fit
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.runs.history import record_end, record_start
     from deltalm_ds.training.prepare import IN_USE, LOCK, prepare_run

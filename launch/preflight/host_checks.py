@@ -2,10 +2,10 @@
 
 import statistics
 
-from deltalm_ds.launch.facts import Code, Folder, Limits, Unknown
-from deltalm_ds.launch.findings import FAIL, WARN, Check
 from deltalm_ds.launch.host_names import folded
-from deltalm_ds.launch.survey import HERE, Survey
+from deltalm_ds.launch.preflight.facts import Code, Folder, Limits, Unknown
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check
+from deltalm_ds.launch.preflight.survey import HERE, Survey
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
 NECESSARY = ("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "triton")  # other packages may differ a little

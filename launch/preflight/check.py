@@ -1,7 +1,7 @@
 """`deltalm launch --check`: what of the hosts would keep a run from starting, or spoil it, before anything starts.
 
-Every host tells what it is like (`launch/probe.py`); pure functions of that find what is wrong (`*_checks.py`), and
-name the odd one out; one table, one verdict. Only the collective test (`launch/collective_check.py`) runs ranks.
+Every host tells what it is like (`probe.py`); pure functions of that find what is wrong (`*_checks.py`), and name the
+odd one out; one table, one verdict. Only the collective test (`collective_check.py`) runs ranks.
 """
 
 import json
@@ -22,14 +22,14 @@ from pydantic import ValidationError
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
-from deltalm_ds.launch import gpu_checks, host_checks, network_checks, probe
 from deltalm_ds.launch.attempt_run import AttemptRun
-from deltalm_ds.launch.facts import Code, Facts
-from deltalm_ds.launch.findings import FAIL, WARN, Check, Finding, Report, spared
 from deltalm_ds.launch.hostfile import Host
 from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, write_job
+from deltalm_ds.launch.preflight import gpu_checks, host_checks, network_checks, probe
+from deltalm_ds.launch.preflight.facts import Code, Facts
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check, Finding, Report, spared
+from deltalm_ds.launch.preflight.survey import Survey
 from deltalm_ds.launch.remote import Outcome, run_on_hosts, ssh_failure
-from deltalm_ds.launch.survey import Survey
 from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
 
@@ -125,13 +125,13 @@ def check(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path | 
 
 
 def _collectives(survey: Survey, run: Path) -> Check:
-    """Run `launch/collective_check.py` on the hosts that answered, started as a run is."""
+    """Run `collective_check.py` on the hosts that answered, started as a run is."""
     hosts = [host for host in survey.hosts if host.name in survey.facts]
     until = time.monotonic() + COLLECTIVES_S
     with _folder_beside(run) as folder:
         out = folder / "collectives.json"
         job_hosts = tuple(JobHost(host.name, host.devices) for host in hosts)
-        program = "deltalm_ds.launch.collective_check", str(out)
+        program = "deltalm_ds.launch.preflight.collective_check", str(out)
         job = Job(str(folder), 1, job_hosts, program, environment_of_ranks(), survey.port)
         write_job(job)
         running = AttemptRun(job, Teller(folder, None), _nothing, lambda: 0.0 if time.monotonic() > until else None)
@@ -225,7 +225,7 @@ def _ask(names: Sequence[str], folder: Path, run_command: RunCommand) -> tuple[d
 def probe_command(folder: Path, index: int) -> str:
     """The command line for the shell of a host: paths and a number."""
     environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in python_environment().items())
-    python = f"{shlex.quote(sys.executable)} -m deltalm_ds.launch.probe"
+    python = f"{shlex.quote(sys.executable)} -m deltalm_ds.launch.preflight.probe"
     return f"exec env {environment} {python} {shlex.quote(str(folder))} {index}"
 
 

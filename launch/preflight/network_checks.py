@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from deltalm_ds.launch.facts import Limits, Network
-from deltalm_ds.launch.findings import FAIL, WARN, Check
 from deltalm_ds.launch.meeting import common_address
-from deltalm_ds.launch.survey import Survey
+from deltalm_ds.launch.preflight.facts import Limits, Network
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check
+from deltalm_ds.launch.preflight.survey import Survey
 
 SLOW, FAR_TOO_SLOW = 0.67, 0.25  # a host's bandwidth as a share of the median
 LATE, FAR_TOO_LATE = 3.0, 30.0  # its latency in medians
@@ -107,7 +107,7 @@ def collective(survey: Survey, result: dict[str, Any]) -> Check:
 
     Args:
         survey: names the hosts.
-        result: of `launch/collective_check.py`.
+        result: of `collective_check.py`.
     """
     largest = result["all_reduce"][-1]
     check = survey.check("collectives", f"{largest['bandwidth'] / 1e9:.3g} GB/s all-reduce of all ranks, latency "
