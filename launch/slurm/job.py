@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, STOPPED_EXIT_CODE, InputError, os_error_sentence
@@ -32,42 +33,43 @@ POLL_S = 0.2
 def main(arguments: list[str]) -> int:
     """Do the work of a batch job; the exit code of its script."""
     options = _options(arguments)
+    return _code_of(lambda: _run(options))
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    """The exit code of some work, or of the error that it ends by, which is said."""
     try:
-        allocation = read_allocation()
-        controller = Controller(allocation, options.max_restarts)
-        step = Step(controller)
-        controller.explain()
+        return work()
     except InputError as error:
         _say(str(error))
         return error.exit_code
     except OSError as error:
         _say(os_error_sentence(error))
         return FAILED_EXIT_CODE
+
+
+def _run(options: argparse.Namespace) -> int:
+    allocation = read_allocation()
+    controller = Controller(allocation, options.max_restarts)
+    step = Step(controller)
+    controller.explain()
     if controller.is_spent:
         _say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
-    code = controller.conclude(_code(options, allocation, step), step.was_cancelled)
+    # An error in here has a say in whether the job comes again; one before it ends the job.
+    code = controller.conclude(_code_of(lambda: _work(options, allocation, step)), step.was_cancelled)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # Python would be ended by one on its way out
     return code
 
 
-def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
-    """Do it; the exit code, by which the job comes again or does not."""
-    try:
-        if unfit := unfit_nodes(allocation.hosts):
-            _say(f"nodes of this job cannot be used: {', '.join(unfit)}.")
-            return FAILED_EXIT_CODE
-        if options.what == "train":
-            return _train(options, allocation, step)
-        srun = ["srun", *options.srun, *options.container]
-        return step.run([*srun, *options.program], _environment(allocation))
-    except InputError as error:
-        _say(str(error))
-        return error.exit_code
-    except OSError as error:
-        _say(os_error_sentence(error))
+def _work(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
+    if unfit := unfit_nodes(allocation.hosts):
+        _say(f"nodes of this job cannot be used: {', '.join(unfit)}.")
         return FAILED_EXIT_CODE
+    if options.what == "train":
+        return _train(options, allocation, step)
+    return step.run(["srun", *options.srun, *options.container, *options.program], _environment(allocation))
 
 
 def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
