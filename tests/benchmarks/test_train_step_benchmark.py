@@ -35,7 +35,10 @@ def test_the_updates_are_torchs_adam_behind_clipping(dtype):
 
 
 def test_operations_are_three_times_the_forwards(monkeypatch):
-    """Of base at 64 x (512 + 114) tokens, counted by hand from its shape, padding rows of the table included; attention of the target as if not causal."""
+    """Of base at 64 x (512 + 114) tokens, counted by hand from its shape.
+
+    Padding rows of the table are multiplied too, and attention of the target is as if not causal.
+    """
     size = Size(768, 3072, 12, 12, 6, (512,), (114,), "64", ())
     monkeypatch.setattr(train_step, "SIZE", size)
     monkeypatch.setattr(train_step_kinds, "VOCABULARY", 250_001)
