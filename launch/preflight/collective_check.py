@@ -134,7 +134,9 @@ def _exchange(
 
 
 def _of_pairs(
-    told: Sequence[Sequence[dict[str, float] | None]], by_round: Sequence[Sequence[Pair]], ranks_of: Any
+    told: Sequence[Sequence[dict[str, float] | None]],
+    by_round: Sequence[Sequence[Pair]],
+    ranks_of: Sequence[Sequence[int]],
 ) -> dict[Pair, dict[str, float]]:
     """Of each pair of hosts the bandwidth of all its ranks together, one way, and the latency of most."""
     found = {}

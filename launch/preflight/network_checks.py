@@ -28,7 +28,7 @@ _NO_COMMON = (
 )
 _LINK_DOWN = "port {link} is {state}", "see `ibstat` and the cable; ranks would fall back to a slower network"
 _SAME_RATE = "see `ibstat`: a bad cable or port makes all ranks wait"
-_SAME_MTU = "set the same MTU on all hosts (`ip link set {name} mtu …`): large packets are lost where they differ"
+_SAME_MTU = "set the same MTU on all hosts (`ip link set INTERFACE mtu …`): large packets are lost where they differ"
 _SAME_SPEED = "see `ethtool`: a bad cable or port makes all ranks wait"
 _LOCKED = (
     "a process may lock {limit} KiB of memory, and InfiniBand needs it without limit",
@@ -77,7 +77,7 @@ def interfaces(survey: Survey) -> Check:
     own = {name: part.reached.get(_address(parts) or "", "") for name, part in parts.items()}
     used = {name: part.interfaces[own[name]] for name, part in parts.items() if own[name] in part.interfaces}
     check.alike(WARN, "speed of its interface", {name: one[1] for name, one in used.items()}, _SAME_SPEED, _megabits)
-    check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU.format(name="INTERFACE"))
+    check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU)
     for link in sorted({link for part in parts.values() for link in part.links}):
         there = {name: part.links[link] for name, part in parts.items() if link in part.links}
         active = {name: one.rate for name, one in there.items() if one.state == "ACTIVE"}

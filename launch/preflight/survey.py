@@ -9,6 +9,7 @@ from deltalm_ds.launch.preflight.facts import Code, Facts
 from deltalm_ds.launch.preflight.findings import Check
 
 HERE = "this machine"
+RECIPE = "the recipe"  # among the files; ranks do not read it, so that it need not be on every host
 
 
 @dataclass(frozen=True)
