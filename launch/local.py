@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
-from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, complete_environment, launcher_command
+from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, code_of_rank, complete_environment, launcher_command
 from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
@@ -84,7 +84,7 @@ class _Watch:
 
 def _why_it_ended(code: int) -> str:
     """What the launcher's exit code says, where a signal ended a rank; it is told."""
-    number = 256 - code if code > 192 else -code  # the launcher gives the rank's -9 as 247
+    number = -code_of_rank(code)
     if number not in list(signal.Signals):
         return ""
     why = "probably out of memory" if number == signal.SIGKILL else signal.strsignal(number)

@@ -21,6 +21,7 @@ from deltalm_ds.launch.ranks import complete_environment
 from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation
 from deltalm_ds.launch.slurm.controller import Controller
 from deltalm_ds.launch.slurm.nodes import node_names, run_on_nodes, unfit_nodes
+from deltalm_ds.launch.telling import say
 from deltalm_ds.runs.attempts import ATTEMPT, begin_attempt
 from deltalm_ds.runs.starter import STARTED_BY
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS
@@ -41,10 +42,10 @@ def _code_of(work: Callable[[], int]) -> int:
     try:
         return work()
     except InputError as error:
-        _say(str(error))
+        say(str(error))
         return error.exit_code
     except OSError as error:
-        _say(os_error_sentence(error))
+        say(os_error_sentence(error))
         return FAILED_EXIT_CODE
 
 
@@ -54,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     step = Step(controller)
     controller.explain()
     if controller.is_spent:
-        _say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
+        say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
     # An error in here has a say in whether the job comes again; one before it ends the job.
     code = controller.conclude(_code_of(lambda: _work(options, allocation, step)), step.was_cancelled)
@@ -65,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _work(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
     if unfit := unfit_nodes(allocation.hosts):
-        _say(f"nodes of this job cannot be used: {', '.join(unfit)}.")
+        say(f"nodes of this job cannot be used: {', '.join(unfit)}.")
         return FAILED_EXIT_CODE
     if options.what == "train":
         return _train(options, allocation, step)
@@ -139,7 +140,7 @@ class Step:
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._asked is None:
             self._asked = signal.Signals(number)
-            _say("stopping: the ranks save and end.")
+            say("stopping: the ranks save and end.")
             if self._srun is not None:
                 self._srun.send_signal(signal.SIGUSR1)  # which srun passes on to its tasks
 
@@ -170,10 +171,6 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     train.add_argument("overrides", nargs="*")
     kinds.add_parser("command").add_argument("program", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
-
-
-def _say(message: str) -> None:
-    print(f"deltalm: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
