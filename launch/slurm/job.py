@@ -1,7 +1,8 @@
 """What the batch scripts run in place of themselves: `python -m deltalm_ds.launch.slurm.job train --out RUN RECIPE`.
 
-It checks the allocation and its nodes, starts one rank per task by srun, which needs no ssh, passes the signal before
-the time limit on to the ranks, and has the job come again or not, by the exit codes of `deltalm_ds.errors`.
+It checks the allocation and its nodes, starts one rank per task by srun, which needs no ssh (or one task per node, see
+`node.py`), passes the signal before the time limit on to the ranks, and has the job come again or not, by the exit
+codes of `deltalm_ds.errors`.
 SIGUSR1 asks it to save and come again, SIGTERM (`scancel`) to save and end. `command PROGRAM …` does the same for
 another program that srun starts, such as `deltalm evaluate`.
 """
@@ -81,16 +82,17 @@ def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") ->
     from deltalm_ds.training.prepare import IN_USE, LOCK, prepare_run
 
     run, recipe = options.out.absolute(), load_recipe(options.recipe, options.overrides)
-    nodes = [Host(name, allocation.tasks_per_node) for name in node_names(allocation.hosts)]
+    nodes = [Host(name, allocation.ranks_per_node) for name in node_names(allocation.hosts)]
     require_fit(nodes, recipe, run, options.recipe, run_on_nodes)
     prepare_run(recipe, run)
-    environment = _environment(allocation) | {EXPECTED_RANKS: str(allocation.num_tasks)}
+    environment = _environment(allocation) | {EXPECTED_RANKS: str(allocation.num_ranks)}
     # A rank that has saved and ended must not take those with it that are about to; one that died may.
     srun = ["srun", "--label", "--kill-on-bad-exit=0", f"--wait={LAST_RANK_S}", *options.srun, *options.container]
     with locked(run / LOCK, IN_USE.format(run=run)):
-        record_start(run, allocation.num_tasks, options.again and allocation.restarts == 0)
+        record_start(run, allocation.num_ranks, options.again and allocation.restarts == 0)
         environment[ATTEMPT] = str(begin_attempt(run))  # a lost node may still run ranks of the one before
-        code = step.run([*srun, options.python, "-m", "deltalm_ds.training.train", str(run)], environment)
+        task = "deltalm_ds.training.train" if allocation.ranks_per_task == 1 else "deltalm_ds.launch.slurm.node"
+        code = step.run([*srun, options.python, "-m", task, str(run)], environment)
         return record_end(run, code, "", step.was_asked)
 
 
@@ -150,8 +152,8 @@ def _environment(allocation: Allocation) -> dict[str, str]:
     environment = os.environ.copy()
     if of_task := environment.get("SLURM_CPUS_PER_TASK"):
         environment["SRUN_CPUS_PER_TASK"] = of_task  # srun does not inherit it since SLURM 22.05
-        environment.setdefault("OMP_NUM_THREADS", of_task)
-    complete_environment(environment, allocation.tasks_per_node, on_gpu=True)  # the ranks see whether there are any
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, int(of_task) // allocation.ranks_per_task)))
+    complete_environment(environment, allocation.ranks_per_node, on_gpu=True)  # the ranks see whether there are any
     del environment[STARTED_BY]  # on each node it is SLURM's daemon
     return environment
 
