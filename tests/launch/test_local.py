@@ -160,7 +160,7 @@ def test_the_launcher_gives_its_ranks_those_devices(tmp_path, monkeypatch):
     (tmp_path / "queue.py").write_text("raise SystemExit('a module of the working directory was imported')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[1:]]))
-    monkeypatch.setattr(local, "_devices", lambda num_ranks: ["2", "3"])
+    monkeypatch.setattr(local, "rank_devices", lambda num_ranks: ["2", "3"])
     command = local._command(tmp_path, 2)
     script = [str(tmp_path / "leave.py"), str(tmp_path)]
     command[command.index("--module") :] = script
