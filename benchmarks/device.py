@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deltalm_ds.devices import device_of_card
 from deltalm_ds.kernels.precision import sum_products_in_float32
 
 TOY_VARIABLE = "DELTALM_BENCHMARKS_TOY"  # set: sizes that show in seconds on a CPU whether everything runs
@@ -26,8 +27,6 @@ SPIN_HZ = 2e9  # cycles a second that no GPU exceeds, so that a spin lasts as lo
 LONGEST_SPIN_S = 0.05
 FLUSH_BYTES = 256 << 20  # more than any L2 cache holds
 CALLS_OF_HOST = 10  # whose launches the queue of a device holds
-# dense 16-bit products with float32 sums, operations a second, from NVIDIA's data sheets
-PEAK_16_BITS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "V100": 125e12}
 
 
 class Timing(NamedTuple):
@@ -107,8 +106,8 @@ def product_rate(dtype: torch.dtype) -> float:
 
 def peak_rate() -> float | None:
     """Operations a second of the card's 16-bit products by its data sheet; None where it is not known, or a CPU."""
-    name = torch.cuda.get_device_name() if ON_GPU else ""
-    return next((rate for card, rate in PEAK_16_BITS.items() if card in name), None)
+    known = device_of_card(torch.cuda.get_device_name()) if ON_GPU else None
+    return None if known is None else known.operations["float16"]
 
 
 def failure(error: Exception) -> str:

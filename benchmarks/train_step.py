@@ -28,6 +28,7 @@ from benchmarks.recording import keep, parser, report, row_of_process
 from benchmarks.train_step_kinds import MAKERS, SIZE, VOCABULARY, Parts, make_batch
 from deltalm_ds.allocator import keep_freed_memory
 from deltalm_ds.kernels.linear import CONTENDERS, contenders
+from deltalm_ds.training.step_work import MicroBatch, products
 
 ADAM_BYTES = 28  # a parameter: gradient, weight and two moments read, the last three written
 ROW_LIMIT_S = 60.0  # on a GPU, whose time is short
@@ -97,16 +98,16 @@ def _measure(name: str, scale: int, steps: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     peak = _peak_gib()  # before the roofline's own tensors
     median = sorted(seconds)[len(seconds) // 2]
-    products, update = _products_seconds(scale, dtype), ADAM_BYTES * num_parameters / copy_rate()
+    alone, update = _products_seconds(scale, dtype), ADAM_BYTES * num_parameters / copy_rate()
     tokens = SIZE.tokens(scale)
     row = {
         "tokens": tokens,
         "s/step": median,
-        "roofline s": products + update,
-        "x roofline": median / (products + update),
+        "roofline s": alone + update,
+        "x roofline": median / (alone + update),
         "tokens/s": tokens / median,
         **{f"{part} s": took / steps for part, took in parts.seconds().items()},
-        "products alone s": products,
+        "products alone s": alone,
         "Adam at copy speed s": update,
         "peak GiB": peak,
     }
@@ -139,39 +140,16 @@ def _of_gpu(step: Callable[[], None], scale: int, seconds: float, host: float) -
 
 def _products(scale: int) -> Counter[tuple[int, int, int, int]]:
     """How often a step multiplies [batch, m, k] by [batch, k, n], forward and backward, per (batch, m, k, n)."""
-    source, target, width, ffn, heads = (
-        scale * sum(SIZE.source),
-        scale * sum(SIZE.target),
-        SIZE.width,
-        SIZE.ffn,
-        SIZE.heads,
-    )
+    config = SIZE.config()
+    whole = MicroBatch(scale * sum(SIZE.source), scale * sum(SIZE.target), scale * len(SIZE.source))
     found: Counter[tuple[int, int, int, int]] = Counter()
-
-    def linear(tokens: int, inputs: int, outputs: int, times: int) -> None:
-        for m, k, n in ((tokens, inputs, outputs), (tokens, outputs, inputs), (outputs, tokens, inputs)):
-            found[1, m, k, n] += times
-
-    def attend(queries: tuple[int, ...], keys: tuple[int, ...], times: int) -> None:
-        for q, k in zip(queries, keys, strict=True):
-            d = width // heads
-            for m, inner, n in ((q, d, k), (q, k, d), (q, d, k), (k, q, d), (q, k, d), (k, q, d)):
-                found[heads, m, inner, n] += times * scale
-
-    layers, blocks = SIZE.layers, SIZE.blocks
-    linear(source, width, 3 * width, layers)  # encoder
-    linear(source, width, width, layers)
-    linear(source, width, ffn, layers)
-    linear(source, ffn, width, layers)
-    attend(SIZE.source, SIZE.source, layers)
-    linear(target, width, 3 * width, blocks)  # decoder
-    linear(target, width, width, blocks * 3)
-    linear(source, width, 2 * width, blocks)
-    linear(target, width, ffn, blocks * 2)
-    linear(target, ffn, width, blocks * 2)
-    attend(SIZE.target, SIZE.target, blocks)
-    attend(SIZE.target, SIZE.source, blocks)
-    linear(target, width, VOCABULARY, 1)
+    for product, times in products(config, whole).items():
+        if product.kind != "attention":
+            found[product[1:]] += times
+    for lengths in zip(SIZE.source, SIZE.target, strict=True):  # attention is of each sequence at its own length
+        for product, times in products(config, MicroBatch(*lengths, 1)).items():
+            if product.kind == "attention":
+                found[product[1:]] += times * scale
     return found
 
 

@@ -40,13 +40,17 @@ class Size:
     scales: str
     rows: tuple[str, ...]
 
-    def model(self) -> DeltaLM:
-        """Seeded fresh weights in float32."""
+    def config(self) -> DeltaLMConfig:
+        """DeltaLM-base of these sizes."""
         sizes = {"hidden_size": self.width, "ffn_size": self.ffn, "num_heads": self.heads}
         sizes |= {"num_encoder_layers": self.layers, "num_decoder_blocks": self.blocks}
+        return DeltaLMConfig.preset("base", vocabulary_size=VOCABULARY, **sizes)
+
+    def model(self) -> DeltaLM:
+        """Seeded fresh weights in float32."""
         torch.manual_seed(0)
         with DEVICE:  # 362 million random numbers take a CPU seconds
-            return DeltaLM(DeltaLMConfig.preset("base", vocabulary_size=VOCABULARY, **sizes)).train()
+            return DeltaLM(self.config()).train()
 
     def tokens(self, scale: int) -> int:
         """Of source and target."""

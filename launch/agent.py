@@ -30,7 +30,6 @@ from deltalm_ds.runs.starter import stop_signals
 LOST_S = 12.0  # without a line from the supervisor
 BEAT_S = 1.0
 LOOK_S = 0.2
-ENDED = "ended"  # the last thing that an agent says
 
 
 class Agent:
@@ -65,13 +64,12 @@ class Agent:
             self._look()
         code = self._launcher.end() if self._launcher else None
         self._tell_of_ranks()
-        self._say({ENDED: code, "why": self._why})
+        self._say({"ended": code, "why": self._why})
 
     def _hello(self) -> None:
         ended = end_leftovers(Path(self._job.run), before=self._job.attempt)
         addresses = own_addresses()
-        hello: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "leftovers": ended}
-        hello["interfaces"] = addresses
+        hello: dict[str, Any] = {"leftovers": ended, "interfaces": addresses}
         if self._index == 0:
             try:
                 self._listener = Listener(self._job.port)

@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 from deltalm_ds.errors import DONE_EXIT_CODE, STOPPED_EXIT_CODE
 from deltalm_ds.launch.meeting import common_address
+from deltalm_ds.launch.ranks import code_of_rank
 
 HELLO_S = 40.0  # to connect, and for Python to start
 SILENT_S = 12.0  # without a line from an agent
 PROOF_S = 1.0  # after the first sign: an agent that is heard still later is not lost
-SETTLE_S = (
-    2.0  # from the first sign of a fault to the verdict: what is the cause may be told after what follows from it
-)
+SETTLE_S = 2.0  # from the first sign of a fault to the verdict: the cause may be told after what follows from it
 SAVE_S = 10.0  # for ranks that live when an agent or a launcher is lost
 END_S = 15.0  # beyond a grace, for an agent to say that nothing is left
 WELL = (DONE_EXIT_CODE, STOPPED_EXIT_CODE)
@@ -53,6 +52,7 @@ class Host:
         unseen: ranks that have ended, nobody saw how.
         code: of its launcher, once nothing is left there.
         is_over: it has ended, or is given up.
+        is_lost: it did not answer, or was not heard any more.
     """
 
     heard: float
@@ -160,7 +160,7 @@ class Attempt:
             self._sign("launcher", number, now, code=code)
         elif code not in WELL and not self.was_asked and not any(s.host == number for s in self.signs):
             rank = next(iter(self.hosts[number].unseen), None)
-            self._sign("rank", number, now, rank, code - 256 if code > 192 else code)  # it gives a rank's -9 as 247
+            self._sign("rank", number, now, rank, code_of_rank(code))
 
     def _ended(self, number: int, message: dict[str, Any], now: float) -> None:
         host = self.hosts[number]

@@ -31,6 +31,9 @@ class _Connection:
     is_open: bool = True
     has_spoken: bool = False
 
+    def hear_stderr(self, data: bytes) -> None:
+        self.words = [*self.words, *data.decode(errors="replace").splitlines()][-MOST_WORDS:]
+
 
 class Connections:
     """Commands on hosts whose stdin and stdout are ours.
@@ -87,7 +90,7 @@ class Connections:
                 connection.has_spoken |= bool(found)
                 messages += found
             else:
-                connection.words = [*connection.words, *data.decode(errors="replace").splitlines()][-MOST_WORDS:]
+                connection.hear_stderr(data)
         return messages, ended
 
     def drop(self, number: int) -> None:
@@ -111,8 +114,7 @@ class Connections:
 
     def _end(self, connection: _Connection) -> tuple[str, bool]:
         with contextlib.suppress(OSError):
-            rest = os.read(_stream(connection.process.stderr).fileno(), 1 << 16).decode(errors="replace")
-            connection.words = [*connection.words, *rest.splitlines()][-MOST_WORDS:]
+            connection.hear_stderr(os.read(_stream(connection.process.stderr).fileno(), 1 << 16))
         connection.is_open = False
         try:
             code = connection.process.wait(timeout=1)

@@ -32,7 +32,7 @@ class Memory:
     """What a supervisor leaves to one that is started after it was killed.
 
     Attributes:
-        host, pid, created: which process it is; `created` as psutil has it.
+        host, pid: which process it is.
         attempt: the newest one's number.
         hosts: that it runs on.
         lost: hosts that were not heard of any more, since when.
@@ -43,7 +43,6 @@ class Memory:
 
     host: str = ""
     pid: int = 0
-    created: float = 0.0
     attempt: int = 0
     hosts: list[str] = field(default_factory=list)
     lost: dict[str, float] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
-from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, complete_environment, launcher_command
+from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, code_of_rank, complete_environment, launcher_command
 from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
@@ -35,12 +35,12 @@ def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int
     """
     command = _command(run, num_ranks)
     record_start(run, num_ranks, again)
-    watch = _Watch(run, command, _environment(num_ranks))
+    watch = Watch(run, command, rank_environment(num_ranks))
     code = watch.wait()
     return record_end(run, code, _why_it_ended(code) if not watch.was_asked else "", watch.was_asked)
 
 
-class _Watch:
+class Watch:
     """Starts a launcher, passes signals on to its ranks, and sees to it that nothing is left of it in the end."""
 
     def __init__(self, run: Path, command: list[str], environment: dict[str, str]) -> None:
@@ -84,7 +84,7 @@ class _Watch:
 
 def _why_it_ended(code: int) -> str:
     """What the launcher's exit code says, where a signal ended a rank; it is told."""
-    number = 256 - code if code > 192 else -code  # the launcher gives the rank's -9 as 247
+    number = -code_of_rank(code)
     if number not in list(signal.Signals):
         return ""
     why = "probably out of memory" if number == signal.SIGKILL else signal.strsignal(number)
@@ -96,16 +96,16 @@ def _why_it_ended(code: int) -> str:
 def _command(run: Path, num_ranks: int) -> list[str]:
     port = os.environ.get("MASTER_PORT") or _free_port()
     program = ["deltalm_ds.training.train", str(run.absolute())]
-    return launcher_command({"localhost": _devices(num_ranks)}, 0, "127.0.0.1", port, program)
+    return launcher_command({"localhost": rank_devices(num_ranks)}, 0, "127.0.0.1", port, program)
 
 
-def _devices(num_ranks: int) -> list[str]:
+def rank_devices(num_ranks: int) -> list[str]:
     """What each rank finds in CUDA_VISIBLE_DEVICES, which the launcher sets: the user's own choice, or none.
 
     Raises:
         InputError: there are GPUs, and fewer than ranks.
     """
-    num_devices = _num_gpus()
+    num_devices = num_gpus()
     if num_devices == 0:
         return [NO_DEVICE] * num_ranks
     if num_ranks > num_devices:
@@ -117,7 +117,8 @@ def _devices(num_ranks: int) -> list[str]:
     return [name.strip() for name in names[:num_ranks]]
 
 
-def _environment(num_ranks: int) -> dict[str, str]:
+def rank_environment(num_ranks: int) -> dict[str, str]:
+    """That of this process, completed for so many ranks."""
     environment = os.environ.copy()
     complete_environment(environment, num_ranks, torch.cuda.is_available())
     return environment
@@ -131,9 +132,9 @@ def _free_port() -> int:
 
 def default_ranks() -> int:
     """One rank per GPU, or one on a machine without."""
-    return max(1, _num_gpus())
+    return max(1, num_gpus())
 
 
-def _num_gpus() -> int:
+def num_gpus() -> int:
     """Those that the user lets us see; none where DeepSpeed is told to take the processor."""
     return 0 if os.environ.get("DS_ACCELERATOR") == "cpu" else torch.cuda.device_count()

@@ -8,12 +8,11 @@ from typing import Any
 
 import psutil
 
-from deltalm_ds.launch.ranks import Launcher
+from deltalm_ds.launch.ranks import STOPPED, Launcher
 
 STOPPED_S = 10.0  # how long a process may be stopped
 LOOK_FOR_RANKS_S = 1.0
 _EXIT_CODE = 49  # field of /proc/PID/stat, counted from behind the name and the state: proc(5)'s exit_code
-_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 class RankProcesses:
@@ -38,16 +37,15 @@ class RankProcesses:
         for rank, process in self._pids.items():
             if rank not in self._ended and self._has_ended(rank, process):
                 self._ended.add(rank)
-                yield {"rank_ended": rank, "code": self._codes.get(rank), "pid": process.pid, "time": time.time()}
+                yield {"rank_ended": rank, "code": self._codes.get(rank)}
         yield from self._stopped(passed)
 
     def _find(self) -> None:
         for process in self._launcher.others():
             with suppress(psutil.Error, ValueError):
                 rank = int(process.environ().get("RANK", ""))
-                if (
-                    rank in self._ranks and process.ppid() == self._launcher.pid
-                ):  # its helpers have its environment, too
+                is_helper = process.ppid() != self._launcher.pid  # of a rank, whose environment it has
+                if rank in self._ranks and not is_helper:
                     self._pids[rank] = process
 
     def _has_ended(self, rank: int, process: psutil.Process) -> bool:
@@ -69,7 +67,7 @@ class RankProcesses:
             if process is None or process in self._told_stopped:
                 continue
             with suppress(psutil.Error):
-                is_stopped = process.status() in _STOPPED
+                is_stopped = process.status() in STOPPED
                 self._stopped_s[process] = self._stopped_s.get(process, 0.0) + passed if is_stopped else 0.0
                 if self._stopped_s[process] > STOPPED_S:
                     self._told_stopped.add(process)

@@ -25,6 +25,7 @@ from deltalm_ds.threads import let_waiting_threads_sleep, usable_cores
 GRACE_S = 120.0  # from the signal to the end of the last rank: time to save
 KILLED_S = 5.0  # for the system to end what was killed
 NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: there is none
+STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)  # a process goes on only when it gets SIGCONT
 
 
 class Launcher:
@@ -92,6 +93,11 @@ class Launcher:
                     process.kill()
             time.sleep(0.02)
         return self._process.wait()
+
+
+def code_of_rank(code: int) -> int:
+    """The exit code of a rank by its launcher's, which gives -9, SIGKILL, as 247."""
+    return code - 256 if code > 192 else code
 
 
 def launcher_command(

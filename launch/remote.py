@@ -6,7 +6,7 @@ A remote command line should carry paths and numbers only: what else travels, tr
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ClusterShell.Event import EventHandler
@@ -97,19 +97,6 @@ def run_on_hosts(
             worker.abort()
         raise
     return outcomes
-
-
-def folded(outcomes: Mapping[str, object]) -> list[tuple[str, object]]:
-    """Hosts with equal values together: `{"n1": "a", "n2": "b", "n3": "a"}` -> `[("n[1,3]", "a"), ("n2", "b")]`."""
-    groups: list[tuple[object, list[str]]] = []
-    for name, value in outcomes.items():
-        for seen, names in groups:
-            if seen == value:
-                names.append(name)
-                break
-        else:
-            groups.append((value, [name]))
-    return [(host_names.folded(names), value) for value, names in groups]
 
 
 def require_ssh() -> None:

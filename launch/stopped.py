@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
+from deltalm_ds.launch.ranks import STOPPED
 from deltalm_ds.runs.beats import BEAT_S, Beat, listed, read_beats, reports
 from deltalm_ds.runs.history import record_stuck
 
 STARTER_WAITS_S = 14.0  # beyond a limit, for the ranks to say it themselves, with their stacks
-_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 class StoppedRanks:
@@ -21,11 +21,10 @@ class StoppedRanks:
 
     Args:
         run: the run directory.
-        attempt: the number of the attempt that the ranks belong to, if to any.
     """
 
-    def __init__(self, run: Path, attempt: int | None = None) -> None:
-        self._run, self._attempt, self._known_reports = run, attempt, reports(run)
+    def __init__(self, run: Path) -> None:
+        self._run, self._known_reports = run, reports(run)
         self._looked, self._here = time.monotonic(), (socket.gethostname(), os.getpid())
         self._still_s: dict[int, float] = {}
         self._beats: dict[int, Beat] = {}
@@ -37,7 +36,7 @@ class StoppedRanks:
         if self._found or now - self._looked < BEAT_S:
             return self._found
         passed, self._looked = min(now - self._looked, 2 * BEAT_S), now  # time in which we were stopped does not count
-        beats = read_beats(self._run, self._attempt)
+        beats = read_beats(self._run)
         own = {rank: beat for rank, beat in beats.items() if (beat.host, beat.started_by) == self._here}
         for rank, beat in own.items():
             still = rank in self._beats and self._beats[rank].beat == beat.beat and _is_stopped(beat.pid)
@@ -60,6 +59,6 @@ class StoppedRanks:
 
 def _is_stopped(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() in _STOPPED
+        return psutil.Process(pid).status() in STOPPED
     except psutil.Error:
         return False

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from deltalm_ds.errors import (
     DONE_EXIT_CODE,
     FAILED_EXIT_CODE,
@@ -30,7 +28,7 @@ from deltalm_ds.launch.fleet import (
     remember_failure,
 )
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, write_job
+from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, wanted_port, write_job
 from deltalm_ds.launch.ranks import GRACE_S
 from deltalm_ds.launch.remote import run_on_hosts
 from deltalm_ds.launch.telling import Teller, say
@@ -101,13 +99,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Attempts until the end; the exit code."""
-        memory, me = self._memory, psutil.Process()
+        memory = self._memory
         if self._goes_on:
             say(f"going on after attempt {memory.attempt}, whose supervisor on {memory.host} is gone.")
             end_on_hosts(self._run, memory.attempt, memory.hosts, GRACE_S)
         elif memory.end is not None:  # a new start: what was wrong with hosts may be mended
             memory.lost, memory.excluded, memory.failures = {}, {}, []
-        memory.host, memory.pid, memory.created, memory.end = socket.gethostname(), me.pid, me.create_time(), None
+        memory.host, memory.pid, memory.end = socket.gethostname(), os.getpid(), None
         memory.write(self._run)
         self._teller.event("supervisor started", host=memory.host, pid=memory.pid, goes_on=self._goes_on)
         code, reason = FAILED_EXIT_CODE, "ended by an error of its own"
@@ -155,9 +153,9 @@ class Supervisor:
         self._newest = number = begin_attempt(self._run)
         self._memory.attempt, self._memory.hosts = number, [host.name for host in hosts]
         self._memory.write(self._run)
-        job_hosts = tuple(JobHost(host.name, tuple(host.devices)) for host in hosts)
-        program, port = (TRAINING, str(self._run)), int(os.environ.get("MASTER_PORT") or 0)
-        job = Job(str(self._run), number, job_hosts, program, environment_of_ranks(), port)
+        job_hosts = tuple(JobHost(host.name, host.devices) for host in hosts)
+        program = TRAINING, str(self._run)
+        job = Job(str(self._run), number, job_hosts, program, environment_of_ranks(), wanted_port())
         write_job(job)
         again = self._launch.again and not self._memory.failures
         running = AttemptRun(job, self._teller, lambda: record_start(self._run, job.num_ranks, again), self._grace_s)

@@ -13,7 +13,7 @@ from deltalm_ds.launch.rank import log_path
 from deltalm_ds.runs.events import record_event, time_text
 
 HOOK_S = 60.0  # that a hook may take
-_TAIL_BYTES = 1 << 14
+_LAST_LINES, _TAIL_BYTES = 12, 1 << 14
 _BLOCK_BYTES = 1 << 16
 
 
@@ -64,10 +64,10 @@ class Teller:
 
 
 class Follower:
-    """Shows what a rank writes, as it comes."""
+    """Shows what rank 0 writes, as it comes."""
 
-    def __init__(self, logs: Path, rank: int = 0) -> None:
-        self._path, self._at = log_path(logs, rank), 0
+    def __init__(self, logs: Path) -> None:
+        self._path, self._at = log_path(logs, 0), 0
 
     def show(self) -> None:
         """What is new, on stderr."""
@@ -79,12 +79,12 @@ class Follower:
             sys.stderr.flush()
 
 
-def last_lines(logs: Path, ranks: Sequence[int], count: int = 12) -> dict[int, list[str]]:
+def last_lines(logs: Path, ranks: Sequence[int]) -> dict[int, list[str]]:
     """The last lines of the logs of ranks; of those that have none, nothing."""
     found = {}
     for rank in ranks:
         with suppress(OSError), open(log_path(logs, rank), "rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-            found[rank] = [line for line in lines if line.strip()][-count:]
+            found[rank] = [line for line in lines if line.strip()][-_LAST_LINES:]
     return found

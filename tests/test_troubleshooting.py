@@ -21,18 +21,18 @@ TELLING = ("deltalm_ds/training/", "deltalm_ds/runs/", "deltalm_ds/recipe/", "la
 SCHEMA = ("deltalm_ds/recipe/schema.py", "deltalm_ds/recipe/training_section.py", "deltalm_ds/recipe/schedules/")
 # What `deltalm launch --check` finds has its next step beside it.
 CHECKS = (
-    "launch/findings.py",
-    "launch/gpu_checks.py",
-    "launch/host_checks.py",
-    "launch/network_checks.py",
-    "launch/probe",
+    "launch/preflight/findings.py",
+    "launch/preflight/gpu_checks.py",
+    "launch/preflight/host_checks.py",
+    "launch/preflight/network_checks.py",
+    "launch/preflight/probe",
 )
 LEFT_OUT = (*SCHEMA, *CHECKS, "deltalm_ds/recipe/reference.py")
-SAY = {"InputError", "DataError", "CheckError", "print", "_say"}  # what they are given is told, however short
+SAY = {"InputError", "DataError", "CheckError", "print", "_say", "say"}  # what they are given is told, however short
 DISTINCTIVE = 4  # words
 HOLE = "\0"
 # no complaint: what every start says that goes on, and a part of docs/recipe.md
-NO_COMPLAINT = {"going on from step", "Its name alone may stand for the section"}
+NO_COMPLAINT = {"going on from step", "meeting at", "Its name alone may stand for the section"}
 OF_OTHERS = {"Connection closed by peer", "No space left on device"}  # what libraries and the system say
 CUT = re.compile(rf"[{HOLE}…;,()\[\]\n|]|[.:?!](?=\W|$)|(?<![\w.-])\d+\b(?![.\w])")
 

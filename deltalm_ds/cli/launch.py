@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.options import AcceptChangedData, Again, AsJson, OptionalRecipePath, Overrides
 from deltalm_ds.cli.output import print_json, print_table, print_values, size_text
 from deltalm_ds.errors import STOPPED_EXIT_CODE, InputError
 
@@ -17,8 +17,8 @@ MOST_RANKS_SHOWN = 10
 
 
 def launch(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML).")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")] = None,
+    recipe: OptionalRecipePath = None,
+    overrides: Overrides = None,
     hostfile: Annotated[Path | None, typer.Option(help="Hosts in DeepSpeed's syntax: n1 slots=8.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run directory, which all hosts share; a run that is in it goes on.")
@@ -27,12 +27,8 @@ def launch(
     exclude: Annotated[str | None, typer.Option(help="Of the hostfile not these.")] = None,
     expect_hosts: Annotated[int | None, typer.Option(min=1, help="An error if there are not so many.")] = None,
     expect_slots: Annotated[int | None, typer.Option(min=1, help="An error if there are not so many.")] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")
-    ] = False,
-    accept_changed_data: Annotated[
-        bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
-    ] = False,
+    again: Again = False,
+    accept_changed_data: AcceptChangedData = False,
     check: Annotated[
         bool, typer.Option("--check", help="Only check the hosts, and the network by a collective over all ranks.")
     ] = False,
@@ -89,7 +85,7 @@ def _hosts(
 
 def _check(recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, as_json: bool) -> int:
     from deltalm_ds.launch.hostfile import resolve
-    from deltalm_ds.launch.preflight import check
+    from deltalm_ds.launch.preflight.check import check
     from deltalm_ds.recipe.loading import load_recipe
 
     resolve(hosts)
@@ -106,7 +102,7 @@ def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
     from deltalm_ds.launch.hostfile import resolve
-    from deltalm_ds.launch.preflight import require_fit
+    from deltalm_ds.launch.preflight.check import require_fit
     from deltalm_ds.launch.supervisor import Launch, goes_on, supervise
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.streams import survive_lost_terminal

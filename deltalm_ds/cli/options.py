@@ -10,6 +10,15 @@ from deltalm_ds.generation.documents.protected import IN_DOCUMENTS, PATTERNS
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
 from deltalm_ds.generation.interface import DTYPES
 
+_RECIPE = typer.Argument(help="A recipe (YAML).")
+RecipePath = Annotated[Path, _RECIPE]
+OptionalRecipePath = Annotated[Path | None, _RECIPE]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")]
+Again = Annotated[bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")]
+AcceptChangedData = Annotated[
+    bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
+]
+
 _EXPORTS = " or ".join(entry.title for entry in ENGINES.values() if entry.formats != (MODEL_DIRECTORY,))
 Model = Annotated[Path, typer.Argument(help=f"A model directory, or an export to {_EXPORTS}.", show_default=False)]
 TargetLang = Annotated[str | None, typer.Option(help="Language to translate into, where the vocabulary has tags.")]

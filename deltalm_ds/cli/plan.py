@@ -1,17 +1,13 @@
 """`deltalm plan`: what a recipe will do and need, here or on a cluster."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deltalm_ds.cli.options import AsJson
+from deltalm_ds.cli.options import AsJson, Overrides, RecipePath
 from deltalm_ds.cli.output import print_json, print_table, size_text
 from deltalm_ds.errors import InputError
-
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, as in training.max_steps=100.")]
 
 
 def plan(

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deltalm_ds.cli.options import AcceptChangedData, Again, Overrides, RecipePath
 from deltalm_ds.cli.output import print_table
-from deltalm_ds.cli.plan import Overrides, RecipePath
 
 
 def train(
@@ -15,12 +15,8 @@ def train(
     out: Annotated[Path, typer.Option(help="The run directory; a run that is in it goes on.")],
     overrides: Overrides = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Default: one per GPU, or one without GPUs.")] = None,
-    accept_changed_data: Annotated[
-        bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
-    ] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Start although earlier starts all failed at the same step.")
-    ] = False,
+    accept_changed_data: AcceptChangedData = False,
+    again: Again = False,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Only check everything and write the run directory, for other launchers.")
     ] = False,

@@ -19,6 +19,7 @@ class Allocation:
         hosts: its node list, as SLURM writes it.
         num_nodes: how many.
         tasks_per_node: tasks that srun starts on each of them.
+        ranks_per_task: more than one where the only task of a node starts a rank for each of its GPUs.
         restarts: how often the job was started before.
     """
 
@@ -26,12 +27,18 @@ class Allocation:
     hosts: str
     num_nodes: int
     tasks_per_node: int
+    ranks_per_task: int
     restarts: int
 
     @property
-    def num_tasks(self) -> int:
+    def ranks_per_node(self) -> int:
+        """Of training."""
+        return self.tasks_per_node * self.ranks_per_task
+
+    @property
+    def num_ranks(self) -> int:
         """On all nodes."""
-        return self.num_nodes * self.tasks_per_node
+        return self.num_nodes * self.ranks_per_node
 
 
 def read_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:
@@ -56,7 +63,12 @@ def read_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:
         raise InputError(f"SLURM allocated {nodes} nodes, and tasks on {len(tasks)}: give --ntasks-per-node.")
     gpus = environment.get("SLURM_GPUS_ON_NODE", "")
     check_devices(tasks[0], 0, gpus)
-    if gpus.isdecimal() and int(gpus) > tasks[0]:
-        raise InputError(f"{gpus} GPUs a node were allocated to {tasks[0]} tasks: give --ntasks-per-node={gpus}.")
+    num_gpus = int(gpus) if gpus.isdecimal() else 0
+    if num_gpus > tasks[0] > 1:
+        raise InputError(
+            f"{gpus} GPUs a node were allocated to {tasks[0]} tasks: give --ntasks-per-node={gpus}, one for each GPU, "
+            "or --ntasks-per-node=1, which starts all ranks of its node."
+        )
+    of_task = num_gpus if num_gpus and tasks[0] == 1 else 1
     restarts = int(environment.get("SLURM_RESTART_COUNT") or 0) + int(environment.get(RESTARTS) or 0)
-    return Allocation(job, hosts, int(nodes), tasks[0], restarts)
+    return Allocation(job, hosts, int(nodes), tasks[0], of_task, restarts)

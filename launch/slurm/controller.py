@@ -6,13 +6,13 @@ the jobs of a lost node, and a job whose exit code stands in its RequeueExit, wi
 
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
 
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, FINAL_EXIT_CODES
 from deltalm_ds.launch.slurm.allocation import RESTARTS, Allocation
 from deltalm_ds.launch.slurm.nodes import checked
+from deltalm_ds.launch.telling import say
 
 TRIES, PAUSE_S = 6, 10.0  # for a controller that does not answer, as it is being restarted
 # What the options of a job's sbatch were, by the variable or the field of `scontrol show job` that has them.
@@ -79,7 +79,7 @@ class Controller:
         else:
             how = "submits its successor, as it may not be requeued"
         count = f"{self._allocation.restarts} of {self._max_restarts} restarts"
-        _say(f"job {self._allocation.job} ({count}) {how} when it is stopped or fails before its end.")
+        say(f"job {self._allocation.job} ({count}) {how} when it is stopped or fails before its end.")
 
     def conclude(self, code: int, was_cancelled: bool) -> int:
         """Have the job come again if it should; the exit code of the batch script.
@@ -91,7 +91,7 @@ class Controller:
         if not should_come_again(code, was_cancelled):
             return safe_exit_code(code, self._config)
         if self._allocation.restarts >= self._max_restarts:
-            _say(f"the job was started again {self._allocation.restarts} times, which is the most: submit it to go on.")
+            say(f"the job was started again {self._allocation.restarts} times, which is the most: submit it to go on.")
             return safe_exit_code(code, self._config)
         self.come_again()
         return safe_exit_code(code, self._config)
@@ -105,17 +105,17 @@ class Controller:
                     _scontrol("requeue", job)
                     return
                 except OSError as error:
-                    _say(f"{error}; a successor is submitted.")
-            _say(f"job {self.submit_successor()} goes on where this one ends.")
+                    say(f"{error}; a successor is submitted.")
+            say(f"job {self.submit_successor()} goes on where this one ends.")
         except OSError as error:
-            _say(f"the job cannot come again: {error}. Submit it by hand.")
+            say(f"the job cannot come again: {error}. Submit it by hand.")
 
     def come_again_if_preempted(self) -> None:
         """Have the job come again if SLURM ends it for another one; to be called once it was told to end."""
         try:
             is_preempted = self._job().get("PreemptTime", "") not in _NOTHING
         except OSError as error:
-            _say(f"{error}.")
+            say(f"{error}.")
             return
         if is_preempted:
             self.come_again()
@@ -150,7 +150,3 @@ def _scontrol(*arguments: str) -> str:
                 raise
             time.sleep(PAUSE_S)
     return checked(["scontrol", *arguments])
-
-
-def _say(message: str) -> None:
-    print(f"deltalm: {message}", file=sys.stderr, flush=True)

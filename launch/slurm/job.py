@@ -1,7 +1,8 @@
 """What the batch scripts run in place of themselves: `python -m deltalm_ds.launch.slurm.job train --out RUN RECIPE`.
 
-It checks the allocation and its nodes, starts one rank per task by srun, which needs no ssh, passes the signal before
-the time limit on to the ranks, and has the job come again or not, by the exit codes of `deltalm_ds.errors`.
+It checks the allocation and its nodes, starts one rank per task by srun, which needs no ssh (or one task per node, see
+`node.py`), passes the signal before the time limit on to the ranks, and has the job come again or not, by the exit
+codes of `deltalm_ds.errors`.
 SIGUSR1 asks it to save and come again, SIGTERM (`scancel`) to save and end. `command PROGRAM …` does the same for
 another program that srun starts, such as `deltalm evaluate`.
 """
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, STOPPED_EXIT_CODE, InputError, os_error_sentence
@@ -20,6 +22,7 @@ from deltalm_ds.launch.ranks import complete_environment
 from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation
 from deltalm_ds.launch.slurm.controller import Controller
 from deltalm_ds.launch.slurm.nodes import node_names, run_on_nodes, unfit_nodes
+from deltalm_ds.launch.telling import say
 from deltalm_ds.runs.attempts import ATTEMPT, begin_attempt
 from deltalm_ds.runs.starter import STARTED_BY
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS
@@ -32,62 +35,64 @@ POLL_S = 0.2
 def main(arguments: list[str]) -> int:
     """Do the work of a batch job; the exit code of its script."""
     options = _options(arguments)
+    return _code_of(lambda: _run(options))
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    """The exit code of some work, or of the error that it ends by, which is said."""
     try:
-        allocation = read_allocation()
-        controller = Controller(allocation, options.max_restarts)
-        step = Step(controller)
-        controller.explain()
+        return work()
     except InputError as error:
-        _say(str(error))
+        say(str(error))
         return error.exit_code
     except OSError as error:
-        _say(os_error_sentence(error))
+        say(os_error_sentence(error))
         return FAILED_EXIT_CODE
+
+
+def _run(options: argparse.Namespace) -> int:
+    allocation = read_allocation()
+    controller = Controller(allocation, options.max_restarts)
+    step = Step(controller)
+    controller.explain()
     if controller.is_spent:
-        _say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
+        say(f"restart {allocation.restarts} is more than the {options.max_restarts} allowed: submit it to go on.")
         return controller.conclude(STOPPED_EXIT_CODE, was_cancelled=False)
-    code = controller.conclude(_code(options, allocation, step), step.was_cancelled)
+    # An error in here has a say in whether the job comes again; one before it ends the job.
+    code = controller.conclude(_code_of(lambda: _work(options, allocation, step)), step.was_cancelled)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # Python would be ended by one on its way out
     return code
 
 
-def _code(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
-    """Do it; the exit code, by which the job comes again or does not."""
-    try:
-        if unfit := unfit_nodes(allocation.hosts):
-            _say(f"nodes of this job cannot be used: {', '.join(unfit)}.")
-            return FAILED_EXIT_CODE
-        if options.what == "train":
-            return _train(options, allocation, step)
-        srun = ["srun", *options.srun, *options.container]
-        return step.run([*srun, *options.program], _environment(allocation))
-    except InputError as error:
-        _say(str(error))
-        return error.exit_code
-    except OSError as error:
-        _say(os_error_sentence(error))
+def _work(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
+    if unfit := unfit_nodes(allocation.hosts):
+        say(f"nodes of this job cannot be used: {', '.join(unfit)}.")
         return FAILED_EXIT_CODE
+    if options.what == "train":
+        return _train(options, allocation, step)
+    return step.run(["srun", *options.srun, *options.container, *options.program], _environment(allocation))
 
 
 def _train(options: argparse.Namespace, allocation: Allocation, step: "Step") -> int:
     from deltalm_ds.launch.hostfile import Host
-    from deltalm_ds.launch.preflight import require_fit
+    from deltalm_ds.launch.preflight.check import require_fit
     from deltalm_ds.recipe.loading import load_recipe
     from deltalm_ds.runs.history import record_end, record_start
     from deltalm_ds.training.prepare import IN_USE, LOCK, prepare_run
 
     run, recipe = options.out.absolute(), load_recipe(options.recipe, options.overrides)
-    nodes = [Host(name, allocation.tasks_per_node) for name in node_names(allocation.hosts)]
+    nodes = [Host(name, allocation.ranks_per_node) for name in node_names(allocation.hosts)]
     require_fit(nodes, recipe, run, options.recipe, run_on_nodes)
     prepare_run(recipe, run)
-    environment = _environment(allocation) | {EXPECTED_RANKS: str(allocation.num_tasks)}
+    environment = _environment(allocation) | {EXPECTED_RANKS: str(allocation.num_ranks)}
     # A rank that has saved and ended must not take those with it that are about to; one that died may.
     srun = ["srun", "--label", "--kill-on-bad-exit=0", f"--wait={LAST_RANK_S}", *options.srun, *options.container]
     with locked(run / LOCK, IN_USE.format(run=run)):
-        record_start(run, allocation.num_tasks, options.again and allocation.restarts == 0)
+        record_start(run, allocation.num_ranks, options.again and allocation.restarts == 0)
         environment[ATTEMPT] = str(begin_attempt(run))  # a lost node may still run ranks of the one before
-        code = step.run([*srun, options.python, "-m", "deltalm_ds.training.train", str(run)], environment)
+        task = "deltalm_ds.training.train" if allocation.ranks_per_task == 1 else "deltalm_ds.launch.slurm.node"
+        code = step.run([*srun, options.python, "-m", task, str(run)], environment)
         return record_end(run, code, "", step.was_asked)
 
 
@@ -137,7 +142,7 @@ class Step:
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._asked is None:
             self._asked = signal.Signals(number)
-            _say("stopping: the ranks save and end.")
+            say("stopping: the ranks save and end.")
             if self._srun is not None:
                 self._srun.send_signal(signal.SIGUSR1)  # which srun passes on to its tasks
 
@@ -147,8 +152,8 @@ def _environment(allocation: Allocation) -> dict[str, str]:
     environment = os.environ.copy()
     if of_task := environment.get("SLURM_CPUS_PER_TASK"):
         environment["SRUN_CPUS_PER_TASK"] = of_task  # srun does not inherit it since SLURM 22.05
-        environment.setdefault("OMP_NUM_THREADS", of_task)
-    complete_environment(environment, allocation.tasks_per_node, on_gpu=True)  # the ranks see whether there are any
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, int(of_task) // allocation.ranks_per_task)))
+    complete_environment(environment, allocation.ranks_per_node, on_gpu=True)  # the ranks see whether there are any
     del environment[STARTED_BY]  # on each node it is SLURM's daemon
     return environment
 
@@ -168,10 +173,6 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     train.add_argument("overrides", nargs="*")
     kinds.add_parser("command").add_argument("program", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
-
-
-def _say(message: str) -> None:
-    print(f"deltalm: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

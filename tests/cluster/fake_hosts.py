@@ -13,19 +13,11 @@ from typing import IO, Any
 import psutil
 
 from tests.cluster.hosts import LOGIN
+from tests.launch.fake_hosts import SSH, write_program
 
 MARK = "DELTALM_FAKE_HOSTS"  # environment of all that runs on them
-# Options are dropped; then the host and the command. As with the real one, what ends the client does not end the
-# command, which finds its stdin closed.
-SSH = """#!/bin/sh
-while true; do
-  case $1 in
-    -[bcDEeFIiJLlmOopQRSWw]) shift 2;;
-    -*) shift;;
-    *) break;;
-  esac
-done
-host=$1; shift
+# As with the real ssh, what ends the client does not end the command, which finds its stdin closed.
+RUN_HERE = """\
 setsid --wait env -i HOME="$HOME" PATH=/usr/local/bin:/usr/bin:/bin HOSTNAME="$host" {mark}={state} sh -c "$*"
 """
 
@@ -38,9 +30,7 @@ class FakeHosts:
 
     def __enter__(self) -> "FakeHosts":
         self.state.mkdir(exist_ok=True)
-        ssh = self.state / "ssh"
-        ssh.write_text(SSH.format(mark=MARK, state=self.state))
-        ssh.chmod(0o755)
+        write_program(self.state / "ssh", SSH + RUN_HERE.format(mark=MARK, state=self.state))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -98,6 +98,15 @@ def _rank_of(host: str, job: SlurmJob) -> psutil.Process:
     return next(one for one in processes if "deltalm_ds.training.train" in one.cmdline() and one.name() != "srun")
 
 
+def _drained(job: SlurmJob, run: Path) -> dict[str, str]:
+    job.await_step(run, FAULT_STEP)
+    job.slurm.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=tried")
+    job.slurm.run("scancel", "--signal=USR1", job.number)
+    facts = _completed(job, restarts=1)
+    assert "n2" not in job.slurm.run("scontrol", "show", "hostnames", facts["NodeList"]).split()
+    return facts
+
+
 def _node_lost(number: int) -> Callable[[SlurmJob, Path], dict[str, str]]:
     def act(job: SlurmJob, run: Path) -> dict[str, str]:
         job.await_step(run, FAULT_STEP)
@@ -173,6 +182,13 @@ CASES = {
         options=("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2"),
         gpus=2,
     ),
+    "a_task_a_node": Case(
+        "`scancel --signal=USR1`; 2 nodes × 1 task that starts 2 ranks",
+        _signalled,
+        options=("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=2"),
+        gpus=2,
+    ),
+    "drained": Case("the second node drained, `scancel --signal=USR1`", _drained),
     "signal": Case("`scancel --signal=USR1`", _signalled),
     "signal_to_all": Case("`scancel --full --signal=USR1`", _signalled_whole),
     "time_limit": Case(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Options are dropped; then the host and the command. A file bin/NAME is a host's own behaviour: it gets the command.
+# The beginning of a program that is called as ssh is: drops the options and has the host; left is the command.
 SSH = """#!/bin/sh
 while true; do
   case $1 in
@@ -17,6 +17,9 @@ while true; do
   esac
 done
 host=$1; shift
+"""
+# A file bin/NAME is a host's own behaviour: it gets the command.
+RUN_HERE = """\
 if [ -x "{bin}/$host" ]; then exec "{bin}/$host" "$@"; fi
 exec {env} -i HOME="{home}" PATH=/usr/local/bin:/usr/bin:/bin HOSTNAME="$host" sh -c "$*"
 """
@@ -26,7 +29,7 @@ def put_on_path(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Path:
     """Make the fake ssh the first on PATH; returns the folder for hosts' own behaviours."""
     folder = directory / "ssh_bin"
     folder.mkdir()
-    text = SSH.format(bin=folder, env=shutil.which("env"), home=directory)
+    text = SSH + RUN_HERE.format(bin=folder, env=shutil.which("env"), home=directory)
     write_program(folder / "ssh", text)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder

@@ -115,7 +115,7 @@ class World:
     def kill_rank(self, host, code=-9):
         victim = self.agents[host]
         victim.dead_ranks = True
-        victim.say(self.now, {"rank_ended": victim.ranks[0], "code": code, "pid": 1, "time": 0})
+        victim.say(self.now, {"rank_ended": victim.ranks[0], "code": code})
         self.others_fail(host)
 
     def others_fail(self, host, delay=0.0):
@@ -123,7 +123,7 @@ class World:
             if agent.number != host and not agent.ended:
                 agent.dead_ranks = True
                 self.lines[agent.ranks[0]] = FOLLOWS
-                agent.say(self.now - 0.1 + delay, {"rank_ended": agent.ranks[0], "code": 1, "pid": 1, "time": 0})
+                agent.say(self.now - 0.1 + delay, {"rank_ended": agent.ranks[0], "code": 1})
 
     def stop_rank(self, host):
         for agent in self.agents:
@@ -297,7 +297,7 @@ def test_a_rank_whose_end_nobody_saw_ended_as_its_launcher_says(code, said):
     agent = world.agents[1]
 
     def vanish():
-        agent.say(world.now, {"rank_ended": agent.ranks[0], "code": None, "pid": 1, "time": 0})
+        agent.say(world.now, {"rank_ended": agent.ranks[0], "code": None})
         agent.end(world.now + 1, code)
         if code == 0:
             world.agents[0].end(world.now + 1, 0)

@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch):
     """A run that was launched on n1 and n2, with n3 lost; its supervisor is gone."""
     (tmp_path / LOCK).touch()
     write_job(Job(str(tmp_path), 2, (JobHost("n1", (0,)), JobHost("n2", (0,))), ("x",), {}))
-    Memory("login", 7, 1.0, 2, ["n1", "n2"], {"n3": 5.0}).write(tmp_path)
+    Memory("login", 7, 2, ["n1", "n2"], {"n3": 5.0}).write(tmp_path)
     asked = {}
 
     def run_on_hosts(names, command, timeout_s):

@@ -78,7 +78,7 @@ def test_fewer_hosts_only_where_the_recipe_allows(min_hosts, num_hosts, expected
 
 def test_what_is_remembered_comes_back(tmp_path):
     (tmp_path / "launch").mkdir()
-    memory = Memory("n9", 7, 1.5, 3, ["n1"], {"n2": 2.5}, {"n3": "why"}, [Failure(1.0, "n1", "what", 10)], None)
+    memory = Memory("n9", 7, 3, ["n1"], {"n2": 2.5}, {"n3": "why"}, [Failure(1.0, "n1", "what", 10)], None)
     memory.write(tmp_path)
     assert read_memory(tmp_path) == memory
     (tmp_path / "launch" / "supervisor.json").write_text('{"attempt": "x"}')

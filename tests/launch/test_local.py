@@ -129,7 +129,7 @@ def test_a_user_who_takes_the_processor_gets_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     assert local.default_ranks() == 1
-    assert local._devices(6) == ["-1"] * 6
+    assert local.rank_devices(6) == ["-1"] * 6
 
 
 def test_a_port_that_the_user_chose(monkeypatch, tmp_path):
@@ -160,11 +160,11 @@ def test_the_launcher_gives_its_ranks_those_devices(tmp_path, monkeypatch):
     (tmp_path / "queue.py").write_text("raise SystemExit('a module of the working directory was imported')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[1:]]))
-    monkeypatch.setattr(local, "_devices", lambda num_ranks: ["2", "3"])
+    monkeypatch.setattr(local, "rank_devices", lambda num_ranks: ["2", "3"])
     command = local._command(tmp_path, 2)
     script = [str(tmp_path / "leave.py"), str(tmp_path)]
     command[command.index("--module") :] = script
-    subprocess.run(command, env=local._environment(2), check=True, timeout=120)
+    subprocess.run(command, env=local.rank_environment(2), check=True, timeout=120)
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["2,3", "2,3"]
 
 
@@ -181,13 +181,13 @@ def test_a_killed_rank_is_told(train, capsys):
 @pytest.mark.parametrize("num_ranks", [1, 2, 10_000])
 def test_ranks_share_the_cores(num_ranks, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    environment = local._environment(num_ranks)
+    environment = local.rank_environment(num_ranks)
     assert int(environment["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // num_ranks)
     assert (environment["PYTHONSAFEPATH"], environment["DELTALM_STARTED_BY"]) == ("1", str(os.getpid()))
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert any(name in environment for name in SET_BY_USERS)  # ranks that wait do not take the others' cores
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert local._environment(num_ranks)["OMP_NUM_THREADS"] == "7"
+    assert local.rank_environment(num_ranks)["OMP_NUM_THREADS"] == "7"
 
 
 @pytest.mark.parametrize("variable", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
@@ -195,8 +195,8 @@ def test_memory_is_in_segments_that_grow_unless_the_user_says_otherwise(variable
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     for name in names:
         monkeypatch.delenv(name, raising=False)
-    assert local._environment(1)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert local.rank_environment(1)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     monkeypatch.setenv(variable, "max_split_size_mb:512")
-    environment = local._environment(1)
+    environment = local.rank_environment(1)
     assert {name: environment[name] for name in names if name in environment} == {variable: "max_split_size_mb:512"}
     assert recorded_environment()["gpu_allocator"] == {variable: "max_split_size_mb:512"}

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.launch.remote import Outcome, folded, run_on_hosts, why_ssh_failed
+from deltalm_ds.launch.remote import Outcome, run_on_hosts, why_ssh_failed
 from tests.launch import fake_hosts
 
 
@@ -157,10 +157,6 @@ def test_refusals_in_one_sentence_with_the_next_step(ssh_bin: Path, said: str, s
 
 def test_a_command_that_ran_is_no_refusal() -> None:
     assert why_ssh_failed("n1", Outcome(code=1, error_lines=["Permission denied"])) is None
-
-
-def test_folding() -> None:
-    assert folded({"n1": 1, "n2": 2, "n3": 1, "login": 1}) == [("login,n[1,3]", 1), ("n2", 2)]
 
 
 def _children() -> list[psutil.Process]:

@@ -287,7 +287,7 @@ def test_nodes_that_are_leaving_are_an_error(
         ({"SLURM_TASKS_PER_NODE": "2,1"}, r"The nodes differ in tasks \(2, 1\)"),
         ({"SLURM_TASKS_PER_NODE": "2"}, "2 nodes, and tasks on 1: give --ntasks-per-node"),
         ({"SLURM_TASKS_PER_NODE": "4(x2)"}, "4 ranks on a node with 2 GPUs"),
-        ({"SLURM_TASKS_PER_NODE": "1(x2)"}, "2 GPUs a node were allocated to 1 tasks: give --ntasks-per-node=2"),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "4 GPUs a node were allocated to 2 tasks: give --ntasks-per-node=4"),
     ],
 )
 def test_an_allocation_that_is_not_whole_is_refused(slurm: FakeSlurm, changes: dict[str, str], message: str) -> None:
@@ -302,7 +302,9 @@ def test_a_refused_allocation_does_not_come_again(slurm: FakeSlurm) -> None:
 
 def test_an_allocation() -> None:
     found = read_allocation(JOB | {"SLURM_RESTART_COUNT": "3", allocation.RESTARTS: "4"})
-    assert (found.num_nodes, found.tasks_per_node, found.num_tasks, found.restarts) == (2, 2, 4, 7)
+    assert (found.num_nodes, found.tasks_per_node, found.num_ranks, found.restarts) == (2, 2, 4, 7)
+    alone = read_allocation(JOB | {"SLURM_TASKS_PER_NODE": "1(x2)"})
+    assert (alone.tasks_per_node, alone.ranks_per_task, alone.ranks_per_node, alone.num_ranks) == (1, 2, 2, 4)
 
 
 def test_what_slurm_shows_is_read() -> None:

@@ -34,10 +34,10 @@ def finds(tmp_path, monkeypatch):
     monkeypatch.setattr(stopped, "STARTER_WAITS_S", 0.3)
     (tmp_path / BEATS).mkdir()
 
-    def finds(pid, seconds=1.0, host=HERE, started_by=None, attempt=None, watched=None):
+    def finds(pid, seconds=1.0, host=HERE, started_by=None, attempt=None):
         beat = Beat(0, 9, "backward", 7, 2, 20.0, 0.2, pid, host, started_by or os.getpid())
         write_beat(beat_path(tmp_path, 0, attempt), beat)
-        ranks, end = StoppedRanks(tmp_path, watched), time.monotonic() + seconds
+        ranks, end = StoppedRanks(tmp_path), time.monotonic() + seconds
         while time.monotonic() < end and not ranks.found():
             time.sleep(0.02)
         return ranks.found()
@@ -50,18 +50,13 @@ def test_who_started_a_rank_alone_finds_that_it_is_stopped(sleeper, finds, tmp_p
     sleeper.send_signal(signal.SIGSTOP)
     assert not finds(sleeper.pid, started_by=os.getpid() + 1)
     assert not finds(sleeper.pid, host=f"not-{HERE}")  # a process of that number is stopped here, and is not the rank
-    assert not finds(sleeper.pid, watched=3)
+    assert not finds(sleeper.pid, attempt=3)
     assert not finds(sleeper.pid, seconds=0.3)
     assert finds(sleeper.pid, seconds=20)
     event, end = read_events(tmp_path)
     assert (end["kind"], end["rank"], end["code"], end["reason"]) == ("rank ended", 0, 1, event["fault"])
     assert event["fault"] == f"Stopped by a signal: rank 0 (process {sleeper.pid} on {HERE}, in backward of step 7)."
     assert event["fault"] in capsys.readouterr().err
-
-
-def test_the_ranks_of_an_attempt_are_found_by_its_number(sleeper, finds):
-    sleeper.send_signal(signal.SIGSTOP)
-    assert finds(sleeper.pid, seconds=20, attempt=3, watched=3)
 
 
 def test_half_a_beat_is_no_rank(tmp_path):

@@ -1,4 +1,4 @@
-"""`python -m deltalm_ds.launch.probe FOLDER INDEX`: tells what a host is like, as JSON (`launch/facts.py`).
+"""`python -m deltalm_ds.launch.preflight.probe FOLDER INDEX`: tells what a host is like, as JSON (`facts.py`).
 
 FOLDER is in the run directory's file system; request.json in it says what to look at, and hosts find each other there,
 which shows whether they share it. What cannot be found out is told in place of it, and keeps nothing else from being
@@ -284,7 +284,7 @@ def _mounted(path: Path) -> str:
 
 
 def _ask_devices(what: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "deltalm_ds.launch.probe_devices", what]
+    command = [sys.executable, "-m", "deltalm_ds.launch.preflight.probe_devices", what]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

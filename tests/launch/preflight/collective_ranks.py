@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from deltalm_ds.launch import collective_check
+from deltalm_ds.launch.preflight import collective_check
 
 SLEEP_S = 0.05
 

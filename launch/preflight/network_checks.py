@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from deltalm_ds.launch.facts import Limits, Network
-from deltalm_ds.launch.findings import FAIL, WARN, Check
 from deltalm_ds.launch.meeting import common_address
-from deltalm_ds.launch.survey import Survey
+from deltalm_ds.launch.preflight.facts import Limits, Network
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check
+from deltalm_ds.launch.preflight.survey import Survey
 
 SLOW, FAR_TOO_SLOW = 0.67, 0.25  # a host's bandwidth as a share of the median
 LATE, FAR_TOO_LATE = 3.0, 30.0  # its latency in medians
@@ -28,7 +28,7 @@ _NO_COMMON = (
 )
 _LINK_DOWN = "port {link} is {state}", "see `ibstat` and the cable; ranks would fall back to a slower network"
 _SAME_RATE = "see `ibstat`: a bad cable or port makes all ranks wait"
-_SAME_MTU = "set the same MTU on all hosts (`ip link set {name} mtu …`): large packets are lost where they differ"
+_SAME_MTU = "set the same MTU on all hosts (`ip link set INTERFACE mtu …`): large packets are lost where they differ"
 _SAME_SPEED = "see `ethtool`: a bad cable or port makes all ranks wait"
 _LOCKED = (
     "a process may lock {limit} KiB of memory, and InfiniBand needs it without limit",
@@ -77,7 +77,7 @@ def interfaces(survey: Survey) -> Check:
     own = {name: part.reached.get(_address(parts) or "", "") for name, part in parts.items()}
     used = {name: part.interfaces[own[name]] for name, part in parts.items() if own[name] in part.interfaces}
     check.alike(WARN, "speed of its interface", {name: one[1] for name, one in used.items()}, _SAME_SPEED, _megabits)
-    check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU.format(name="INTERFACE"))
+    check.alike(FAIL, "MTU", {name: one[2] for name, one in used.items()}, _SAME_MTU)
     for link in sorted({link for part in parts.values() for link in part.links}):
         there = {name: part.links[link] for name, part in parts.items() if link in part.links}
         active = {name: one.rate for name, one in there.items() if one.state == "ACTIVE"}
@@ -107,7 +107,7 @@ def collective(survey: Survey, result: dict[str, Any]) -> Check:
 
     Args:
         survey: names the hosts.
-        result: of `launch/collective_check.py`.
+        result: of `collective_check.py`.
     """
     largest = result["all_reduce"][-1]
     check = survey.check("collectives", f"{largest['bandwidth'] / 1e9:.3g} GB/s all-reduce of all ranks, latency "

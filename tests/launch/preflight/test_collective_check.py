@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deltalm_ds.launch.collective_check import MOST_ROUNDS, host_values, rounds
-from deltalm_ds.launch.findings import FAIL
-from deltalm_ds.launch.network_checks import collective
-from tests.launch.told import survey
+from deltalm_ds.launch.preflight.collective_check import MOST_ROUNDS, host_values, rounds
+from deltalm_ds.launch.preflight.findings import FAIL
+from deltalm_ds.launch.preflight.network_checks import collective
+from tests.launch.preflight.told import survey
 
 
 @pytest.mark.parametrize("num_hosts", range(1, 40))

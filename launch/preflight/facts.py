@@ -1,4 +1,4 @@
-"""What a host tells of itself before a job starts, as `launch/probe.py` prints it and the checks read it."""
+"""What a host tells of itself before a job starts, as `probe.py` prints it and the checks read it."""
 
 from typing import Any
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from deltalm_ds.launch.facts import Code, Facts
-from deltalm_ds.launch.findings import Check
 from deltalm_ds.launch.hostfile import Host
+from deltalm_ds.launch.preflight.facts import Code, Facts
+from deltalm_ds.launch.preflight.findings import Check
 
 HERE = "this machine"
+RECIPE = "the recipe"  # among the files; ranks do not read it, so that it need not be on every host
 
 
 @dataclass(frozen=True)

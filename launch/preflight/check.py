@@ -1,11 +1,10 @@
 """`deltalm launch --check`: what of the hosts would keep a run from starting, or spoil it, before anything starts.
 
-Every host tells what it is like (`launch/probe.py`); pure functions of that find what is wrong (`*_checks.py`), and
-name the odd one out; one table, one verdict. Only the collective test (`launch/collective_check.py`) runs ranks.
+Every host tells what it is like (`probe.py`); pure functions of that find what is wrong (`*_checks.py`), and name the
+odd one out; one table, one verdict. Only the collective test (`collective_check.py`) runs ranks.
 """
 
 import json
-import os
 import secrets
 import shlex
 import shutil
@@ -22,14 +21,14 @@ from pydantic import ValidationError
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
-from deltalm_ds.launch import gpu_checks, host_checks, network_checks, probe
 from deltalm_ds.launch.attempt_run import AttemptRun
-from deltalm_ds.launch.facts import Code, Facts
-from deltalm_ds.launch.findings import FAIL, WARN, Check, Finding, Report, spared
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, write_job
+from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, wanted_port, write_job
+from deltalm_ds.launch.preflight import gpu_checks, host_checks, network_checks, probe
+from deltalm_ds.launch.preflight.facts import Code, Facts
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check, Finding, Report, spared
+from deltalm_ds.launch.preflight.survey import RECIPE, Survey
 from deltalm_ds.launch.remote import Outcome, run_on_hosts, ssh_failure
-from deltalm_ds.launch.survey import Survey
 from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
 
@@ -71,13 +70,13 @@ def check_hosts(
         run_command: runs the probes.
 
     Raises:
-        InputError: there is no ssh here, the run directory's file system cannot be written to, or the recipe's
-            DeepSpeed configuration is not there.
+        InputError: there is no ssh here, MASTER_PORT is no port, the run directory's file system cannot be written to,
+            or the recipe's DeepSpeed configuration is not there.
     """
     from deltalm_ds.training.deepspeed_config import deepspeed_config, precision
 
     names = [host.name for host in hosts]
-    port = int(os.environ.get("MASTER_PORT") or 0)
+    port = wanted_port()
     asked = _inputs_of(recipe)
     request = {
         "wait_s": WAIT_S,
@@ -100,7 +99,7 @@ def check_hosts(
         _checkpoint_bytes(recipe, sum(host.slots for host in hosts if not host.is_spare)) if thoroughly else None,
         precision(deepspeed_config(recipe)),
     )
-    findings = [*reachable.findings()]
+    findings = list(reachable.findings())
     for one in CHECKS if facts else ():
         findings += one(survey).findings()
     return Report(tuple(spared(findings, {host.name for host in hosts if host.is_spare}))), survey
@@ -125,16 +124,16 @@ def check(hosts: Sequence[Host], recipe: Recipe, run: Path, recipe_path: Path | 
 
 
 def _collectives(survey: Survey, run: Path) -> Check:
-    """Run `launch/collective_check.py` on the hosts that answered, started as a run is."""
+    """Run `collective_check.py` on the hosts that answered, started as a run is."""
     hosts = [host for host in survey.hosts if host.name in survey.facts]
     until = time.monotonic() + COLLECTIVES_S
     with _folder_beside(run) as folder:
         out = folder / "collectives.json"
         job_hosts = tuple(JobHost(host.name, host.devices) for host in hosts)
-        program = "deltalm_ds.launch.collective_check", str(out)
+        program = "deltalm_ds.launch.preflight.collective_check", str(out)
         job = Job(str(folder), 1, job_hosts, program, environment_of_ranks(), survey.port)
         write_job(job)
-        running = AttemptRun(job, Teller(folder, None), _nothing, lambda: 0.0 if time.monotonic() > until else None)
+        running = AttemptRun(job, Teller(folder, None), lambda: None, lambda: 0.0 if time.monotonic() > until else None)
         running.run()
         result = read_json(out) if out.exists() else None
     if result is not None:
@@ -147,10 +146,6 @@ def _collectives(survey: Survey, run: Path) -> Check:
     else:
         check.say(FAIL, verdict.host or survey.answering, _BROKEN, what=verdict.what)
     return check
-
-
-def _nothing() -> None:
-    """To do before ranks start that train nothing."""
 
 
 def require_fit(
@@ -225,7 +220,7 @@ def _ask(names: Sequence[str], folder: Path, run_command: RunCommand) -> tuple[d
 def probe_command(folder: Path, index: int) -> str:
     """The command line for the shell of a host: paths and a number."""
     environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in python_environment().items())
-    python = f"{shlex.quote(sys.executable)} -m deltalm_ds.launch.probe"
+    python = f"{shlex.quote(sys.executable)} -m deltalm_ds.launch.preflight.probe"
     return f"exec env {environment} {python} {shlex.quote(str(folder))} {index}"
 
 
@@ -269,7 +264,7 @@ def _say_no_answer(check: Check, name: str, outcome: Outcome, command: str) -> N
 
 def _files_of(recipe: Recipe, recipe_path: Path | None) -> dict[str, str]:
     """Files that ranks read by their path, and the recipe."""
-    files = {"the recipe": str(recipe_path.absolute())} if recipe_path is not None else {}
+    files = {RECIPE: str(recipe_path.absolute())} if recipe_path is not None else {}
     if recipe.deepspeed.endswith(".json"):
         files[recipe.deepspeed] = str(Path(recipe.deepspeed).absolute())
     return files

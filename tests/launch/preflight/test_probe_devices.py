@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from deltalm_ds.launch import probe, probe_devices
-from deltalm_ds.launch.facts import Nvml, Torch
-from tests.launch import fake_hosts, fake_nvml
-from tests.launch.fake_nvml import V100
+from deltalm_ds.launch.preflight import probe, probe_devices
+from deltalm_ds.launch.preflight.facts import Nvml, Torch
+from tests.launch import fake_hosts
+from tests.launch.preflight import fake_nvml
+from tests.launch.preflight.fake_nvml import V100
 
 
 def told(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Nvml:

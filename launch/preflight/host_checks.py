@@ -2,10 +2,10 @@
 
 import statistics
 
-from deltalm_ds.launch.facts import Code, Folder, Limits, Unknown
-from deltalm_ds.launch.findings import FAIL, WARN, Check
 from deltalm_ds.launch.host_names import folded
-from deltalm_ds.launch.survey import HERE, Survey
+from deltalm_ds.launch.preflight.facts import Code, Folder, Limits, Unknown
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check
+from deltalm_ds.launch.preflight.survey import HERE, RECIPE, Survey
 
 SKEW_WARN_S, SKEW_FAIL_S = 2.0, 60.0
 NECESSARY = ("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "triton")  # other packages may differ a little
@@ -129,7 +129,7 @@ def files(survey: Survey) -> Check:
     parts = check.parts(survey.facts, "files")
     for path in sorted({path for part in parts.values() for path in part}):
         there = {name: part[path] for name, part in parts.items() if part.get(path) is not None}
-        if path != "the recipe":
+        if path != RECIPE:
             missing = [name for name in parts if name not in there]
             if missing:
                 check.say(FAIL, missing, _NO_FILE, path=path)

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from deltalm_ds.launch import gpu_checks, host_checks, network_checks
-from deltalm_ds.launch.facts import Code
-from deltalm_ds.launch.findings import FAIL, PASS, WARN, Check, Finding, Report, majority, spared, verdict
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.preflight import CHECKS
-from tests.launch.told import CODE, GIB, gpu, survey
+from deltalm_ds.launch.preflight import gpu_checks, host_checks, network_checks
+from deltalm_ds.launch.preflight.check import CHECKS
+from deltalm_ds.launch.preflight.facts import Code
+from deltalm_ds.launch.preflight.findings import FAIL, PASS, WARN, Check, Finding, Report, majority, spared, verdict
+from tests.launch.preflight.told import CODE, GIB, gpu, survey
 
 ERROR = {"error": "it broke"}
 

@@ -1,4 +1,4 @@
-"""`python -m deltalm_ds.launch.probe_devices nvml|torch`: what the driver, or PyTorch, tells of this host's GPUs."""
+"""`python -m deltalm_ds.launch.preflight.probe_devices nvml|torch`: a host's GPUs, by driver or PyTorch."""
 
 import json
 import subprocess

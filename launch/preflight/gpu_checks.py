@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from deltalm_ds.launch.facts import Gpu, Limits, Nvml, Torch, Unknown
-from deltalm_ds.launch.findings import FAIL, WARN, Check, majority
-from deltalm_ds.launch.survey import Survey
+from deltalm_ds.launch.preflight.facts import Gpu, Limits, Nvml, Torch, Unknown
+from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check, majority
+from deltalm_ds.launch.preflight.survey import Survey
 
 BFLOAT16_SINCE = (8, 0)  # DeepSpeed refuses it on GPUs of before
 FREE_BYTES = 1 << 30  # of memory in use: more is another program's, the driver keeps some itself

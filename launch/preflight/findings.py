@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from deltalm_ds.errors import DONE_EXIT_CODE, InputError
-from deltalm_ds.launch.facts import Facts, Unknown
 from deltalm_ds.launch.host_names import folded
+from deltalm_ds.launch.preflight.facts import Facts, Unknown
 
 PASS, WARN, FAIL = LEVELS = ("PASS", "WARN", "FAIL")
 _UNKNOWN = "what the host tells of it is not known: {error}", "log in there, and mend what it says"

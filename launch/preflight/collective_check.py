@@ -1,4 +1,4 @@
-"""`python -m deltalm_ds.launch.collective_check OUT`, on every rank: do collectives give right sums, and how fast?
+"""`python -m deltalm_ds.launch.preflight.collective_check OUT`, on every rank: are sums right, and how fast are they?
 
 Under any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK and the master's address. A collective is as slow as its
 slowest member and names nobody. Hosts therefore also exchange data in pairs, each with several others in turn: a host
@@ -134,7 +134,9 @@ def _exchange(
 
 
 def _of_pairs(
-    told: Sequence[Sequence[dict[str, float] | None]], by_round: Sequence[Sequence[Pair]], ranks_of: Any
+    told: Sequence[Sequence[dict[str, float] | None]],
+    by_round: Sequence[Sequence[Pair]],
+    ranks_of: Sequence[Sequence[int]],
 ) -> dict[Pair, dict[str, float]]:
     """Of each pair of hosts the bandwidth of all its ranks together, one way, and the latency of most."""
     found = {}

@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.launch import preflight, probe
-from deltalm_ds.launch.facts import Facts
-from deltalm_ds.launch.findings import FAIL, PASS, WARN, Finding, Report
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.preflight import check_hosts
+from deltalm_ds.launch.preflight import check as preflight
+from deltalm_ds.launch.preflight import probe
+from deltalm_ds.launch.preflight.check import check_hosts
+from deltalm_ds.launch.preflight.facts import Facts
+from deltalm_ds.launch.preflight.findings import FAIL, PASS, WARN, Finding, Report
 from deltalm_ds.recipe.loading import load_recipe
 from tests.cli.command import deltalm
 from tests.faults.tiny import write_experiment
@@ -120,7 +121,7 @@ def test_a_copy_of_the_file_system_is_not_shared(
 def test_a_check_that_is_ended_leaves_nothing(ssh_bin: Path, recipe: Path, tmp_path: Path) -> None:
     fake_hosts.write_program(ssh_bin / "n1", f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
     source = (
-        "from pathlib import Path\nfrom deltalm_ds.launch.preflight import *\n"
+        "from pathlib import Path\nfrom deltalm_ds.launch.preflight.check import *\n"
         "from deltalm_ds.recipe.loading import load_recipe\n"
         f"check_hosts([Host('n1', 1)], load_recipe('{recipe}'), Path('{tmp_path}/run'), thoroughly=False)"
     )

@@ -4,9 +4,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from deltalm_ds.launch.facts import Code, Facts
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.survey import Survey
+from deltalm_ds.launch.preflight.facts import Code, Facts
+from deltalm_ds.launch.preflight.survey import Survey
 
 CODE = {"version": "0.1.0", "commit": "a" * 40, "checksum": "c" * 64, "path": "/opt/deltalm_ds"}
 INPUTS = {"vocabulary": "v1", "data.train.0.path": "m1"}
