@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
+from deltalm_ds.launch.job import wanted_port
 from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, code_of_rank, complete_environment, launcher_command
 from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
@@ -94,7 +95,7 @@ def _why_it_ended(code: int) -> str:
 
 
 def _command(run: Path, num_ranks: int) -> list[str]:
-    port = os.environ.get("MASTER_PORT") or _free_port()
+    port = wanted_port() or _free_port()
     program = ["deltalm_ds.training.train", str(run.absolute())]
     return launcher_command({"localhost": rank_devices(num_ranks)}, 0, "127.0.0.1", port, program)
 

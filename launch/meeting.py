@@ -24,20 +24,34 @@ class Listener:
         self._socket.listen(1024)
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
+        self._open_until: dict[socket.socket, float] = {}
 
     def serve(self) -> None:
-        """Answer those that have connected; does not wait."""
+        """Answer those that have connected; waits for nobody."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 connection, _ = self._socket.accept()
-                with connection, contextlib.suppress(OSError):
-                    connection.settimeout(CONNECT_S)
-                    connection.sendall(self.word.encode())
-                    connection.recv(1)  # the other end closes first, so that the port is free at once
+                connection.setblocking(False)
+                self._open_until[connection] = time.monotonic() + CONNECT_S
+                with contextlib.suppress(OSError):
+                    connection.send(self.word.encode())
+        for connection, until in list(self._open_until.items()):
+            if _has_closed(connection) or time.monotonic() > until:
+                del self._open_until[connection]
+                connection.close()
 
     def close(self) -> None:
         """Leave the port to the ranks."""
-        self._socket.close()
+        for connection in (*self._open_until, self._socket):
+            connection.close()
+
+
+def _has_closed(connection: socket.socket) -> bool:
+    """Whether the other end has: it should first, so that the port is free at once."""
+    try:
+        return not connection.recv(64)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
 
 
 def own_addresses() -> dict[str, str]:

@@ -54,6 +54,15 @@ def test_a_port_that_is_taken_is_told_and_one_that_was_met_at_is_free_at_once(li
         plain.bind(("127.0.0.1", mine.port))
 
 
+def test_a_client_that_says_nothing_holds_nobody_up(listener):
+    silent = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(8)]
+    began = time.monotonic()
+    assert reached(["127.0.0.1"], listener.port, listener.word)
+    assert time.monotonic() - began < 2  # each could cost 3 s
+    for client in silent:
+        client.close()
+
+
 def test_the_first_address_that_all_reach():
     assert common_address(["a", "b", "c"], [["a", "b", "c"], ["b", "c"], ["c", "b"]]) == "b"
     assert common_address(["a", "b"], [["a"], ["b"]]) is None
