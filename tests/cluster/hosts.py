@@ -10,6 +10,7 @@ says so.
 
 import argparse
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ LOGIN_ADDRESS = 250  # the last number of its address; that of n3 is 3
 PROGRAMS = {"sshd": "openssh-server", "ssh-keygen": "openssh-client", "ip": "iproute2", "nsenter": "util-linux"}
 OWN_FOLDERS = ("/tmp", "/run", "/dev/shm", "/proc")  # of each host
 READY_S = 10.0
+HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)  # that ssh and sshd go by, whatever the variable says
 SSH_CONFIG = """\
 Host *
   BatchMode yes
@@ -134,7 +136,7 @@ class Hosts:
             The Popen of what waits for the command. A signal to it is not passed on: see `processes`.
         """
         enter = ["nsenter", "--target", str(self._init(name).pid), "--all", f"--wd={Path.cwd()}", "--"]
-        values = {"HOME": str(Path.home()), **{k: os.environ[k] for k in ("PATH", "TERM", "LANG") if k in os.environ}}
+        values = {"HOME": str(HOME), **{k: os.environ[k] for k in ("PATH", "TERM", "LANG") if k in os.environ}}
         return subprocess.Popen([*enter, *map(str, command)], stdout=output, stderr=output, env=values | environment)
 
     def run(self, name: str, command: Sequence[str | Path], seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
@@ -208,7 +210,7 @@ class Hosts:
         ssh = self.state / "ssh"
         ssh.mkdir(parents=True, exist_ok=True)
         ssh.chmod(0o700)
-        (Path.home() / ".ssh").mkdir(mode=0o700, exist_ok=True)  # where each host mounts its own
+        (HOME / ".ssh").mkdir(mode=0o700, exist_ok=True)  # where each host mounts its own
         _make_key(ssh / "id_ed25519")
         shutil.copy(ssh / "id_ed25519.pub", ssh / "authorized_keys")
         (ssh / "config").write_text(SSH_CONFIG)
@@ -243,7 +245,7 @@ class Hosts:
             "--ipc",
         ]
         command = [*enter, "--fork", "--kill-child", "bash", "-c", INIT, "init", name, str(self.state)]
-        environment = {"HOME": str(Path.home()), "PATH": os.environ["PATH"]}
+        environment = {"HOME": str(HOME), "PATH": os.environ["PATH"]}
         with open(self.state / f"{name}.log", "ab") as log:
             self._inits[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
