@@ -5,7 +5,7 @@ import socket
 import threading
 from pathlib import Path
 
-LOOK_S = 5.0
+LOOK_S = 2.0
 END_S = 1.0  # for a look at the end; one that waits for the disk is not waited for
 PROBE_BYTES = 1 << 16  # less may find room in the last block of something
 
