@@ -288,9 +288,9 @@ def _fill_disk(act: Act) -> None:
 def _fill_disk_and_kill(act: Act) -> None:
     act.disk.fill()
     _await_not_writable(act)
-    act.begins()
     act.job.signal("n3", "rank")
     act.job.await_that(lambda: act.job.messages.count("no attempt can be made") == 2)
+    act.begins()
     act.disk.free()
     act.await_next_step()
 
@@ -307,6 +307,7 @@ def _fill_disk_for_good(act: Act) -> None:
     code = act.job.await_end()
     act.mark("given up")
     assert code in FINAL_EXIT_CODES and "Traceback" not in act.job.messages, f"{code}: {act.job.messages[-3000:]}"
+    act.begins()
     act.disk.free()
     act.job.start()
     act.await_next_step()
