@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deltalm_ds.launch.attempt import Attempt, Drop, Send
 from deltalm_ds.launch.connections import Connections
+from deltalm_ds.launch.disk import DiskWatch
 from deltalm_ds.launch.job import Job
 from deltalm_ds.launch.slow_hosts import SlowHosts
 from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
@@ -36,7 +37,7 @@ class AttemptRun:
         self.attempt = Attempt(len(job.hosts), time.monotonic())
         self.verdict: Verdict | None = None
         self._asked: float | None = None
-        self._slow = SlowHosts()
+        self._slow, self._disk = SlowHosts(), DiskWatch(Path(job.run))
         self._known_stacks = reports(Path(job.run))
 
     def run(self) -> None:
@@ -45,17 +46,20 @@ class AttemptRun:
         commands = [self._job.command(number) for number in range(len(names))]
         connections, follower = Connections(names, commands), Follower(self._job.logs)
         alive, told = 0, 0.0
+        self._disk.start()
         try:
             while not self.attempt.is_over:
                 self._do(self._look(connections), connections)
                 follower.show()
                 self._tell_slow_ranks()
+                self._tell_disk()
                 if time.monotonic() - told >= ALIVE_S:
                     alive, told = alive + 1, time.monotonic()
                     for number in range(len(names)):
                         connections.send(number, {"alive": alive})
         finally:
             connections.close()
+            self._disk.end()
             follower.show()
 
     def _look(self, connections: Connections) -> list[Send | Drop]:
@@ -108,6 +112,15 @@ class AttemptRun:
             say(f"{slow}: all others wait for it.")
             values = {"host": host, "rank": slow.beat.rank, "step": slow.beat.step, "what": str(slow)}
             self._teller.event("slow rank", attempt=self._job.attempt, **values)
+
+    def _tell_disk(self) -> None:
+        fault, run = self._disk.news(), self._job.run
+        if fault:
+            say(f"{run} cannot be written ({fault}): training goes on, its records and checkpoints wait.")
+            self._teller.event("run directory not writable", attempt=self._job.attempt, reason=fault)
+        elif fault is not None:
+            say(f"{run} can be written again.")
+            self._teller.event("run directory writable again", attempt=self._job.attempt)
 
     def _judge(self) -> None:
         signs, starts = self.attempt.signs, read_starts(Path(self._job.run)) if self.attempt.has_started else []

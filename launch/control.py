@@ -51,11 +51,17 @@ def stop(run: Path) -> dict[str, str]:
     """End a supervised run, saved, and see to it that nothing is left of it; by host what is left, or empty.
 
     Raises:
-        InputError: the run was never launched, or its supervisor does not end.
+        InputError: the run was never launched, or its supervisor cannot be asked, or does not end.
     """
     memory = _memory(run)
     if _is_held(run):
-        (run / STOP).touch()
+        try:
+            (run / STOP).touch()
+        except OSError as error:
+            raise InputError(
+                f"{run / STOP} cannot be written ({error.strerror}): ask its supervisor by `kill {memory.pid}` on "
+                f"{memory.host}."
+            ) from None
         until = time.monotonic() + GRACE_S + END_S
         while _is_held(run):
             if time.monotonic() > until:

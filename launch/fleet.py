@@ -94,6 +94,8 @@ def remember_failure(memory: Memory, failure: Failure, hosts: Sequence[Host], se
         section: of the recipe.
     """
     memory.failures.append(failure)
+    if not failure.host:
+        return None
     blamed = [one for one in memory.recent(failure.time, section) if one.host == failure.host]
     idle = [
         host for host in hosts if host.name not in {*memory.hosts, *memory.lost, *memory.excluded} and host.is_spare

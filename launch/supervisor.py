@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from deltalm_ds.errors import (
     STOPPED_EXIT_CODE,
     CheckError,
     InputError,
+    os_error_sentence,
 )
 from deltalm_ds.files import locked
 from deltalm_ds.launch.attempt_run import AttemptRun
@@ -106,7 +108,7 @@ class Supervisor:
         elif memory.end is not None:  # a new start: what was wrong with hosts may be mended
             memory.lost, memory.excluded, memory.failures = {}, {}, []
         memory.host, memory.pid, memory.end = socket.gethostname(), os.getpid(), None
-        memory.write(self._run)
+        self._remember()
         self._teller.event("supervisor started", host=memory.host, pid=memory.pid, goes_on=self._goes_on)
         code, reason = FAILED_EXIT_CODE, "ended by an error of its own"
         try:
@@ -116,7 +118,7 @@ class Supervisor:
             raise
         finally:
             memory.end = {"code": code, "reason": reason}
-            memory.write(self._run)
+            self._remember()
             self._teller.event("supervisor ended", code=code, reason=reason.split("\n")[0])
         return code
 
@@ -132,7 +134,15 @@ class Supervisor:
             hosts = self._await_hosts()
             if self._grace_s() is not None:
                 return STOPPED_EXIT_CODE, "stopped, saved"
-            running = self._attempt(hosts)
+            try:
+                running = self._attempt(hosts)
+            except OSError as error:
+                if is_first:
+                    raise
+                what = f"no attempt can be made: {os_error_sentence(error)}".removesuffix(".")
+                say(f"{what}; it is tried again.")
+                self._learn("", what, [])
+                continue
             attempt, verdict = running.attempt, running.verdict
             if is_first and not attempt.has_started and verdict is not None:
                 raise InputError(f"Nothing was started: {verdict.what}.")
@@ -144,8 +154,9 @@ class Supervisor:
                 return code, verdict.what if verdict else f"exit code {code}"
             if attempt.was_asked:
                 return code, "stopped, saved" if code == STOPPED_EXIT_CODE else "stopped, not saved"
-            self._learn(running)
-            self._wait(backoff_s(self._memory, self._launch.section))
+            what = verdict.what if verdict else "its ranks were asked to stop by somebody else"
+            lost = [self._memory.hosts[number] for number, host in enumerate(attempt.hosts) if host.is_lost]
+            self._learn(verdict.host if verdict else "", what, lost)
 
     def _attempt(self, hosts: Sequence[Host]) -> AttemptRun:
         if (newest := current_attempt(self._run)) != self._newest:  # where the lock does not hold: no two take turns
@@ -173,16 +184,27 @@ class Supervisor:
             return STOPPED_EXIT_CODE if attempt.was_asked else FAILED_EXIT_CODE
         return record_end(self._run, code, verdict.what if verdict else "", attempt.was_asked)
 
-    def _learn(self, running: AttemptRun) -> None:
-        """Remember who was to blame; CheckError if that was too often."""
-        memory, section = self._memory, self._launch.section
-        now, verdict = time.time(), running.verdict
-        host, what = (verdict.host, verdict.what) if verdict else ("", "its ranks were asked to stop by somebody else")
-        lost = [memory.hosts[number] for number, one in enumerate(running.attempt.hosts) if one.is_lost]
+    def _remember(self) -> None:
+        """For a supervisor that goes on after this one; a disk that does not take it is no reason to end."""
+        with suppress(OSError):
+            self._memory.write(self._run)
+
+    def _learn(self, host: str, what: str, lost: Sequence[str]) -> None:
+        """Remember that an attempt failed, and wait before the next.
+
+        Args:
+            host: that was to blame, or none.
+            what: in words.
+            lost: hosts that are not heard any more.
+
+        Raises:
+            CheckError: that was too often.
+        """
+        memory, section, now = self._memory, self._launch.section, time.time()
         memory.lost |= dict.fromkeys(lost, now)
         failure = Failure(now, host, what, self._step())
         excluded = remember_failure(memory, failure, self._launch.hosts, section)
-        memory.write(self._run)
+        self._remember()
         if excluded is not None:
             say(f"{excluded} is left out from now on: {memory.excluded[excluded]}.")
         recent = memory.recent(now, section)
@@ -192,6 +214,7 @@ class Supervisor:
                 f"{len(recent)} attempts failed within {section.window_s:.0f} s (launch.max_failures: "
                 f"{section.max_failures}):\n{whats}\nFind out why, and start it again."
             )
+        self._wait(backoff_s(memory, section))
 
     def _step(self) -> int:
         checkpoints = checkpoint_directories(self._run)

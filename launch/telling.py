@@ -33,13 +33,18 @@ class Teller:
     def __init__(self, run: Path, hook: str | None) -> None:
         self._run, self._hook = run, hook
         self._hooks: list[threading.Thread] = []
+        self._unrecorded: list[dict[str, Any]] = []
 
     def event(self, kind: str, **values: Any) -> None:
-        """Record it; a disk that does not take it is no reason to stop."""
+        """Record it; what the disk does not take is recorded with a later event, in order and with its own time."""
+        content = {"time": time_text(), "kind": kind, **values}
+        self._unrecorded.append(content)
         with suppress(OSError):
-            record_event(self._run, kind, **values)
+            while self._unrecorded:
+                record_event(self._run, **self._unrecorded[0])
+                del self._unrecorded[0]
         if self._hook is not None:
-            content = {"time": time_text(), "kind": kind, "run": str(self._run), **values}
+            content = {**content, "run": str(self._run)}
             thread = threading.Thread(target=self._call, args=(self._hook, content), daemon=True)
             thread.start()
             self._hooks = [*(one for one in self._hooks if one.is_alive()), thread]

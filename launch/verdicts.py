@@ -50,7 +50,8 @@ def judge(
     own = first_cause([dict(end) for end in told]) if cause.kind == "rank" and not killed else None
     if own is not None:
         host = job.hosts[job.host_of(own["rank"])].name
-        return Verdict("rank", host, own["rank"], f"rank {own['rank']} on {host} ended: {own['reason']}")
+        reason = own["reason"].removesuffix(".")
+        return Verdict("rank", host, own["rank"], f"rank {own['rank']} on {host} ended: {reason}")
     host = job.hosts[cause.host].name
     return Verdict(cause.kind, host, cause.rank, _sentence(cause, host, last_lines))
 

@@ -16,6 +16,8 @@ FAULTS = (
         "agent lost",
         "spare taken",
         "went on with fewer hosts",
+        "run directory not writable",
+        "run directory writable again",
     ),
     *("hook failed", "supervisor started", "supervisor ended", "end"),
 )

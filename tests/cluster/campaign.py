@@ -10,9 +10,12 @@ started again, the campaign makes the cases that have none, and prints the table
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from deltalm_ds.recipe.loading import recipe_path
 from tests.cluster.cases import CASES, VERDICTS, Act, Case
 from tests.cluster.hosts import Hosts
 from tests.cluster.launched import Launched
+from tests.faults.small_disk import SmallDisk
 from tests.faults.tiny import Outcomes, Training, differences, has_ended, records, write_experiment
 
 NUM_HOSTS, STEPS, SAVE_EVERY, FAULT_STEP = 4, 80, 20, 30
@@ -61,17 +65,33 @@ def _make(name: str, out: Path) -> dict[str, Any]:
     undisturbed = f"undisturbed_4x{case.slots}"
     if name != undisturbed and not has_ended(out / "runs" / undisturbed, STEPS):
         _make(undisturbed, out)
-    run = _fresh(out / "runs" / name)
-    with Hosts(out / "hosts", NUM_HOSTS + case.spares) as hosts:
-        job = Launched(hosts, _hostfile(out, hosts, case), recipe, run, *case.overrides)
+    run, log = _fresh(out / "runs" / name), out / "runs" / f"{name}.log"
+    with _disk_for(case, run) as disk, Hosts(out / "hosts", NUM_HOSTS + case.spares) as hosts:
+        place = disk.path / "run" if disk else run
+        job = Launched(hosts, _hostfile(out, hosts, case), recipe, place, *case.overrides, log=log)
         job.await_that(lambda: job.last_step() >= FAULT_STEP)
-        act = Act(job)
+        act = Act(job, disk)
         case.act(act)
         code = job.await_end()
         assert code == 0, f"exit code {code}: {job.messages[-3000:]}"
         verdict = _verdict(job, case)
     apart = _compare(run, out, recipe, case)
     return {"what": case.what, "seconds": act.seconds, "verdict": verdict, "apart": apart}
+
+
+@contextmanager
+def _disk_for(case: Case, run: Path) -> Iterator[SmallDisk | None]:
+    """A disk of its own for the run directory, where the case asks for one; `run` is what it holds at the end."""
+    if not case.disk_megabytes:
+        yield None
+        return
+    with SmallDisk(run.with_name("disk"), case.disk_megabytes) as disk:
+        try:
+            yield disk
+        finally:
+            disk.set_read_only(False)
+            if (disk.path / "run").exists():
+                shutil.copytree(disk.path / "run", run)
 
 
 def _verdict(job: Launched, case: Case) -> str:

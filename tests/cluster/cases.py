@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deltalm_ds.errors import STOPPED_EXIT_CODE
+from deltalm_ds.errors import FINAL_EXIT_CODES, STOPPED_EXIT_CODE
+from deltalm_ds.runs.beats import read_beats
 from tests.cluster.hosts import LOGIN
 from tests.cluster.launched import STRANGE, Launched
+from tests.faults.small_disk import SmallDisk
 
 SHORTLY_S = 4.0
+SAVED_AGAIN = 62  # a step behind a save that was due while the disk was full
+DISK_MB = 1200  # preflight wants 1 GiB
 VERDICTS = ("host lost", "agent lost", "rank lost")  # events
 CASES: dict[str, "Case"] = {}
 
@@ -27,6 +31,7 @@ class Case:
         overrides: of the recipe.
         culprit: words that the verdict must have; none: there is no verdict.
         is_as_before: it ends on as many ranks as it began.
+        disk_megabytes: of a disk of its own for the run directory; 0: it has none.
     """
 
     what: str
@@ -36,16 +41,23 @@ class Case:
     overrides: tuple[str, ...] = ()
     culprit: tuple[str, ...] = ()
     is_as_before: bool = True
+    disk_megabytes: int = 0
 
 
 class Act:
     """A run to which something is done, and the clock from that moment on."""
 
-    def __init__(self, job: Launched) -> None:
-        self.job, self.hosts = job, job.hosts
+    def __init__(self, job: Launched, disk: SmallDisk | None = None) -> None:
+        self.job, self.hosts, self._disk = job, job.hosts, disk
         self.seconds: dict[str, float] = {}
         self._began = 0.0
         self._seen = {kind: len(job.events(kind)) for kind in (*VERDICTS, "started")}
+
+    @property
+    def disk(self) -> SmallDisk:
+        """The run directory's."""
+        assert self._disk is not None
+        return self._disk
 
     def begins(self) -> None:
         """The moment of the fault."""
@@ -253,6 +265,72 @@ def _stop_without_supervisor(act: Act) -> None:
     act.mark("hosts empty")
     act.job.start()
     act.await_next_step()
+
+
+@case("disk_full", "the shared disk full for a while", disk_megabytes=DISK_MB)
+def _fill_disk(act: Act) -> None:
+    act.begins()
+    act.disk.fill()
+    _await_not_writable(act)
+    act.job.await_that(lambda: read_beats(act.job.run, 1)[0].step >= SAVED_AGAIN)  # no record tells it
+    act.disk.free()
+    _await_writable_again(act)
+    assert act.job.events("save failed")
+
+
+@case(
+    "disk_full_and_rank_killed",
+    "the shared disk full, a rank killed (-9) meanwhile; room after two vain attempts",
+    disk_megabytes=DISK_MB,
+    overrides=("launch.backoff_s=2",),
+    culprit=("rank 2 on n3", "SIGKILL"),
+)
+def _fill_disk_and_kill(act: Act) -> None:
+    act.disk.fill()
+    _await_not_writable(act)
+    act.job.signal("n3", "rank")
+    act.job.await_that(lambda: act.job.messages.count("no attempt can be made") == 2)
+    act.begins()
+    act.disk.free()
+    act.await_next_step()
+
+
+@case(
+    "disk_stays_full",
+    "the shared disk full until the run is given up; room, and started again",
+    disk_megabytes=DISK_MB,
+    overrides=("training.max_unsaved_steps=25", "launch.max_failures=2", "launch.backoff_s=2"),
+)
+def _fill_disk_for_good(act: Act) -> None:
+    act.disk.fill()
+    act.begins()
+    code = act.job.await_end()
+    act.mark("given up")
+    assert code in FINAL_EXIT_CODES and "Traceback" not in act.job.messages, f"{code}: {act.job.messages[-3000:]}"
+    act.begins()
+    act.disk.free()
+    act.job.start()
+    act.await_next_step()
+
+
+@case("disk_read_only", "the shared disk read-only for a while", disk_megabytes=DISK_MB)
+def _make_read_only(act: Act) -> None:
+    act.begins()
+    act.disk.set_read_only(True)
+    _await_not_writable(act)
+    act.job.await_that(lambda: "could not be written" in act.job.messages)
+    act.disk.set_read_only(False)
+    _await_writable_again(act)
+
+
+def _await_not_writable(act: Act) -> None:
+    act.job.await_that(lambda: "cannot be written (" in act.job.messages)
+
+
+def _await_writable_again(act: Act) -> None:
+    act.job.await_that(lambda: act.job.events("run directory writable again"))
+    act.mark("room")
+    assert len(act.job.events("started")) == 1, "it need not have started anew"
 
 
 def _check_saved(job: Launched) -> None:

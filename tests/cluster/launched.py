@@ -35,12 +35,15 @@ class Launched:
         recipe: what is trained.
         run: where to.
         overrides: of the recipe.
+        log: of the supervisor's messages; beside the run where it is not given.
     """
 
-    def __init__(self, hosts: Hosts, hostfile: Path, recipe: Path, run: Path, *overrides: str) -> None:
+    def __init__(
+        self, hosts: Hosts, hostfile: Path, recipe: Path, run: Path, *overrides: str, log: Path | None = None
+    ) -> None:
         self.hosts, self.run = hosts, run.absolute()
         self._arguments = ["--hostfile", hostfile, recipe, "--out", run, *overrides]
-        self._log = run.with_name(f"{run.name}.log")
+        self._log = log or run.with_name(f"{run.name}.log")
         self._log.unlink(missing_ok=True)
         self.start()
 

@@ -80,6 +80,16 @@ def test_a_supervisor_that_does_not_end_is_told(run, monkeypatch):
         stop(run)
 
 
+def test_a_supervisor_that_cannot_be_asked_by_a_file_is_named(run, monkeypatch):
+    monkeypatch.setattr(control, "STOP", control.STOP / "not a folder")
+    (run / "launch" / "stop").touch()
+    with (
+        locked(run / LOCK, "in use"),
+        pytest.raises(InputError, match=r"cannot be written \(Not a directory\): ask .* by `kill 7` on login"),
+    ):
+        stop(run)
+
+
 def test_the_status_of_a_run_whose_supervisor_is_gone(run):
     found = status(run)
     assert (found["supervisor"], found["attempt"], found["hosts"]) == ("none", 2, ["n1", "n2"])

@@ -1,5 +1,6 @@
 """What follows after an attempt: simulated attempts on simulated hosts, with a simulated clock."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deltalm_ds.errors import CheckError, InputError
-from deltalm_ds.launch import supervisor
+from deltalm_ds.launch import supervisor, telling
 from deltalm_ds.launch.control import STOP
 from deltalm_ds.launch.fleet import Memory, read_memory
 from deltalm_ds.launch.hostfile import Host
@@ -291,6 +292,57 @@ def test_whatever_fails_and_how_often_it_comes_to_an_end(script, away_s, min_hos
             assert len(after) == 2 or (min_hosts == 1 and len(after) == 1)
             if kind in ("lost", "unreachable") and away_s > 1e6:
                 assert host in names and host not in after, when
+
+
+def fill_disk(world, monkeypatch, until):
+    """From the first attempt's end on nothing can be written, but for what has its place already."""
+    for owner, name in ((supervisor, "write_job"), (telling, "record_event")):
+        write = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, write=write, **k: (world.check_disk(), write(*a, **k))[1])
+    write_memory = Memory.write
+    monkeypatch.setattr(Memory, "write", lambda *a: (world.check_disk(), write_memory(*a))[1])
+
+    def check_disk():
+        if 1020 < world.now < until:
+            raise OSError(errno.ENOSPC, "No space left on device", "state")
+
+    world.check_disk = check_disk
+
+
+def test_a_disk_that_is_full_for_a_while_costs_time_and_no_word(world, monkeypatch, capsys):
+    fill_disk(world, monkeypatch, until=1100)
+    world.script = ["rank n2", "done"]
+    hosts = (*HOSTS, Host("s2", 1, is_spare=True))
+    assert go(world, hosts, backoff_s=5) == 0
+    assert [when for when, *_ in world.attempts] == pytest.approx([1000, 1035 + 10 + 20 + 40], abs=1)
+    assert world.attempts[1][1] == ["n1", "n2"]  # nobody was blamed for it
+    assert "no attempt can be made: state: No space left on device; it is tried again." in capsys.readouterr().err
+    assert read_memory(world.run).end == {"code": 0, "reason": "done"}
+
+
+def test_a_disk_that_stays_full_is_given_up(world, monkeypatch):
+    fill_disk(world, monkeypatch, until=1e9)
+    world.script = ["rank n2"]
+    with pytest.raises(CheckError, match="3 attempts failed within 3600 s"):
+        go(world, max_failures=2)
+    assert supervisor.goes_on(world.run)  # what the disk has: the same command goes on
+    monkeypatch.undo()
+    world = make_world(world.run, monkeypatch, ["done"])
+    assert go(world) == 0
+
+
+def test_events_that_a_full_disk_did_not_take_come_later_in_order(tmp_path, monkeypatch):
+    teller, record = telling.Teller(tmp_path, None), telling.record_event
+    full = OSError(errno.ENOSPC, "No space left on device")
+    teller.event("first")
+    monkeypatch.setattr(telling, "record_event", lambda *_, **__: (_ for _ in ()).throw(full))
+    teller.event("second", host="n1")
+    teller.event("third")
+    monkeypatch.setattr(telling, "record_event", record)
+    teller.event("fourth")
+    events = read_events(tmp_path)
+    assert [event["kind"] for event in events] == ["first", "second", "third", "fourth"]
+    assert events[1]["host"] == "n1" and sorted(event["time"] for event in events) == [e["time"] for e in events]
 
 
 def test_where_locks_do_not_hold_the_later_supervisor_goes_on_alone(world):
