@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from deltalm_ds.errors import InputError, nearest
 
@@ -173,4 +175,17 @@ class Engine(Protocol):
 
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         """Log p in nats of each target's tokens and of its `</s>`."""
+        ...
+
+
+@runtime_checkable
+class AttentionEngine(Protocol):
+    """An engine that also shows what its outputs look at."""
+
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+        """Of each pair [tokens of the target + 1, tokens of the source + 1] float32: the last block's cross-attention.
+
+        It is the mean of the heads. Row t is what is looked at when token t of the target is predicted, the last row
+        when `</s>` is; the columns are the source's tokens and its `</s>`. Rows add up to 1.
+        """
         ...

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import numpy as np
 
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json
@@ -45,6 +46,7 @@ class CTranslate2Engine:
         self.batch_tokens = BATCH_TOKENS[device]
         self.vocabulary_size, self.max_positions = sizes_of(directory)
         self._tokens: list[str] = read_json(directory / "shared_vocabulary.json")
+        self._config = read_json(directory / "config.json")
         self._id_of_token = {token: token_id for token_id, token in enumerate(self._tokens)}
         try:
             self.translator = ctranslate2.Translator(
@@ -118,6 +120,29 @@ class CTranslate2Engine:
             max_input_length=0,
         )
         return [result.log_probs for result in results]
+
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+        """See `AttentionEngine`; of searches whose outputs are given as prefixes.
+
+        Raises:
+            InputError: the export was made before it could show attention.
+        """
+        if "alignment_heads" not in self._config:
+            raise InputError("This export shows the attention of one head only: export the model again.")
+        found = []
+        for source, target in zip(sources, targets, strict=True):  # CTranslate2 wants one length for all
+            (result,) = self.translator.translate_batch(
+                self._with_eos([source]),
+                target_prefix=[[self._tokens[token] for token in target]],
+                beam_size=1,
+                min_decoding_length=0,
+                max_decoding_length=len(target) + 1,
+                max_input_length=0,
+                return_end_token=True,
+                return_attention=True,
+            )
+            found.append(np.array(result.attention[0], dtype=np.float32))
+        return found
 
     def _with_eos(self, sources: Sequence[Ids]) -> list[list[str]]:
         return [[self._tokens[token] for token in (*source, EOS_ID)] for source in sources]
