@@ -74,6 +74,7 @@ class SearchOptions:
         top_k, top_p: drawn are only the `top_k` most probable tokens (0: all), and of these only the most probable
             that have a share `top_p` of the probability together.
         seed: of the draws.
+        banned: sequences of ids, none of which a hypothesis has, its prefix apart.
     """
 
     beam: int = 5
@@ -89,6 +90,7 @@ class SearchOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    banned: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.beam < 1:
@@ -106,6 +108,8 @@ class SearchOptions:
             )
         if len(self.prefix) > self.max_length:
             raise InputError(f"The prefix has {len(self.prefix)} tokens; outputs have at most {self.max_length}.")
+        if not all(self.banned):
+            raise InputError("A banned sequence has no tokens: every output would have it.")
         self._check_sampling()
 
     def _check_sampling(self) -> None:

@@ -87,7 +87,7 @@ class CTranslate2Engine:
             num_hypotheses=options.beam,
             length_penalty=NO_LENGTH_PENALTY,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
-            suppress_sequences=[[self._tokens[PAD_ID]]],
+            suppress_sequences=[[self._tokens[token] for token in ids] for ids in ((PAD_ID,), *options.banned)],
             min_decoding_length=options.min_length,
             max_decoding_length=options.limit(self.max_positions),
             target_prefix=[[self._tokens[token] for token in options.prefix]] * len(sources)
