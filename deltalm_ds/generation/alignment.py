@@ -1,8 +1,7 @@
 """Which part of a source each part of an output is about: the model's own attention, of finished outputs.
 
 An output is given to the model once more, as `score` does it, so that the search stays as it is. What counts is the
-last block's cross-attention, the mean of its heads, at the step that predicts a token: what fairseq and CTranslate2 call
-alignment too.
+last block's cross-attention, the mean of its heads, at the step that predicts a token, as in fairseq and CTranslate2.
 """
 
 import re
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.interface import AttentionEngine, Engine, Ids
+from deltalm_ds.generation.interface import UNITS, AttentionEngine, Engine, Ids
 from deltalm_ds.generation.translate import batches_by_cost
 from deltalm_ds.languages import is_within_word
 from deltalm_ds.token_ids import EOS_ID, UNK_ID
 from deltalm_ds.vocabulary import Vocabulary
 
-UNITS = ("words", "pieces")
 COVERED = 0.1  # of what an output's token looks at: a source word that none gives so much is not translated
 DIGITS = 4  # of weights in JSON
 SPACE = "\u2581"  # what SentencePiece writes for it
@@ -61,6 +59,16 @@ def attention(engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids]) ->
         for index, of_pair in zip(batch, weights, strict=True):
             found[index] = of_pair
     return found
+
+
+def check_unit(name: str) -> None:
+    """Refuse what is none of `UNITS`.
+
+    Raises:
+        InputError: it is none.
+    """
+    if name not in UNITS:
+        raise InputError(f"Alignments are between {' or '.join(UNITS)}, not {name!r}.")
 
 
 def alignment(vocabulary: Vocabulary, source: Ids, target: Ids, weights: np.ndarray, unit: str) -> Alignment:

@@ -4,15 +4,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol, runtime_checkable
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from deltalm_ds.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Ids = Sequence[int]
 
 DTYPES = ("float32", "bfloat16", "float16")
+UNITS = ("words", "pieces")  # that an alignment is between
+RERANKERS = ("mbr", "reverse", "coverage")
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}  # source tokens of a batch, times the beam, that fill a device
 
 
@@ -186,7 +189,7 @@ class Engine(Protocol):
 class AttentionEngine(Protocol):
     """An engine that also shows what its outputs look at."""
 
-    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> "list[np.ndarray]":
         """Of each pair [tokens of the target + 1, tokens of the source + 1] float32: the last block's cross-attention.
 
         It is the mean of the heads. Row t is what is looked at when token t of the target is predicted, the last row

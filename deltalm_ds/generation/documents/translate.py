@@ -20,6 +20,7 @@ class Counts:
         cut: of these, those that were too long for the model. parts: what these were cut into.
         divided: sentences, or such parts, that were translated in pieces, as their markup found no place in the whole.
         untranslated: that the model gave nothing for: they stand as they were.
+        faulty: translations that have not all that a glossary asks for, or something banned.
     """
 
     passages: int = 0
@@ -28,6 +29,7 @@ class Counts:
     parts: int = 0
     divided: int = 0
     untranslated: int = 0
+    faulty: int = 0
 
     def __str__(self) -> str:
         text = f"{self.passages} passages, {self.sentences} sentences"
@@ -37,6 +39,8 @@ class Counts:
             text += f"; {self.divided} were translated in pieces, to keep what is marked up in them"
         if self.untranslated:
             text += f"; {self.untranslated} got no translation and stand as they were"
+        if self.faulty:
+            text += f"; {self.faulty} translations lack what was asked for"
         return f"{text}."
 
 

@@ -61,7 +61,6 @@ class PyTorchEngine:
         log_p = (-token_nll).cpu()  # once: every read of a GPU's memory waits for it
         return [of_target.tolist() for of_target in log_p.split(labels.lengths.tolist())]
 
-
     @torch.inference_mode()
     def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
         """See `AttentionEngine`."""
