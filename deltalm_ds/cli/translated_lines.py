@@ -153,9 +153,7 @@ def _print_all(
     if num_faulty:
         print(f"translate: {num_faulty} of {number} outputs lack what was asked for.", file=sys.stderr)
     if translator.num_divided:
-        what = (
-            f"{translator.num_divided} of {number} lines were translated in pieces, to copy what is protected"
-        )
+        what = f"{translator.num_divided} of {number} lines were translated in pieces, to copy what is protected"
         print(f"translate: {what}.", file=sys.stderr)
 
 

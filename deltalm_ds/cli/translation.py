@@ -114,10 +114,9 @@ def translate(
     else:
         _refuse("without --document", {"--format": format, "--out": out})
         _refuse("without --document or --rerank reverse", {"--source-lang": source_lang and rerank != "reverse"})
-        _refuse(
-            "with --ids", {"--check": check and ids, "--protect": protect and ids, "--alignments": alignments and ids}
-        )
-        _refuse("with --ids", {"--glossary": glossary and ids, "--ban": ban and ids, "--rerank": rerank and ids})
+        if ids:
+            _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
+            _refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})
         _refuse("without --json or --check", {"--alignments": alignments and not (as_json or check)})
         translate_lines(model, input, target_lang, prefix, options, asked.wishes(), protect, runs_on, shown)
 

@@ -123,22 +123,21 @@ class Forcing:
         """Of each form its most probable place behind `begin`, and of these the first, as text and ids."""
         limit = self.options.limit(self.engine.max_positions)
         befores = [output[:place].rstrip() for place in _places(output, begin)]
-        tried = [
-            (number, before, _joined(before, form.text)) for number, form in enumerate(forms) for before in befores
-        ]
-        encoded = [tuple(self.encode(text)) for _, _, text in tried]
-        fitting = [index for index, ids in enumerate(encoded) if len(ids) < limit]
-        scores = score(self.engine, [source] * len(fitting), [encoded[index] for index in fitting])
-        best: dict[int, tuple[float, int]] = {}
-        for index, log_p in zip(fitting, scores, strict=True):
-            number, before, _ = tried[index]
-            of_form = sum(log_p[len(self.encode(before)) : -1])
-            if number not in best or of_form > best[number][0]:
-                best[number] = (of_form, index)
-        if not best:
+        tried = []
+        for form in forms:
+            texts = [(before, _joined(before, form.text)) for before in befores]
+            encoded = [(before, text, tuple(self.encode(text))) for before, text in texts]
+            fitting = [one for one in encoded if len(one[2]) < limit]
+            scores = score(self.engine, [source] * len(fitting), [ids for *_, ids in fitting])
+            of_form = [
+                sum(log_p[len(self.encode(before)) : -1]) for (before, *_), log_p in zip(fitting, scores, strict=True)
+            ]
+            if of_form:
+                tried.append(fitting[of_form.index(max(of_form))])
+        if not tried:
             return None
-        first = min((index for _, index in best.values()), key=lambda index: len(tried[index][1]))
-        return tried[first][2], encoded[first]
+        _, text, ids = min(tried, key=lambda one: len(one[0]))
+        return text, ids
 
 
 def _places(text: str, begin: int) -> list[int]:
