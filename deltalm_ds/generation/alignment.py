@@ -97,8 +97,8 @@ def uncovered(vocabulary: Vocabulary, source: Ids, weights: np.ndarray) -> list[
         return []
     found = []
     for text, place in words(vocabulary, source):
-        is_text = vocabulary.is_piece(source[place.start]) and any(map(str.isalnum, text))
-        if is_text and weights[:, place].sum(axis=1).max() < COVERED:
+        is_text = all(map(vocabulary.is_piece, source[place])) and UNK_ID not in source[place]
+        if is_text and any(map(str.isalnum, text)) and weights[:, place].sum(axis=1).max() < COVERED:
             found.append(text.strip())
     return found
 

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
@@ -13,6 +14,7 @@ from deltalm_ds.generation.translate import generate
 from deltalm_ds.languages import is_unspaced, is_within_word, is_word_character
 from deltalm_ds.lines import numbered_lines
 
+PLACES = 4  # for a form that are tried
 CLOSING = ".!?…。！？।"  # what ends a sentence
 
 
@@ -80,10 +82,11 @@ class Forcing:
     """Outputs that are made to have what they lack, with any engine.
 
     Where it is most probable, a form is put in place of how the output went on there; that is a prefix, from which the
-    model searches on. A form that should come before one that is forced already cannot be: they are taken from left to
-    right.
+    model searches on. Of `PLACES` such places the one whose output scores best is taken. Forms are taken from left to
+    right, each behind the one before.
 
     Attributes:
+        engine: what runs the model.
         encode: text of the target language -> ids. decode: the reverse.
         options: of the search.
     """
@@ -104,40 +107,44 @@ class Forcing:
         begin = len(self.decode(self.options.prefix)) if self.options.prefix else 0
         best, lacking = None, missing(forms, output)
         while lacking:
-            prefix = self._prefix(source, output, begin, lacking)
-            if prefix is None:
+            found = [self._forced(source, prefix) for prefix in self._prefixes(source, output, begin, lacking)]
+            better = [one for one in found if len(missing(forms, one.text)) < len(lacking)]
+            if not better:
                 break
-            text, ids = prefix
-            options = replace(self.options, prefix=ids, n_best=1)
-            ((found,),) = generate(self.engine, [source], options, token_scores=True)
-            output = self.decode(found.ids)
-            still = missing(forms, output)
-            if len(still) >= len(lacking):
-                break
-            best, lacking, begin = found, still, len(text)
-        return best
+            best = max(better, key=lambda one: one.hypothesis.score)
+            output, lacking, begin = best.text, missing(forms, best.text), len(best.prefix)
+        return best.hypothesis if best else None
 
-    def _prefix(
-        self, source: Ids, output: str, begin: int, forms: Sequence[Phrase]
-    ) -> tuple[str, tuple[int, ...]] | None:
-        """Of each form its most probable place behind `begin`, and of these the first, as text and ids."""
-        limit = self.options.limit(self.engine.max_positions)
+    def _forced(self, source: Ids, prefix: str) -> "_Forced":
+        options = replace(self.options, prefix=tuple(self.encode(prefix)), n_best=1)
+        ((hypothesis,),) = generate(self.engine, [source], options, token_scores=True)
+        return _Forced(prefix, hypothesis, self.decode(hypothesis.ids))
+
+    def _prefixes(self, source: Ids, output: str, begin: int, forms: Sequence[Phrase]) -> list[str]:
+        """The output up to the most probable places, behind `begin`, of the form that comes first, and that form."""
         befores = [output[:place].rstrip() for place in _places(output, begin)]
-        tried = []
-        for form in forms:
-            texts = [(before, _joined(before, form.text)) for before in befores]
-            encoded = [(before, text, tuple(self.encode(text))) for before, text in texts]
-            fitting = [one for one in encoded if len(one[2]) < limit]
-            scores = score(self.engine, [source] * len(fitting), [ids for *_, ids in fitting])
-            of_form = [
-                sum(log_p[len(self.encode(before)) : -1]) for (before, *_), log_p in zip(fitting, scores, strict=True)
-            ]
-            if of_form:
-                tried.append(fitting[of_form.index(max(of_form))])
-        if not tried:
-            return None
-        _, text, ids = min(tried, key=lambda one: len(one[0]))
-        return text, ids
+        ranked = [found for form in forms if (found := self._ranked(source, befores, form))]
+        return [_joined(*one) for one in min(ranked, key=lambda found: len(found[0][0]), default=[])]
+
+    def _ranked(self, source: Ids, befores: Sequence[str], form: Phrase) -> list[tuple[str, str]]:
+        """What comes before a form, and the form, at its most probable places, the best first."""
+        limit = self.options.limit(self.engine.max_positions)
+        with_form = [tuple(self.encode(_joined(before, form.text))) for before in befores]
+        fitting = [number for number, ids in enumerate(with_form) if len(ids) < limit]
+        scores = score(self.engine, [source] * len(fitting), [with_form[number] for number in fitting])
+        log_p = {
+            number: sum(token_scores[len(self.encode(befores[number])) : -1])
+            for number, token_scores in zip(fitting, scores, strict=True)
+        }
+        return [(befores[number], form.text) for number in sorted(fitting, key=lambda number: -log_p[number])][:PLACES]
+
+
+class _Forced(NamedTuple):
+    """A hypothesis that was searched for from a prefix, and its text."""
+
+    prefix: str
+    hypothesis: Hypothesis
+    text: str
 
 
 def _places(text: str, begin: int) -> list[int]:
