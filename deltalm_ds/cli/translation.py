@@ -112,8 +112,8 @@ def translate(
         layout = _Layout(format, source_lang, protect, out)
         _translate_document(model, input, target_lang, options, asked.wishes(), runs_on, layout)
     else:
-        _refuse("without --document", {"--format": format, "--out": out})
-        _refuse("without --document or --rerank reverse", {"--source-lang": source_lang and rerank != "reverse"})
+        for_documents = None if rerank == "reverse" else source_lang
+        _refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
         if ids:
             _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
             _refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})

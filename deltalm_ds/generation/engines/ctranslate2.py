@@ -131,6 +131,9 @@ class CTranslate2Engine:
             raise InputError("This export shows the attention of one head only: export the model again.")
         found = []
         for source, target in zip(sources, targets, strict=True):  # CTranslate2 wants one length for all
+            if not len(source):  # it gives nothing for no source: there is `</s>` alone to look at
+                found.append(np.ones((len(target) + 1, 1), dtype=np.float32))
+                continue
             (result,) = self.translator.translate_batch(
                 self._with_eos([source]),
                 target_prefix=[[self._tokens[token] for token in target]],
