@@ -135,7 +135,7 @@ def test_engines_agree_on_every_wish(name, model, exported, run, tmp_path, monke
     """What candidates must have and are ranked by, and what they look at: all is equal, to rounding."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").symlink_to(model)
-    (tmp_path / "glossary.tsv").write_text("two\tseven eight\nfour\tten*\nfive\tone\n")
+    (tmp_path / "glossary.tsv").write_text("two\tseven eight*\nfour\tten*\nfive\tone*\n")
     (tmp_path / "ban.txt").write_text("three\nsix seven\n")
     source = "one two three\n\nfour 12 five two\nsee www.a.b/c1 and 7 one\n12\n"
     arguments = ("--target-lang", "en", "--max-length", 12, *WISHES[name], "--json")
