@@ -148,14 +148,13 @@ class _Forced(NamedTuple):
 
 
 def _places(text: str, begin: int) -> list[int]:
-    """Where a word can begin in a text from `begin` on: before each, and at the end, but for what ends a sentence."""
-    end = len(text.rstrip(CLOSING))
-    starts = [
+    """Where a word can go in a text: at `begin`, before each word behind it, and at the end, before its full stop."""
+    starts = {
         place
-        for place in range(begin, len(text))
-        if is_word_character(text[place]) and not is_within_word(text[place - 1 : place] if place else "", text[place])
-    ]
-    return [*starts, max(end, begin)]
+        for place in range(begin + 1, len(text))
+        if is_word_character(text[place]) and not is_within_word(text[place - 1], text[place])
+    }
+    return sorted({begin, *starts, max(begin, len(text.rstrip(CLOSING)))})
 
 
 def _joined(before: str, form: str) -> str:

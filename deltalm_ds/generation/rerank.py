@@ -43,7 +43,7 @@ class MinimumBayesRisk:
     """The mean chrF (sacreBLEU's chrF2 of a sentence) against all candidates, itself included: expected quality.
 
     Each candidate counts alike. Made for samples; of a beam's hypotheses it takes the one that the others agree with
-    [Eikema & Aziz 2022].
+    [Eikema+22].
     """
 
     def scores(self, engine: Engine, sentences: Sequence[Candidates]) -> list[list[float]]:
@@ -89,7 +89,7 @@ class ReverseModel:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Score + weight · Σ over the source's tokens of log min(attention that it got in all, 1) [Wu et al. 2016, eq. 14].
+    """Score + weight · Σ over the source's tokens of log min(attention that it got in all, 1) [Wu+16 eq. 14].
 
     As there it ranks finished hypotheses, so that no step of the search needs attention.
 
