@@ -6,6 +6,7 @@ A reranker takes the candidates of sentences and gives each a score; the highest
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -54,10 +55,11 @@ class MinimumBayesRisk:
         from sacrebleu.metrics import CHRF  # only here: it takes a while to load
 
         chrf, counts = CHRF(), Counter(texts)
-        expected = {
-            text: sum(chrf.sentence_score(text, [other]).score * count for other, count in counts.items()) / len(texts)
-            for text in counts
-        }
+
+        def agreement(text: str) -> float:  # summed exactly: what is equal stays so, and goes by its own score
+            return fsum(chrf.sentence_score(text, [other]).score * count for other, count in counts.items())
+
+        expected = {text: agreement(text) / len(texts) for text in counts}
         return [expected[text] for text in texts]
 
 
