@@ -12,6 +12,10 @@ from typer.testing import CliRunner
 from deltalm_ds.cli import evaluation, export, translation
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
+from deltalm_ds.generation.choosing import Wishes
+from deltalm_ds.generation.glossary import Glossary
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.translator import Translator
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
@@ -172,6 +176,22 @@ def test_engines_agree_on_every_wish(name, model, exported, run, tmp_path, monke
     if name in ("mbr", "coverage"):
         ranks = [[one["rerank_score"] for one in row["hypotheses"]] for row in ours if row["source"]]
         assert all(of_row == sorted(of_row, reverse=True) and len(of_row) == 5 for of_row in ranks)
+
+
+def test_documents_and_python_take_wishes_too(model, run, tmp_path):
+    (tmp_path / "glossary.tsv").write_text("two\tseven eight*\nfour\tten\n")
+    (tmp_path / "in.txt").write_text("one two three.\n\nsix www.a.b/c1 two.\n")
+    arguments = ("--target-lang", "en", "--document", "--input", tmp_path / "in.txt", "--max-length", 20)
+    plain = run("translate", model, *arguments)
+    found = run("translate", model, *arguments, "--glossary", tmp_path / "glossary.tsv")
+    assert "seven eight" not in plain and "www.a.b/c1" in found
+    assert found.split("\n\n")[0].count("seven eight") == 1
+    wishes = Wishes(Glossary.read(tmp_path / "glossary.tsv"))
+    translator = Translator(model, options=SearchOptions(max_length=20), wishes=wishes)
+    assert translator("one two three.", target_lang="en") == found.split("\n\n")[0]
+    found = translator.align("one two three", "six seven", target_lang="en")
+    assert found.source[0] == "__en__" and found.target == (" six", " seven", "</s>")
+    assert found.weights.sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
 
 
 def test_options_that_mean_nothing_are_refused(model, run, tmp_path):
