@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from deltalm_ds.errors import InputError
 
@@ -56,6 +56,10 @@ TOKENIZER_OF_SCRIPT = {
 }  # fmt: skip
 """sacreBLEU's tokenizer for scripts whose words no spaces divide (or, Korean, not only): WORD_TOKENIZER sees a sentence
 as one word. Where sacreBLEU cannot find the words, characters are compared; its flores200 needs a download."""
+
+_UNSPACED = frozenset(
+    word for script, kind in TOKENIZER_OF_SCRIPT.items() if script != "Kore" for word in LETTERS_OF_SCRIPT[script]
+)  # the first words of letters' Unicode names
 
 
 @dataclass(frozen=True)
@@ -234,3 +238,25 @@ def main_script(texts: Iterable[str]) -> str | None:
         if 2 * sum(counts[word] for word in words) > counts.total():
             return script
     return None
+
+
+@lru_cache(maxsize=1 << 12)
+def is_word_character(character: str) -> bool:
+    """Whether words are made of it: letters, marks, digits and other numbers of any script."""
+    return unicodedata.category(character)[0] in "LMN"
+
+
+@lru_cache(maxsize=1 << 12)
+def is_unspaced(character: str) -> bool:
+    """Whether it belongs to a script whose words no spaces divide, such as Han and Thai."""
+    return re.split("[- ]", unicodedata.name(character, ""))[0] in _UNSPACED
+
+
+def is_within_word(before: str, after: str) -> bool:
+    """Whether two neighbouring characters belong to one word; of scripts without spaces, only a letter and its marks.
+
+    Either may be empty, where the text ends.
+    """
+    if not before or not after or not (is_word_character(before) and is_word_character(after)):
+        return False
+    return unicodedata.category(after)[0] == "M" or not (is_unspaced(before) or is_unspaced(after))

@@ -8,7 +8,7 @@ import typer
 from deltalm_ds.generation.documents import FORMATS
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS, PATTERNS
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
-from deltalm_ds.generation.interface import DTYPES
+from deltalm_ds.generation.interface import DTYPES, RERANKERS, UNITS
 
 _RECIPE = typer.Argument(help="A recipe (YAML).")
 RecipePath = Annotated[Path, _RECIPE]
@@ -61,13 +61,36 @@ FormatName = Annotated[
     str | None, typer.Option("--format", help=f"Of a document: {', '.join(FORMATS)}; by default as its suffix says.")
 ]
 SourceLang = Annotated[
-    str | None, typer.Option(help="By whose rules a document's sentences end; by default as its script tells.")
+    str | None,
+    typer.Option(
+        help="Of the sources: by whose rules a document's sentences end (by default as its script tells), and what a "
+        "reverse model translates into."
+    ),
 ]
 Protect = Annotated[
     str | None,
     typer.Option(
-        help=f"What is copied from a document as it is, of {', '.join(PATTERNS)}; by default {','.join(IN_DOCUMENTS)}."
+        help=f"What is copied as it is, of {', '.join(PATTERNS)}; by default nothing, and {','.join(IN_DOCUMENTS)} of "
+        "documents."
     ),
+]
+Alignments = Annotated[
+    str | None,
+    typer.Option(help=f"What each output looks at in its source, between {' or '.join(UNITS)}, in --json and --check."),
+]
+GlossaryFile = Annotated[
+    Path | None,
+    typer.Option("--glossary", help="Lines term<TAB>form: whose source has the term has the form."),
+]
+BanFile = Annotated[Path | None, typer.Option("--ban", help="Phrases, one a line, that no output has.")]
+Rerank = Annotated[
+    str | None, typer.Option(help=f"Choose among as many outputs as the beam by {', '.join(RERANKERS)}.")
+]
+RerankWeight = Annotated[
+    float | None, typer.Option(help="Of the reverse score (by default 1) or the coverage (0.2) beside the own score.")
+]
+ReverseModelPath = Annotated[
+    Path | None, typer.Option("--reverse-model", help="A model or export the other way, for --rerank reverse.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Where a document is written; by default standard output.")]
 AsIds = Annotated[bool, typer.Option("--ids", help="Space-separated token ids in and out, without </s>.")]

@@ -1,24 +1,24 @@
 """`deltalm translate | score`: text through a finished model."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from deltalm_ds.cli.options import (
+    Alignments,
     AsDocument,
     AsIds,
     AsJson,
+    BanFile,
     Beam,
     Check,
     Device,
     Dtype,
     EngineName,
     FormatName,
+    GlossaryFile,
     LengthPenalty,
     MaxLength,
     MaxLengthRatio,
@@ -29,6 +29,9 @@ from deltalm_ds.cli.options import (
     Out,
     Prefix,
     Protect,
+    Rerank,
+    RerankWeight,
+    ReverseModelPath,
     Seed,
     SourceLang,
     TargetLang,
@@ -38,16 +41,16 @@ from deltalm_ds.cli.options import (
     TopP,
 )
 from deltalm_ds.cli.output import print_json
+from deltalm_ds.cli.translated_lines import Shown, translate_lines
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file
 from deltalm_ds.generation.documents import format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
-from deltalm_ds.lines import STDIN, read_lines, read_parallel_lines, read_whole
+from deltalm_ds.lines import STDIN, read_parallel_lines, read_whole
 
 if TYPE_CHECKING:
-    from deltalm_ds.generation.interface import Engine, Hypothesis, SearchOptions
-
-Codec = tuple[Callable[[str], Sequence[int]], Callable[[Iterable[int]], str]]  # line -> ids, ids -> line
+    from deltalm_ds.generation.choosing import Wishes
+    from deltalm_ds.generation.interface import SearchOptions
 
 
 def translate(
@@ -76,6 +79,12 @@ def translate(
     ids: AsIds = False,
     as_json: AsJson = False,
     check: Check = False,
+    alignments: Alignments = None,
+    glossary: GlossaryFile = None,
+    ban: BanFile = None,
+    rerank: Rerank = None,
+    rerank_weight: RerankWeight = None,
+    reverse_model: ReverseModelPath = None,
     document: AsDocument = False,
     format: FormatName = None,
     source_lang: SourceLang = None,
@@ -94,21 +103,47 @@ def translate(
     bounds = (min_length, max_length, no_repeat_ngram_size, min_length_ratio, max_length_ratio)
     options = SearchOptions(beam, n_best, length_penalty, *bounds, (), temperature, top_k, top_p, seed)
     runs_on: dict[str, Any] = {"engine": engine, "threads": threads, "device": device, "dtype": dtype}
-    layout = _Layout(format, source_lang, protect, out)
+    shown = Shown(ids, as_json, check, alignments)
+    _refuse("without --rerank", {} if rerank else {"--rerank-weight": rerank_weight, "--reverse-model": reverse_model})
+    asked = _Asked(glossary, ban, rerank, rerank_weight, reverse_model, source_lang)
     if document:
-        _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json})
-        _refuse("with --document", {"--check": check, "--prefix": prefix})
-        _translate_document(model, input, target_lang, options, runs_on, layout)
+        _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json, "--check": check})
+        _refuse("with --document", {"--prefix": prefix, "--alignments": alignments})
+        layout = _Layout(format, source_lang, protect, out)
+        _translate_document(model, input, target_lang, options, asked.wishes(), runs_on, layout)
     else:
-        from deltalm_ds.generation.loading import load_engine
+        for_documents = None if rerank == "reverse" else source_lang
+        _refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
+        if ids:
+            _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
+            _refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})
+        _refuse("without --json or --check", {"--alignments": alignments and not (as_json or check)})
+        translate_lines(model, input, target_lang, prefix, options, asked.wishes(), protect, runs_on, shown)
 
-        given = zip(("--format", "--source-lang", "--protect", "--out"), layout, strict=True)
-        _refuse("without --document", dict(given))
-        _refuse("with --ids", {"--check": check and ids})
-        runner = load_engine(model, **runs_on)
-        codec = _codec(model, runner, target_lang, ids)
-        options = replace(options, prefix=_prefix_ids(model, runner, prefix, ids))
-        _print_translations(runner, input, codec, options, _Shown(ids, as_json, check))
+
+class _Asked(NamedTuple):
+    """What is asked of outputs; see `options`."""
+
+    glossary: Path | None
+    ban: Path | None
+    rerank: str | None
+    rerank_weight: float | None
+    reverse_model: Path | None
+    source_lang: str | None
+
+    def wishes(self) -> "Wishes":
+        """It, read and opened: before a model is, as far as that needs none."""
+        from deltalm_ds.generation.choosing import Wishes
+        from deltalm_ds.generation.glossary import Glossary
+        from deltalm_ds.generation.phrases import read_phrases
+        from deltalm_ds.generation.rerank import reranker_of
+
+        glossary = Glossary.read(self.glossary) if self.glossary else None
+        banned = tuple(read_phrases(self.ban)) if self.ban else ()
+        reranker = None
+        if self.rerank:
+            reranker = reranker_of(self.rerank, self.rerank_weight, self.reverse_model, self.source_lang)
+        return Wishes(glossary, banned, reranker)
 
 
 class _Layout(NamedTuple):
@@ -132,6 +167,7 @@ def _translate_document(
     input: Path,
     target_lang: str | None,
     options: "SearchOptions",
+    wishes: "Wishes",
     runs_on: dict[str, Any],
     layout: _Layout,
 ) -> None:
@@ -143,7 +179,7 @@ def _translate_document(
         raise InputError(f"A document in {kind.title} is no text: name a file for it with --out.")
     names = IN_DOCUMENTS if layout.protect is None else filter(None, layout.protect.split(","))
     data = read_whole(input)
-    translator = Translator(model, **runs_on, options=options)
+    translator = Translator(model, **runs_on, options=options, wishes=wishes)
     found, counts = translator.document(data, kind, target_lang, layout.source_lang, names, input)
     print(f"translate: {counts}", file=sys.stderr)
     if layout.out is None:
@@ -151,42 +187,6 @@ def _translate_document(
     else:
         with atomic_file(layout.out, "wb") as file:
             file.write(found)
-
-
-class _Shown(NamedTuple):
-    """What is printed of outputs."""
-
-    ids: bool
-    as_json: bool
-    check: bool
-
-
-def _print_translations(engine: "Engine", input: Path, codec: Codec, options: "SearchOptions", shown: _Shown) -> None:
-    """The translation of each line, when it and those that came with it are done."""
-    from deltalm_ds.generation.checks import findings
-    from deltalm_ds.generation.translate import no_progress, translate_chunks
-    from deltalm_ds.progress import progress
-
-    encode, decode = codec
-    chunks, num_lines = _chunks(input)
-    showing = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
-    has_scores = shown.as_json or options.n_best > 1
-    number = num_wrong = 0
-    with showing as advance:
-        for lines, results in translate_chunks(engine, chunks, encode, options, has_scores, advance=advance):
-            for line, found in zip(lines, results, strict=True):
-                wrong = [findings(line, decode(one.ids), encode(line), one.ids) for one in found if shown.check]
-                if shown.as_json:
-                    print_json(_translation(line, found, None if shown.ids else decode, wrong))
-                else:
-                    _print_translation(number if options.n_best > 1 else None, found, decode)
-                number += 1
-                if wrong and wrong[0]:
-                    num_wrong += 1
-                    print(f"translate: line {number}: {'; '.join(wrong[0])}", file=sys.stderr)
-            sys.stdout.flush()
-    if shown.check:
-        print(f"translate: {num_wrong} of {number} outputs look wrong.", file=sys.stderr)
 
 
 def score(
@@ -228,56 +228,3 @@ def score(
             print_json(values | {"score": sum(scores), "token_scores": scores})
         else:
             print(f"{sum(scores):.6f}\t{' '.join(f'{value:.6f}' for value in scores)}")
-
-
-def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:
-    """The lines to translate in chunks, and their number where it is known: not while they are being written."""
-    from deltalm_ds.generation.live_input import is_live, live_lines
-    from deltalm_ds.generation.translate import chunks_of
-
-    if path == STDIN and is_live():
-        return live_lines(), None
-    lines = read_lines(path)
-    return chunks_of(lines), len(lines)
-
-
-def _codec(model: Path, engine: "Engine", target_lang: str | None, ids: bool) -> Codec:
-    """Line -> ids and ids -> line: by the vocabulary beside the model, or as numbers."""
-    from deltalm_ds.generation.translate import encoder_for, parse_ids
-    from deltalm_ds.vocabulary import Vocabulary
-
-    if ids:
-        return lambda line: parse_ids(line, engine.vocabulary_size), lambda tokens: " ".join(map(str, tokens))
-    vocabulary = Vocabulary.load(model)
-    return encoder_for(vocabulary, target_lang), vocabulary.decode
-
-
-def _prefix_ids(model: Path, engine: "Engine", prefix: str, ids: bool) -> tuple[int, ...]:
-    from deltalm_ds.generation.translate import parse_ids
-    from deltalm_ds.vocabulary import Vocabulary
-
-    if not prefix:
-        return ()
-    return tuple(parse_ids(prefix, engine.vocabulary_size) if ids else Vocabulary.load(model).encode(prefix).tolist())
-
-
-def _print_translation(number: int | None, found: "list[Hypothesis]", decode: Callable[[Iterable[int]], str]) -> None:
-    """The text alone, or with a line's number number<TAB>score<TAB>text of each of its outputs."""
-    for hypothesis in found:
-        text = decode(hypothesis.ids)
-        if number is not None:
-            text = f"{number}\t{hypothesis.score:.6f}\t{text.replace(chr(9), ' ')}"
-        print(text)
-
-
-def _translation(
-    line: str,
-    found: "list[Hypothesis]",
-    decode: Callable[[Iterable[int]], str] | None,
-    wrong: list[list[str]],
-) -> dict[str, Any]:
-    """One object of --json. Without `decode` (--ids) hypotheses have no text, without `wrong` (--check) no checks."""
-    hypotheses = [({"text": decode(hypothesis.ids)} if decode else {}) | asdict(hypothesis) for hypothesis in found]
-    for hypothesis, checks in zip(hypotheses, wrong, strict=False):
-        hypothesis["checks"] = checks
-    return {"source": line, "hypotheses": hypotheses}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.errors import DataError
+from deltalm_ds.generation.exclusions import Exclusions
 from deltalm_ds.generation.interface import Hypothesis, SearchOptions
 from deltalm_ds.generation.steps import StepRunner
 from deltalm_ds.kernels.top_k import Continuations, top_k
@@ -144,6 +145,7 @@ class _Search(Generic[Cache]):
         self.sentences = torch.arange(num_sentences, device=device)
         self._first_rows = self.sentences[:, None] * self.beam
         self._ban_until = torch.tensor([0, options.min_length], device=device)  # `</s>` before, `<pad>` after
+        self._exclusions = Exclusions(options, device)
         self._bounds = self._bounds_of(source) if options.is_of_source else None
         self._prefix = torch.tensor([*options.prefix, -1], device=device) if options.prefix else None
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
@@ -166,9 +168,7 @@ class _Search(Generic[Cache]):
         logits = self.model.decode_step(self.last, self.cache)
         ban_until = self._ban_until if self._bounds is None else self._bounds[:, :2]
         banned = torch.where(self.position < ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
-        if self.options.no_repeat_ngram_size:
-            found = repeats(self.tokens[:, :length], self.position, self.options.no_repeat_ngram_size)
-            banned = torch.cat([banned, found], dim=1)
+        banned = torch.cat([banned, self._exclusions.next(self.tokens[:, :length], self.position)], dim=1)
         only = torch.full_like(self.last, EOS_ID) if is_last else self._forced()  # even if it is banned
         candidates = top_k(logits, self.scores, 2 * self.beam, banned, only)
         self._finish(Continuations(*(part[:, : self.beam] for part in candidates)))
@@ -271,21 +271,3 @@ def beam_search(
         search.cache.reserve(max_length + 1)
         search.step(max_length + 1, is_last=True)
     return search.finished.best(options)
-
-
-def repeats(tokens: Tensor, position: Tensor, size: int) -> Tensor:
-    """[N, any number] int64, tokens that followed an earlier occurrence of a row's last size - 1 tokens, or `<pad>`.
-
-    Args:
-        tokens: [N, L], those so far and then `<pad>`.
-        position: [1], how many they are.
-        size: of the n-grams that must not repeat.
-    """
-    if tokens.shape[1] < size:
-        return tokens[:, :0]
-    ngrams = tokens.unfold(1, size, 1)  # [N, L - size + 1, size]
-    begin = position - size + 1
-    columns = begin + torch.arange(size - 1, device=tokens.device)
-    ending = tokens.index_select(1, columns.clamp(min=0))  # [N, size - 1]
-    occurs = (ngrams[:, :, :-1] == ending[:, None]).all(dim=2) & (begin >= 0)
-    return ngrams[:, :, -1].where(occurs, PAD_ID)

@@ -16,7 +16,7 @@ COPIED_TOKENS = 4  # shorter outputs may well be their source: names
 _DIGITS = re.compile(r"\d+")
 
 
-def findings(source: str, output: str, source_ids: Ids, output_ids: Ids) -> list[str]:
+def findings(source: str, output: str, source_ids: Ids, output_ids: Ids, uncovered: Sequence[str] = ()) -> list[str]:
     """What looks wrong, in a few words each; empty where nothing does.
 
     Looked at are the length, what repeats, outputs that are their source, sentences and numbers that are missing.
@@ -26,6 +26,7 @@ def findings(source: str, output: str, source_ids: Ids, output_ids: Ids) -> list
         output: its translation.
         source_ids: tokens of the line; whether the language tag is one of them does not matter.
         output_ids: tokens of the translation.
+        uncovered: words of the source that no token of the translation looks at (`alignment.uncovered`).
     """
     checks = (
         _length(len(source_ids), len(output_ids)),
@@ -33,6 +34,7 @@ def findings(source: str, output: str, source_ids: Ids, output_ids: Ids) -> list
         "copied" if len(source_ids) >= COPIED_TOKENS and output.split() == source.split() else None,
         _sentences(source, output),
         _numbers(source, output),
+        f"uncovered: {' '.join(uncovered)}" if uncovered else None,
     )
     return [check for check in checks if check]
 

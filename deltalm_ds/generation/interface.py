@@ -4,13 +4,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from deltalm_ds.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Ids = Sequence[int]
 
 DTYPES = ("float32", "bfloat16", "float16")
+UNITS = ("words", "pieces")  # that an alignment is between
+RERANKERS = ("mbr", "reverse", "coverage")
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}  # source tokens of a batch, times the beam, that fill a device
 
 
@@ -72,6 +77,7 @@ class SearchOptions:
         top_k, top_p: drawn are only the `top_k` most probable tokens (0: all), and of these only the most probable
             that have a share `top_p` of the probability together.
         seed: of the draws.
+        banned: sequences of ids, none of which a hypothesis has, its prefix apart.
     """
 
     beam: int = 5
@@ -87,6 +93,7 @@ class SearchOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    banned: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.beam < 1:
@@ -104,6 +111,8 @@ class SearchOptions:
             )
         if len(self.prefix) > self.max_length:
             raise InputError(f"The prefix has {len(self.prefix)} tokens; outputs have at most {self.max_length}.")
+        if not all(self.banned):
+            raise InputError("A banned sequence has no tokens: every output would have it.")
         self._check_sampling()
 
     def _check_sampling(self) -> None:
@@ -173,4 +182,17 @@ class Engine(Protocol):
 
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         """Log p in nats of each target's tokens and of its `</s>`."""
+        ...
+
+
+@runtime_checkable
+class AttentionEngine(Protocol):
+    """An engine that also shows what its outputs look at."""
+
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> "list[np.ndarray]":
+        """Of each pair [tokens of the target + 1, tokens of the source + 1] float32: the last block's cross-attention.
+
+        It is the mean of the heads. Row t is what is looked at when token t of the target is predicted, the last row
+        when `</s>` is; the columns are the source's tokens and its `</s>`. Rows add up to 1.
+        """
         ...

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.arrays.counter_rng import hash_counters, mix_in, name_key
-from deltalm_ds.generation.beam_search import StepModel, repeats
+from deltalm_ds.generation.beam_search import StepModel
+from deltalm_ds.generation.exclusions import Exclusions
 from deltalm_ds.generation.interface import Hypothesis, SearchOptions
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
@@ -39,7 +40,7 @@ def sample(model: StepModel, source: PackedSequences, options: SearchOptions) ->
     device, num = source.tokens.device, options.n_best
     sentences = torch.arange(len(sources), device=device)
     cache = model.start_decoding(source)
-    state = _states(options, sources)
+    state, exclusions = _states(options, sources), Exclusions(options, device)
     least, most = torch.tensor(bounds, device=device).view(-1, 2).repeat_interleave(num, dim=0).unbind(1)
     tokens = torch.full((len(least), 1 + max(high for _, high in bounds)), PAD_ID, device=device)
     scores = torch.zeros(tokens.shape, device=device)
@@ -48,7 +49,7 @@ def sample(model: StepModel, source: PackedSequences, options: SearchOptions) ->
     for position in range(tokens.shape[1]):
         cache.reserve(position + 1)
         log_p = model.decode_step(last, cache).float().log_softmax(1)
-        allowed = _allowed(log_p, tokens[:, :position], position, least, most, options)
+        allowed = _allowed(log_p, tokens[:, :position], position, least, most, options, exclusions)
         draws = torch.from_numpy((mix_in(state, position) >> np.uint64(11)) * 2.0**-53).to(device)
         last = draw(allowed, draws, options)
         tokens[:, position] = last.masked_fill(has_ended, PAD_ID)
@@ -99,7 +100,13 @@ def _states(options: SearchOptions, sources: Sequence[Sequence[int]]) -> np.ndar
 
 
 def _allowed(
-    log_p: Tensor, tokens: Tensor, position: int, least: Tensor, most: Tensor, options: SearchOptions
+    log_p: Tensor,
+    tokens: Tensor,
+    position: int,
+    least: Tensor,
+    most: Tensor,
+    options: SearchOptions,
+    exclusions: Exclusions,
 ) -> Tensor:
     """[N, V], log p with -inf for what must not come."""
     if position < len(options.prefix):
@@ -108,9 +115,8 @@ def _allowed(
         only = torch.where(most <= position, EOS_ID, -1)
     banned = torch.where(least[:, None] > position, EOS_ID, PAD_ID).expand(-1, 1)
     banned = torch.cat([banned, torch.full_like(banned, PAD_ID)], dim=1)
-    if options.no_repeat_ngram_size:
-        found = repeats(tokens, torch.tensor([position], device=tokens.device), options.no_repeat_ngram_size)
-        banned = torch.cat([banned, found], dim=1)
+    excluded = exclusions.next(tokens, torch.tensor([position], device=tokens.device))
+    banned = torch.cat([banned, excluded], dim=1)
     allowed = log_p.scatter(1, banned, NEVER)
     forced = torch.full_like(log_p, NEVER).scatter(1, only.clamp(min=0)[:, None], 0.0)
     return torch.where(only[:, None] >= 0, forced, allowed)

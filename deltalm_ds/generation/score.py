@@ -20,11 +20,7 @@ def score(
     Raises:
         InputError: a sequence is too long for the model (cutting it would give the probability of something else).
     """
-    limit = engine.max_positions - 1
-    for number, pair in enumerate(zip(sources, targets, strict=True), start=1):
-        for side, ids in zip(("source", "target"), pair, strict=True):
-            if len(ids) > limit:
-                raise InputError(f"Line {number}: the {side} has {len(ids)} tokens; the model takes at most {limit}.")
+    check_lengths(engine, sources, targets)
     found: list[list[float]] = [[] for _ in sources]
     costs = [len(source) + len(target) + 2 for source, target in zip(sources, targets, strict=True)]
     for batch in batches_by_cost(costs, engine.batch_tokens):
@@ -33,3 +29,16 @@ def score(
             found[index] = token_scores
         advance(len(batch))
     return found
+
+
+def check_lengths(engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids]) -> None:
+    """Refuse what the model has no positions for.
+
+    Raises:
+        InputError: see `score`.
+    """
+    limit = engine.max_positions - 1
+    for number, pair in enumerate(zip(sources, targets, strict=True), start=1):
+        for side, ids in zip(("source", "target"), pair, strict=True):
+            if len(ids) > limit:
+                raise InputError(f"Line {number}: the {side} has {len(ids)} tokens; the model takes at most {limit}.")

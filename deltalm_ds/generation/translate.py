@@ -33,15 +33,17 @@ def translate(
     encode: Callable[[str], Ids],
     options: SearchOptions,
     what: str = "translate",
+    token_scores: bool = False,
 ) -> Iterator[list[Hypothesis]]:
     """The hypotheses of each line, in order, with progress on stderr; see `translate_chunks`.
 
     Args:
         encode: line -> ids with the language tag, without `</s>` (see `encoder_for`, `parse_ids`).
         what: the progress line's name.
+        token_scores: see `generate`.
     """
     with progress(what, len(lines)) as advance:
-        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, what=what, advance=advance):
+        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, token_scores, what, advance):
             yield from found
 
 

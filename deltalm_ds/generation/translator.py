@@ -1,16 +1,19 @@
 """One-call translation: `deltalm_ds.Translator("model")("Some text.", target_lang="fr")`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
+from deltalm_ds.generation.alignment import Alignment, alignment, attention, check_unit
+from deltalm_ds.generation.choosing import Chooser, Wishes
 from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.generation.loading import load_engine
-from deltalm_ds.generation.translate import encoder_for, translate
+from deltalm_ds.generation.score import check_lengths
+from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.lines import STDIN
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -33,6 +36,7 @@ class Translator:
         dtype: what is computed in: float32, bfloat16, float16; None leaves it to the engine.
         threads: CPU threads; 0: all cores, fewer on a busy machine.
         options: of the search.
+        wishes: glossary, banned phrases, how candidates are ranked.
 
     Raises:
         InputError: the directory holds no model with a vocabulary, or the engine cannot compute there or so.
@@ -48,8 +52,9 @@ class Translator:
         dtype: str | None = None,
         threads: int = 0,
         options: SearchOptions | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
-        self.options = options or SearchOptions()
+        self.options, self.wishes = options or SearchOptions(), wishes or Wishes()
         self.vocabulary = Vocabulary.load(directory)
         self.engine = load_engine(directory, engine, threads, device, dtype)
 
@@ -119,14 +124,29 @@ class Translator:
         longest = self.engine.max_positions - 1
         # outputs may be longer than their sources, and must not be cut
         most = max(1, min(longest, self.options.limit(self.engine.max_positions) // 2))
-        options = replace(self.options, n_best=self.options.beam)
-
-        def candidates(texts: Sequence[str]) -> list[list[str]]:
-            outputs = translate(self.engine, texts, encode, options)
-            return [[self.vocabulary.decode(hypothesis.ids) for hypothesis in found] for found in outputs]
+        chooser = Chooser(self.engine, self.vocabulary, encode, self.options, self.wishes)
 
         def fits(text: str) -> bool:
             return len(encode(text)) <= most
 
-        translated = TranslatedDocument(format.read(data, path), candidates, fits, source_lang, target_lang, protect)
-        return translated.write(), translated.counts
+        translated = TranslatedDocument(format.read(data, path), chooser.texts, fits, source_lang, target_lang, protect)
+        written = translated.write()
+        return written, replace(translated.counts, faulty=chooser.num_faulty)
+
+    def align(self, text: str, output: str, target_lang: str | None = None, unit: str = "words") -> Alignment:
+        """What each word or piece of an output looks at in its source: see `alignment`.
+
+        Args:
+            text: a sentence.
+            output: its translation, whoever made it.
+            target_lang: see `__call__`.
+            unit: one of `UNITS`.
+
+        Raises:
+            InputError: see `__call__`; or the engine does not show attention, or a side is too long for the model.
+        """
+        check_unit(unit)
+        source, target = encoder_for(self.vocabulary, target_lang)(text), self.vocabulary.encode(output).tolist()
+        check_lengths(self.engine, [source], [target])
+        (weights,) = attention(self.engine, [source], [target])
+        return alignment(self.vocabulary, source, target, weights, unit)

@@ -101,6 +101,19 @@ class DeltaLM(nn.Module):
         """The decoder's output [T, M] for whole targets; encoder_states: [S, M]."""
         return self._decode(self.token_embedding(target_input.tokens), target_input, encoder_states, source)
 
+    def attention_to_source(self, target_input: PackedSequences, source: PackedSequences) -> Tensor:
+        """[B, T', S'] float32, the attention of the last block to the source, whole targets at once.
+
+        It is the mean of the heads: see `CrossAttention.weights`.
+        """
+        encoder_states = self.encode(source)
+        *blocks, last = self._blocks
+        x = self.decoder.embedding(self.token_embedding(target_input.tokens), target_input.positions)
+        for block in blocks:
+            x = block(x, target_input, encoder_states, source)
+        x = last.before_cross_attention(x, target_input)
+        return last.cross_attention.weights(x, target_input, encoder_states, source)
+
     def _encode(self, token_rows: Tensor, source: PackedSequences) -> Tensor:
         x = self.encoder.embedding(token_rows, source.positions)
         for layer in self.encoder.layers:

@@ -117,6 +117,21 @@ class CrossAttention(nn.Module):
         )
         return self.norm(self.output(out.flatten(1)), x)
 
+    def weights(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
+        """[B, T', S'] float32, the mean of the heads' attention, of the longest T' and S'; arguments: see `forward`.
+
+        What is behind the end of a target means nothing; behind the end of a source there are zeros.
+        """
+        q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
+        k = self._keys_and_values(encoder_states)[:, 0]
+        padded_q, padded_k = (
+            nn.utils.rnn.pad_sequence(part.split(sequences.lengths.tolist()), batch_first=True).transpose(1, 2)
+            for part, sequences in ((q, target), (k, source))
+        )  # [B, H, T', D] and [B, H, S', D]
+        scores = (padded_q @ padded_k.transpose(2, 3)).float() * self.head_dim**-0.5
+        is_token = torch.arange(scores.shape[3], device=x.device) < source.lengths[:, None]
+        return scores.masked_fill(~is_token[:, None, None], float("-inf")).softmax(3).mean(1)
+
     def cache(self, encoder_states: Tensor, source: PackedSequences) -> CrossAttentionCache:
         """Keys and values of every source sentence, computed once. encoder_states: [S, M]."""
         k, v = self._keys_and_values(encoder_states).unbind(1)
@@ -172,8 +187,12 @@ class InterleavedBlock(nn.Module):
 
     def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
         """x: [T, M] -> [T, M]; arguments: see `CrossAttention.forward`."""
-        x = self.ffn_1(self.self_attention(x, target))
+        x = self.before_cross_attention(x, target)
         return self.ffn_2(self.cross_attention(x, target, encoder_states, source))
+
+    def before_cross_attention(self, x: Tensor, target: PackedSequences) -> Tensor:
+        """The part of `forward` that does not look at the source. x: [T, M] -> [T, M]."""
+        return self.ffn_1(self.self_attention(x, target))
 
     def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] -> [N, M]."""
@@ -192,8 +211,12 @@ class VanillaBlock(nn.Module):
 
     def forward(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
         """x: [T, M] -> [T, M]; arguments: see `CrossAttention.forward`."""
-        x = self.self_attention(x, target)
+        x = self.before_cross_attention(x, target)
         return self.ffn(self.cross_attention(x, target, encoder_states, source))
+
+    def before_cross_attention(self, x: Tensor, target: PackedSequences) -> Tensor:
+        """The part of `forward` that does not look at the source. x: [T, M] -> [T, M]."""
+        return self.self_attention(x, target)
 
     def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
         """One decoding step. x: [N, M] -> [N, M]."""

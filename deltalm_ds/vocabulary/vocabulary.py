@@ -206,6 +206,14 @@ class Vocabulary:
             raise InputError(f"There is no token {token_id}: the vocabulary has ids 0 to {self.size - 1}.")
         return self._tokens[token_id]
 
+    def is_piece(self, token_id: int) -> bool:
+        """Whether it is part of a text: a piece, or `<unk>` in place of one."""
+        return UNK_ID <= token_id < self._end_of_pieces
+
+    @cached_property
+    def _end_of_pieces(self) -> int:
+        return self.block_start("sentinels")
+
     # --- text ---
 
     @property
@@ -300,9 +308,8 @@ class Vocabulary:
         Raises:
             InputError: an id is outside the vocabulary, or the vocabulary is ids only.
         """
-        end = self.block_start("sentinels")
         named = [(token_id, self.token(token_id)) for token_id in map(int, ids)]
-        pieces = [name for token_id, name in named if UNK_ID <= token_id < end]
+        pieces = [name for token_id, name in named if self.is_piece(token_id)]
         return _CONTROL.sub(" ", self._segmenter.join(pieces))
 
 

@@ -12,6 +12,10 @@ from typer.testing import CliRunner
 from deltalm_ds.cli import evaluation, export, translation
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
+from deltalm_ds.generation.choosing import Wishes
+from deltalm_ds.generation.glossary import Glossary
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.translator import Translator
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.vocabulary import Vocabulary
@@ -115,6 +119,99 @@ def test_engines_agree_on_every_option(model, exported, run):
         assert all(one["text"].startswith(begins) for row in ours if row["source"] for one in row["hypotheses"])
     lengths = [len(row["hypotheses"][0]["ids"]) for row in ours]
     assert lengths[1] == 0 and min(lengths[0], *lengths[2:]) >= 4
+
+
+WISHES = {
+    "alignments": ("--alignments", "words", "--check", "--n-best", 2),
+    "pieces": ("--alignments", "pieces"),
+    "glossary": ("--glossary", "glossary.tsv", "--n-best", 3, "--max-length", 24),
+    "protect": ("--protect", "url,number", "--alignments", "words"),
+    "mbr": ("--rerank", "mbr", "--n-best", 5),
+    "reverse": ("--rerank", "reverse", "--reverse-model", "model", "--source-lang", "de", "--rerank-weight", 0.5),
+    "coverage": ("--rerank", "coverage", "--n-best", 5),
+    "all": ("--rerank", "coverage", "--glossary", "glossary.tsv", "--protect", "number", "--n-best", 6, "--beam", 6),
+    "ban": ("--ban", "ban.txt"),
+}
+
+
+@pytest.mark.parametrize("name", WISHES)
+def test_engines_agree_on_every_wish(name, model, exported, run, tmp_path, monkeypatch):
+    """What candidates must have and are ranked by, and what they look at: all is equal, to rounding."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(model)
+    (tmp_path / "glossary.tsv").write_text("two\tseven eight*\nfour\tten*\nfive\tone*\n")
+    (tmp_path / "ban.txt").write_text("three\nsix seven\n")
+    source = "one two three\n\nfour 12 five two\nsee www.a.b/c1 and 7 one\n12\n"
+    arguments = ("--target-lang", "en", "--max-length", 12, *WISHES[name], "--json")
+    ours, theirs = (
+        [json.loads(line) for line in run("translate", where, *arguments, input=source).splitlines()]
+        for where in (model, exported)
+    )
+    best = [row["hypotheses"][0] for row in ours]
+    if name == "glossary":
+        assert not any(one.get("faults") for one in best)
+        assert "seven eight" in best[0]["text"] and "ten" in best[2]["text"]
+        assert any(one.get("faults") for row in ours for one in row["hypotheses"])  # the search had not all of it
+    if name == "protect":
+        assert "www.a.b/c1" in best[3]["text"] and "7" in best[3]["text"] and best[4]["text"] == "12"
+        assert "12" in best[2]["text"] and "⁇" not in best[2]["text"]
+    if name == "ban":
+        assert "three" not in " ".join(one["text"] for one in best)
+        if exported.name == "ctranslate2":
+            return  # see `test_engines_agree_on_every_option`
+    for a, b in zip(ours, theirs, strict=True):
+        assert len(a["hypotheses"]) == len(b["hypotheses"])
+        for one, other in zip(a["hypotheses"], b["hypotheses"], strict=True):
+            assert one.keys() == other.keys()
+            assert (one["text"], one["ids"]) == (other["text"], other["ids"]), name
+            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+            assert one.get("rerank_score", 0) == pytest.approx(other.get("rerank_score", 0), abs=1e-3)
+            assert one.get("checks") == other.get("checks")
+            assert ("alignment" in one) == ("--alignments" in WISHES[name])
+            if "alignment" in one:
+                assert one["alignment"]["target"] == other["alignment"]["target"]
+                assert one["alignment"]["source"] == other["alignment"]["source"]
+                for row, other_row in zip(*(x["alignment"]["weights"] for x in (one, other)), strict=True):
+                    assert row == pytest.approx(other_row, abs=2e-4) and sum(row) == pytest.approx(1, abs=2e-3)
+    if name in ("mbr", "coverage"):
+        ranks = [[one["rerank_score"] for one in row["hypotheses"]] for row in ours if row["source"]]
+        assert all(of_row == sorted(of_row, reverse=True) and len(of_row) == 5 for of_row in ranks)
+
+
+def test_documents_and_python_take_wishes_too(model, run, tmp_path):
+    (tmp_path / "glossary.tsv").write_text("two\tseven eight*\nfour\tten\n")
+    (tmp_path / "in.txt").write_text("one two three.\n\nsix www.a.b/c1 two.\n")
+    arguments = ("--target-lang", "en", "--document", "--input", tmp_path / "in.txt", "--max-length", 20)
+    plain = run("translate", model, *arguments)
+    found = run("translate", model, *arguments, "--glossary", tmp_path / "glossary.tsv")
+    assert "seven eight" not in plain and "www.a.b/c1" in found
+    assert found.split("\n\n")[0].count("seven eight") == 1
+    wishes = Wishes(Glossary.read(tmp_path / "glossary.tsv"))
+    translator = Translator(model, options=SearchOptions(max_length=20), wishes=wishes)
+    assert translator("one two three.", target_lang="en") == found.split("\n\n")[0]
+    found = translator.align("one two three", "six seven", target_lang="en")
+    assert found.source[0] == "__en__" and found.target == (" six", " seven", "</s>")
+    assert found.weights.sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+def test_options_that_mean_nothing_are_refused(model, run, tmp_path):
+    (tmp_path / "g").write_text("a\tb\n")
+    for given, message in {
+        ("--alignments", "words"): "--alignments means nothing without --json or --check",
+        ("--ids", "--glossary", tmp_path / "g"): "--glossary means nothing with --ids",
+        ("--rerank-weight", 2): "--rerank-weight means nothing without --rerank",
+        ("--source-lang", "de"): "--source-lang means nothing without --document",
+        ("--document", "--alignments", "words"): "--alignments means nothing with --document",
+        ("--protect", "urls"): "no kind of text 'urls' to protect: the nearest is 'url'",
+        (
+            "--rerank",
+            "reverse",
+            "--reverse-model",
+            model,
+        ): r"name the language of the sources \(--source-lang\): de, en",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            run("translate", model, "--target-lang", "de", *given, input="one\n")
 
 
 def test_what_an_engine_cannot_do_is_refused_by_name(model, exported, run):

@@ -56,6 +56,7 @@ def assert_same(found, expected):
 def searches(draw):
     beam = draw(st.integers(1, 4), "beam")
     min_length = draw(st.integers(0, 12), "min_length")
+    banned = st.lists(st.integers(3, VOCABULARY_SIZE - 1), min_size=1, max_size=3).map(tuple)
     options = SearchOptions(
         beam=beam,
         n_best=draw(st.integers(1, beam), "n_best"),
@@ -63,6 +64,7 @@ def searches(draw):
         min_length=min_length,
         max_length=draw(st.integers(min_length, 30), "max_length"),
         no_repeat_ngram_size=draw(st.sampled_from([0, 2, 3]), "no_repeat_ngram_size"),
+        banned=draw(st.lists(banned, max_size=3).map(tuple), "banned"),
     )
     tokens = st.lists(st.integers(3, VOCABULARY_SIZE - 1), max_size=7)
     return options, [[*ids, EOS_ID] for ids in draw(st.lists(tokens, min_size=1, max_size=6), "sources")]

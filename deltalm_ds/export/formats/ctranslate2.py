@@ -25,6 +25,7 @@ from deltalm_ds.model.layers import CrossAttention, Embedding, FeedForward, Post
 from deltalm_ds.token_ids import SPECIAL_TOKENS
 from deltalm_ds.vocabulary import Vocabulary
 
+ALL_HEADS = 0  # attention is given as the mean of the last layer's heads
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
 
 EXAMPLE = """\
@@ -120,8 +121,9 @@ def build_spec(model: DeltaLM, tokens: list[str]) -> TransformerSpec:
     }
     spec = TransformerSpec(
         TransformerEncoderSpec(config.num_encoder_layers, **stack),
-        TransformerDecoderSpec(layers_per_block * config.num_decoder_blocks, **stack),
+        TransformerDecoderSpec(layers_per_block * config.num_decoder_blocks, **stack, alignment_heads=ALL_HEADS),
     )
+    spec.config.add_attribute("alignment_heads", ALL_HEADS)  # what the engine knows of the line above
     spec.config.layer_norm_epsilon = config.layer_norm_eps
     spec.config.decoder_start_token = "</s>"
     spec.config.add_source_eos = False  # the caller appends it

@@ -2,7 +2,8 @@
 
     encoder   tokens [B, S] int64, mask [B, S] bool        -> cross_keys_i, cross_values_i [B, H, S, D] of every block
     decoder   tokens [N] int64, mask [B, S], past_keys_i, past_values_i [N, H, L, D], cross_…
-                                                           -> logits [N, V], present_keys_i, … [N, H, L + 1, D]
+                                                           -> logits [N, V], present_keys_i, … [N, H, L + 1, D],
+                                                              attention [N, S] of the last block, mean of the heads
 
 N = B · beam rows, the beams of a sentence side by side; the mask is true at tokens; L is 0 at the first step.
 
@@ -145,9 +146,13 @@ def _build_decoder(graph: "Graph") -> None:
             x = _feed_forward(graph, x, block.ffn_1)
         cross = block.cross_attention
         (q,) = _heads(graph, graph.linear(x, cross.query), 1, by_beam)  # [B, H, beam, D]
-        out = _attend(graph, q, f"cross_keys_{index}", f"cross_values_{index}", bias)
+        attention = _attention(graph, q, f"cross_keys_{index}", bias)  # [B, H, beam, S]
+        out = _weighted(graph, attention, f"cross_values_{index}")
         x = _end_of_attention(graph, out, cross, x)
         x = _feed_forward(graph, x, block.ffn_2 if isinstance(block, InterleavedBlock) else block.ffn)
+    mean = graph.op("ReduceMean", attention, graph.constant([1]), keepdims=0)
+    flat = graph.op("Concat", graph.constant([-1]), graph.op("Shape", "mask", start=1, end=2), axis=0)
+    graph.output("attention", ["N", "S"], "Reshape", mean, flat)
     graph.logits(x)
 
 
@@ -184,14 +189,22 @@ def _heads(graph: "Graph", x: str, num_parts: int, shape: str) -> list[str]:
 
 def _attend(graph: "Graph", q: str, k: str, v: str, bias: str | None = None) -> str:
     """softmax(q kᵀ / √D + bias) v, heads put side by side again: [rows, M]."""
-    config = graph.config
-    scaled = graph.op("Mul", q, graph.constant(np.float32(config.head_dim**-0.5)))
+    return _weighted(graph, _attention(graph, q, k, bias), v)
+
+
+def _attention(graph: "Graph", q: str, k: str, bias: str | None) -> str:
+    """softmax(q kᵀ / √D + bias)."""
+    scaled = graph.op("Mul", q, graph.constant(np.float32(graph.config.head_dim**-0.5)))
     scores = graph.op("MatMul", scaled, graph.op("Transpose", k, perm=[0, 1, 3, 2]))  # ONNX Runtime makes them one
     if bias is not None:
         scores = graph.op("Add", scores, bias)
-    out = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), v)
-    out = graph.op("Transpose", out, perm=[0, 2, 1, 3])
-    return graph.op("Reshape", out, graph.constant([-1, config.hidden_size]))
+    return graph.op("Softmax", scores, axis=-1)
+
+
+def _weighted(graph: "Graph", attention: str, v: str) -> str:
+    """attention v, heads put side by side again: [rows, M]."""
+    out = graph.op("Transpose", graph.op("MatMul", attention, v), perm=[0, 2, 1, 3])
+    return graph.op("Reshape", out, graph.constant([-1, graph.config.hidden_size]))
 
 
 def _end_of_attention(graph: "Graph", x: str, attention: SelfAttention | CrossAttention, residual: str) -> str:

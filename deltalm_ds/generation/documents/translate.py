@@ -1,15 +1,13 @@
 """Translating a document: its passages sentence by sentence, in batches over all of it, nothing lost."""
 
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltalm_ds.generation.documents.markup import Stretch
 from deltalm_ds.generation.documents.passages import KEPT, Document, Passage
+from deltalm_ds.generation.documents.pieces import Candidates, has_letters, translations, written_in_pieces
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS, pattern_of, protect
 from deltalm_ds.generation.documents.sentences import cut, language_of, sentence_space, split_sentences
-
-Candidates = Callable[[Sequence[str]], Sequence[Sequence[str]]]
 
 
 @dataclass
@@ -22,6 +20,7 @@ class Counts:
         cut: of these, those that were too long for the model. parts: what these were cut into.
         divided: sentences, or such parts, that were translated in pieces, as their markup found no place in the whole.
         untranslated: that the model gave nothing for: they stand as they were.
+        faulty: translations that have not all that a glossary asks for, or something banned.
     """
 
     passages: int = 0
@@ -30,6 +29,7 @@ class Counts:
     parts: int = 0
     divided: int = 0
     untranslated: int = 0
+    faulty: int = 0
 
     def __str__(self) -> str:
         text = f"{self.passages} passages, {self.sentences} sentences"
@@ -39,6 +39,8 @@ class Counts:
             text += f"; {self.divided} were translated in pieces, to keep what is marked up in them"
         if self.untranslated:
             text += f"; {self.untranslated} got no translation and stand as they were"
+        if self.faulty:
+            text += f"; {self.faulty} translations lack what was asked for"
         return f"{text}."
 
 
@@ -99,9 +101,9 @@ class TranslatedDocument:
 
     def _translated(self, sentences: Sequence[Stretch]) -> dict[Stretch, str]:
         """Each sentence as the document writes its translation: in one piece if its markup finds its places there."""
-        found = self._of_texts(sentence.text for sentence in sentences)
+        found = translations(self._candidates, (sentence.text for sentence in sentences))
         spans = [text.strip() for sentence in sentences for text in sentence.spans.values()]
-        of_spans = self._of_texts(filter(None, spans))
+        of_spans = translations(self._candidates, filter(None, spans))
         written, others = {}, []
         for sentence in sentences:
             if not found[sentence.text]:
@@ -118,31 +120,9 @@ class TranslatedDocument:
             else:
                 written[sentence] = whole
         self.counts.divided += len(others)
-        return written | self._in_pieces(others)
-
-    def _in_pieces(self, sentences: Sequence[Stretch]) -> dict[Stretch, str]:
-        pieces = {sentence: [part for piece in sentence.parts() for part in _trimmed(piece)] for sentence in sentences}
-        found = self._of_texts(piece.text for parts in pieces.values() for piece in parts if has_letters(piece))
-
-        def written(piece: Stretch) -> str:
-            translation = next(iter(found.get(piece.text, ())), None)
-            if translation is None:
-                self.counts.untranslated += has_letters(piece)
-                return piece.same()
-            whole = piece.written_as(translation, {})
-            assert whole is not None  # nothing in it has to be found
-            return whole
-
-        return {sentence: "".join(map(written, parts)) for sentence, parts in pieces.items()}
-
-    def _of_texts(self, texts: Iterable[str]) -> Mapping[str, Sequence[str]]:
-        """The candidates of each text; none where the model gives nothing that is seen."""
-        different = list(dict.fromkeys(texts))
-        candidates = self._candidates(different) if different else []
-        return {
-            text: [candidate.strip() for candidate in found if candidate.strip()]
-            for text, found in zip(different, candidates, strict=True)
-        }
+        in_pieces, num_untranslated = written_in_pieces(others, self._candidates)
+        self.counts.untranslated += num_untranslated
+        return written | in_pieces
 
     def _joined(self, stretches: Sequence[Stretch], written: Mapping[Stretch, str]) -> str:
         """A passage again: what the source language has between sentences becomes what the target language has."""
@@ -157,24 +137,3 @@ class TranslatedDocument:
             parts.append(raw)
             after_sentence = is_sentence
         return "".join(parts)
-
-
-def has_letters(stretch: Stretch) -> bool:
-    """Whether there is something to translate: a letter that is not part of what is kept."""
-    kept = [stretch.passage.marks[number] for number in stretch.numbers]
-    hidden = {place for mark in kept if mark.kind == KEPT for place in range(mark.start, mark.end)}
-    return any(
-        unicodedata.category(character)[0] == "L"
-        for place, character in enumerate(stretch.text, start=stretch.start)
-        if place not in hidden
-    )
-
-
-def _trimmed(piece: Stretch) -> list[Stretch]:
-    """A piece without the white space around it, and that white space; what is kept is whole."""
-    if piece.is_kept:
-        return [piece]
-    core = piece.text.strip()
-    start = piece.start + len(piece.text) - len(piece.text.lstrip())
-    places = {start, start + len(core)} - {piece.start, piece.end} if core else set()
-    return piece.divided(sorted(places))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import numpy as np
 
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.files import read_json
@@ -45,6 +46,7 @@ class CTranslate2Engine:
         self.batch_tokens = BATCH_TOKENS[device]
         self.vocabulary_size, self.max_positions = sizes_of(directory)
         self._tokens: list[str] = read_json(directory / "shared_vocabulary.json")
+        self._config = read_json(directory / "config.json")
         self._id_of_token = {token: token_id for token_id, token in enumerate(self._tokens)}
         try:
             self.translator = ctranslate2.Translator(
@@ -85,7 +87,7 @@ class CTranslate2Engine:
             num_hypotheses=options.beam,
             length_penalty=NO_LENGTH_PENALTY,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
-            suppress_sequences=[[self._tokens[PAD_ID]]],
+            suppress_sequences=[[self._tokens[token] for token in ids] for ids in ((PAD_ID,), *options.banned)],
             min_decoding_length=options.min_length,
             max_decoding_length=options.limit(self.max_positions),
             target_prefix=[[self._tokens[token] for token in options.prefix]] * len(sources)
@@ -118,6 +120,32 @@ class CTranslate2Engine:
             max_input_length=0,
         )
         return [result.log_probs for result in results]
+
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+        """See `AttentionEngine`; of searches whose outputs are given as prefixes.
+
+        Raises:
+            InputError: the export was made before it could show attention.
+        """
+        if "alignment_heads" not in self._config:
+            raise InputError("This export shows the attention of one head only: export the model again.")
+        found = []
+        for source, target in zip(sources, targets, strict=True):  # CTranslate2 wants one length for all
+            if not len(source):  # it gives nothing for no source: there is `</s>` alone to look at
+                found.append(np.ones((len(target) + 1, 1), dtype=np.float32))
+                continue
+            (result,) = self.translator.translate_batch(
+                self._with_eos([source]),
+                target_prefix=[[self._tokens[token] for token in target]],
+                beam_size=1,
+                min_decoding_length=0,
+                max_decoding_length=len(target) + 1,
+                max_input_length=0,
+                return_end_token=True,
+                return_attention=True,
+            )
+            found.append(np.array(result.attention[0], dtype=np.float32))
+        return found
 
     def _with_eos(self, sources: Sequence[Ids]) -> list[list[str]]:
         return [[self._tokens[token] for token in (*source, EOS_ID)] for source in sources]

@@ -3,7 +3,7 @@
 Legend: B sentences, N = B · beam rows, H heads, S source, L past, D head dim, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ try:
 except ModuleNotFoundError:
     raise InputError("An ONNX model needs the package onnxruntime: pip install 'deltalm-ds[export]'.") from None
 
+ATTENTION = "attention"  # an output of the decoder
 NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64, torch.bool: np.bool_}
 
 
@@ -71,6 +72,7 @@ class OnnxEngine:
             _open(directory / "encoder.onnx", threads),
             _open(directory / "decoder.onnx", threads),
         )
+        self._shows_attention = ATTENTION in {value.name for value in self._decoder.get_outputs()}
         cross = [value for value in self._encoder.get_outputs() if value.name.startswith("cross_keys")]
         self._num_blocks = len(cross)
         _, self._num_heads, _, self._head_dim = cross[0].shape
@@ -84,18 +86,43 @@ class OnnxEngine:
         """See `Engine`; token by token, as the decoder takes one at a time."""
         if not sources:
             return []
+        scores = []
+        for label, outputs in self._teacher_forced(sources, targets):
+            logits = outputs["logits"]
+            scores.append(logits.gather(1, label[:, None])[:, 0] - logits.logsumexp(dim=1))
+        rows = torch.stack(scores, dim=1).tolist()
+        return [row[: len(target) + 1] for row, target in zip(rows, targets, strict=True)]
+
+    @torch.inference_mode()
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+        """See `AttentionEngine`; token by token, as `score`.
+
+        Raises:
+            InputError: the export was made before it could show attention.
+        """
+        if not self._shows_attention:
+            raise InputError("This export does not show attention: export the model again.")
+        if not sources:
+            return []
+        steps = [outputs[ATTENTION] for _, outputs in self._teacher_forced(sources, targets, shows_attention=True)]
+        found = torch.stack(steps, dim=1).numpy()
+        return [
+            of_pair[: len(target) + 1, : len(source) + 1]
+            for of_pair, source, target in zip(found, sources, targets, strict=True)
+        ]
+
+    def _teacher_forced(
+        self, sources: Sequence[Ids], targets: Sequence[Ids], shows_attention: bool = False
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The next token [N] of every target, and the decoder's outputs, step by step."""
         cache = self.start_decoding(pack_with_eos(sources))
         labels = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor([*target, EOS_ID]) for target in targets], batch_first=True
         )  # what follows a target's end is not looked at
         last = torch.full((len(targets),), EOS_ID)
-        scores = []
         for label in labels.unbind(1):
-            logits = self.decode_step(last, cache)
-            scores.append(logits.gather(1, label[:, None])[:, 0] - logits.logsumexp(dim=1))
+            yield label, self._step(last, cache, shows_attention)
             last = label
-        rows = torch.stack(scores, dim=1).tolist()
-        return [row[: len(target) + 1] for row, target in zip(rows, targets, strict=True)]
 
     def start_decoding(self, source: PackedSequences) -> OnnxCache:
         """See `beam_search.StepModel`."""
@@ -108,17 +135,23 @@ class OnnxEngine:
 
     def decode_step(self, tokens: Tensor, cache: OnnxCache) -> Tensor:
         """See `beam_search.StepModel`."""
+        return self._step(tokens, cache)["logits"]
+
+    def _step(self, tokens: Tensor, cache: OnnxCache, shows_attention: bool = False) -> dict[str, Tensor]:
+        """The decoder's outputs of one more token a row; see `decode_step`."""
         nothing = torch.empty(len(tokens), self._num_heads, 0, self._head_dim)
         past = cache.selected_past() or {f"past{name.removeprefix('cross')}": nothing for name in cache.cross}
         inputs = {"tokens": tokens, "mask": cache.mask} | past | cache.cross
-        logits = torch.empty(len(tokens), self.vocabulary_size)
+        outputs = {"logits": torch.empty(len(tokens), self.vocabulary_size)}
+        if shows_attention:
+            outputs[ATTENTION] = torch.empty(len(tokens), cache.mask.shape[1])
         present = {
             name.replace("past", "present"): torch.empty(*tensor.shape[:2], tensor.shape[2] + 1, tensor.shape[3])
             for name, tensor in past.items()
         }
-        _run(self._decoder, inputs, {"logits": logits} | present)
+        _run(self._decoder, inputs, outputs | present)
         cache.past = {name.replace("present", "past"): tensor for name, tensor in present.items()}
-        return logits
+        return outputs
 
 
 def open_engine(directory: Path, options: EngineOptions) -> OnnxEngine:

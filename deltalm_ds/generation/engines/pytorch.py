@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from deltalm_ds.allocator import keep_freed_memory
@@ -52,13 +53,31 @@ class PyTorchEngine:
         self.model.eval()
         weight = self.model.token_embedding.weight
         source, labels = pack_with_eos(sources).to(weight.device), pack_with_eos(targets)
-        shifted = PackedSequences.from_sequences([[EOS_ID, *target] for target in targets]).to(weight.device)
+        shifted = _shifted(targets).to(weight.device)
         with torch.cuda.device_of(weight):
             hidden = self.model.decode(shifted, self.model.encode(source), source)
             tokens = labels.tokens.to(weight.device)
             token_nll = linear_cross_entropy(hidden, weight, tokens, self.vocabulary_size).token_nll
         log_p = (-token_nll).cpu()  # once: every read of a GPU's memory waits for it
         return [of_target.tolist() for of_target in log_p.split(labels.lengths.tolist())]
+
+    @torch.inference_mode()
+    def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
+        """See `AttentionEngine`."""
+        self.model.eval()
+        weight = self.model.token_embedding.weight
+        with torch.cuda.device_of(weight):
+            source, shifted = pack_with_eos(sources).to(weight.device), _shifted(targets).to(weight.device)
+            found = self.model.attention_to_source(shifted, source).cpu().numpy()
+        return [
+            of_pair[: len(target) + 1, : len(ids) + 1]
+            for of_pair, ids, target in zip(found, sources, targets, strict=True)
+        ]
+
+
+def _shifted(targets: Sequence[Ids]) -> PackedSequences:
+    """What the decoder is given to predict targets and their ends."""
+    return PackedSequences.from_sequences([[EOS_ID, *target] for target in targets])
 
 
 def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:

@@ -1,0 +1,195 @@
+"""Lines of text through a model, and what `deltalm translate` prints of them."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from deltalm_ds.cli.output import print_json
+from deltalm_ds.generation.documents.protected import pattern_of
+from deltalm_ds.lines import STDIN, read_lines
+
+if TYPE_CHECKING:
+    from deltalm_ds.generation.alignment import Alignment
+    from deltalm_ds.generation.choosing import Output, Wishes
+    from deltalm_ds.generation.interface import Engine, SearchOptions
+    from deltalm_ds.generation.line_translator import LineTranslator
+    from deltalm_ds.vocabulary import Vocabulary
+
+
+class Shown(NamedTuple):
+    """What is printed of outputs. alignments: one of `UNITS`, or None."""
+
+    ids: bool
+    as_json: bool
+    check: bool
+    alignments: str | None
+
+
+def translate_lines(
+    model: Path,
+    input: Path,
+    target_lang: str | None,
+    prefix: str,
+    options: "SearchOptions",
+    wishes: "Wishes",
+    protect: str | None,
+    runs_on: dict[str, Any],
+    shown: Shown,
+) -> None:
+    """Translate a file or standard input line by line, and print each translation when it is done.
+
+    Args:
+        model: a model directory or an export.
+        input: text, or ids if these are shown.
+        target_lang: the language to translate into, where the vocabulary has tags.
+        prefix: what every output begins with.
+        options: of the search.
+        wishes: what is asked of outputs besides.
+        protect: names from `PATTERNS`, with commas between; None protects nothing.
+        runs_on: engine, device, dtype and threads, as `load_engine` takes them.
+        shown: what is printed.
+    """
+    from deltalm_ds.generation.alignment import check_unit
+    from deltalm_ds.generation.line_translator import LineTranslator
+    from deltalm_ds.generation.loading import load_engine
+    from deltalm_ds.generation.translate import encoder_for, parse_ids
+    from deltalm_ds.vocabulary import Vocabulary
+
+    if shown.alignments:
+        check_unit(shown.alignments)
+    protected = pattern_of(filter(None, protect.split(","))) if protect else None
+    engine = load_engine(model, **runs_on)
+    if shown.ids:
+        size = engine.vocabulary_size
+        options = replace(options, prefix=tuple(parse_ids(prefix, size)))
+        numbers = LineTranslator(
+            engine, lambda line: parse_ids(line, size), lambda ids: " ".join(map(str, ids)), options
+        )
+        _print_all(numbers, None, input, options, shown)
+        return
+    vocabulary = Vocabulary.load(model)
+    if prefix:
+        options = replace(options, prefix=tuple(vocabulary.encode(prefix).tolist()))
+    encode = encoder_for(vocabulary, target_lang)
+    translator = LineTranslator(engine, encode, vocabulary.decode, options)
+    if wishes or protected:
+        translator.choose(vocabulary, wishes, protected)
+    _print_all(translator, _Looker(engine, vocabulary, encode, shown), input, options, shown)
+
+
+class _Note(NamedTuple):
+    """What is said of an output besides: what looks wrong, and what it looks at."""
+
+    checks: list[str] | None = None
+    alignment: "Alignment | None" = None
+
+
+class _Looker:
+    """Looks at outputs beside their lines. encode: line -> ids with the language tag."""
+
+    def __init__(
+        self, engine: "Engine", vocabulary: "Vocabulary", encode: Callable[[str], Sequence[int]], shown: Shown
+    ) -> None:
+        self._engine, self._vocabulary, self._encode, self._shown = engine, vocabulary, encode, shown
+
+    def notes(self, lines: Sequence[str], outputs: "Sequence[Sequence[Output]]") -> list[list[_Note]]:
+        """Of each line and output."""
+        from deltalm_ds.generation.alignment import attention
+
+        longest = self._engine.max_positions - 1
+        pairs = [
+            (line, self._encode(line)[:longest], output)
+            for line, of_line in zip(lines, outputs, strict=True)
+            for output in of_line
+        ]
+        weights: Sequence[Any] = [None] * len(pairs)
+        if self._shown.alignments:
+            weights = attention(self._engine, [ids for _, ids, _ in pairs], [one.hypothesis.ids for *_, one in pairs])
+        found = iter([self._note(*pair, of_pair) for pair, of_pair in zip(pairs, weights, strict=True)])
+        return [[next(found) for _ in of_line] for of_line in outputs]
+
+    def _note(self, line: str, source: Sequence[int], output: "Output", weights: Any) -> _Note:
+        from deltalm_ds.generation.alignment import alignment, uncovered
+        from deltalm_ds.generation.checks import findings
+
+        checks, found, unit, ids = None, None, self._shown.alignments, output.hypothesis.ids
+        if self._shown.check:
+            not_covered = uncovered(self._vocabulary, source, weights) if unit else ()
+            checks = findings(line, output.text, source, ids, not_covered)
+        if self._shown.as_json and unit:
+            found = alignment(self._vocabulary, source, ids, weights, unit)
+        return _Note(checks, found)
+
+
+def _print_all(
+    translator: "LineTranslator", looker: _Looker | None, input: Path, options: "SearchOptions", shown: Shown
+) -> None:
+    """The outputs of each line, when it and those that came with it are done, and at the end what went wrong."""
+    from deltalm_ds.generation.translate import no_progress
+    from deltalm_ds.progress import progress
+
+    chunks, num_lines = _chunks(input)
+    showing = nullcontext(no_progress) if num_lines is None else progress("translate", num_lines)
+    number = num_wrong = num_faulty = 0
+    with showing as advance:
+        for lines, outputs in translator.translate(chunks, shown.as_json or options.n_best > 1, advance):
+            looked = looker.notes(lines, outputs) if looker else [[_Note()] * len(of_line) for of_line in outputs]
+            for line, of_line, notes in zip(lines, outputs, looked, strict=True):
+                if shown.as_json:
+                    print_json(_as_json(line, of_line, notes, shown))
+                else:
+                    _print_outputs(number if options.n_best > 1 else None, of_line)
+                number += 1
+                num_wrong += bool(notes[0].checks)
+                num_faulty += bool(of_line[0].faults)
+                if hints := [*of_line[0].faults, *(notes[0].checks or [])]:
+                    print(f"translate: line {number}: {'; '.join(hints)}", file=sys.stderr)
+            sys.stdout.flush()
+    if shown.check:
+        print(f"translate: {num_wrong} of {number} outputs look wrong.", file=sys.stderr)
+    if num_faulty:
+        print(f"translate: {num_faulty} of {number} outputs lack what was asked for.", file=sys.stderr)
+    if translator.num_divided:
+        what = f"{translator.num_divided} of {number} lines were translated in pieces, to copy what is protected"
+        print(f"translate: {what}.", file=sys.stderr)
+
+
+def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:
+    """The lines to translate in chunks, and their number where it is known: not while they are being written."""
+    from deltalm_ds.generation.live_input import is_live, live_lines
+    from deltalm_ds.generation.translate import chunks_of
+
+    if path == STDIN and is_live():
+        return live_lines(), None
+    lines = read_lines(path)
+    return chunks_of(lines), len(lines)
+
+
+def _print_outputs(number: int | None, outputs: "Sequence[Output]") -> None:
+    """The text alone, or with a line's number number<TAB>score<TAB>text of each of its outputs."""
+    for output in outputs:
+        text = output.text
+        if number is not None:
+            score = output.hypothesis.score if output.rerank_score is None else output.rerank_score
+            text = f"{number}\t{score:.6f}\t{text.replace(chr(9), ' ')}"
+        print(text)
+
+
+def _as_json(line: str, outputs: "Sequence[Output]", notes: Sequence[_Note], shown: Shown) -> dict[str, Any]:
+    """One object of --json: with --ids hypotheses have no text, and what is not asked for is not there."""
+    hypotheses = []
+    for output, note in zip(outputs, notes, strict=True):
+        found: dict[str, Any] = ({} if shown.ids else {"text": output.text}) | asdict(output.hypothesis)
+        if output.rerank_score is not None:
+            found["rerank_score"] = output.rerank_score
+        if output.faults:
+            found["faults"] = list(output.faults)
+        if note.checks is not None:
+            found["checks"] = note.checks
+        if note.alignment is not None:
+            found["alignment"] = note.alignment.as_dict()
+        hypotheses.append(found)
+    return {"source": line, "hypotheses": hypotheses}
