@@ -8,7 +8,7 @@ from typing import overload
 from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
-from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.interface import Engine, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import encoder_for, translate
 from deltalm_ds.lines import STDIN
@@ -116,9 +116,7 @@ class Translator:
             InputError: see `__call__`; or the data is not in that format.
         """
         encode = encoder_for(self.vocabulary, target_lang)
-        longest = self.engine.max_positions - 1
-        # outputs may be longer than their sources, and must not be cut
-        most = max(1, min(longest, self.options.limit(self.engine.max_positions) // 2))
+        most = longest_part(self.engine, self.options)
         options = replace(self.options, n_best=self.options.beam)
 
         def candidates(texts: Sequence[str]) -> list[list[str]]:
@@ -130,3 +128,8 @@ class Translator:
 
         translated = TranslatedDocument(format.read(data, path), candidates, fits, source_lang, target_lang, protect)
         return translated.write(), translated.counts
+
+
+def longest_part(engine: Engine, options: SearchOptions) -> int:
+    """The most tokens of what is translated in one piece: outputs may be longer, and must not be cut."""
+    return max(1, min(engine.max_positions - 1, options.limit(engine.max_positions) // 2))
