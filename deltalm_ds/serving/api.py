@@ -77,11 +77,11 @@ class Api:
         asked = body.asked()
         service.limits.check_texts(asked.texts)
         if body.stream:
-            return await self._stream(asked, began)
+            return await self._stream(request, asked, began)
         model, found = await service.work.result(request, lambda ticket: service.translate(asked, ticket))
         return JSONResponse(_answer(model, found, asked.num_texts, began))
 
-    async def _stream(self, asked: Asked, began: float) -> Response:
+    async def _stream(self, request: Request, asked: Asked, began: float) -> Response:
         """A line of JSON for each sentence, and at the end the answer; or an error, if only then there is one."""
 
         def work(ticket: Ticket, tell: Callable[[Any], None]) -> None:
@@ -91,8 +91,7 @@ class Api:
             model, found = self._service.translate(asked, ticket, heard)
             tell(_answer(model, found, asked.num_texts, began))
 
-        events = self._service.work.events(work)
-        first = await anext(events)  # a request that is refused gets its status
+        first, events = await self._service.work.events(request, work)
 
         async def lines() -> AsyncGenerator[str, None]:
             try:

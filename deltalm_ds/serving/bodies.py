@@ -34,7 +34,7 @@ async def read_body(request: Request, most: int, kind: type[Body], takes_forms: 
     try:
         if media_type == JSON:
             return kind.model_validate_json(data)
-        return kind.model_validate_strings(_fields(data))
+        return kind.model_validate(_fields(data))
     except ValidationError as error:
         raise ApiError(400, _sentence(error, kind)) from None
 

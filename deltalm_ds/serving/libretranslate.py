@@ -89,7 +89,7 @@ class LibreTranslate:
 
 
 def _different(texts: list[str]) -> list[str]:
-    return list(dict.fromkeys(texts[1:]))
+    return list(dict.fromkeys(text for text in texts if text != texts[0]))
 
 
 def _detected(text: str) -> list[dict[str, Any]]:

@@ -53,6 +53,8 @@ class Limits:
             raise ApiError(413, f"There are {len(texts)} texts; a request may have {MAX_TEXTS}: send several.")
         if num > self.characters:
             raise ApiError(413, f"There are {num} characters; a request may have {self.characters}: divide the text.")
+        if any("\0" in text for text in texts):
+            raise ApiError(400, "The text has a NUL character, as no text has: leave it out.")
 
 
 class ApiKeys:

@@ -50,7 +50,7 @@ class Model:
         self.name = name
         self.vocabulary = Vocabulary.load(directory)
         self.vocabulary.decode(self.vocabulary.encode("a"))  # what is made when it is first needed is made once
-        self.engine: Engine = load_engine(directory, **runs_on)
+        self.engine: Engine = load_engine(directory, **runs_on, in_memory=True)
         self._observer, self._cache = observer, Cache[Found](cache_size)
         self._batcher = Batcher(self.engine, lambda num: observer.batch(name, num))
         self._users, self._is_retired, self._lock = 0, False, threading.Lock()

@@ -59,7 +59,7 @@ def serve(service: Service, listener: socket.socket, is_local: bool) -> None:
     app = make_app(service, LOCAL_NAMES if is_local else None)
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=LimitedProtocol,
         ws="none",
         lifespan="off",
         log_level="error",
@@ -106,7 +106,7 @@ class _Server(uvicorn.Server):
             self._reloading = asyncio.get_running_loop().run_in_executor(None, self._service.reload)
 
 
-class _Protocol(H11Protocol):
+class LimitedProtocol(H11Protocol):
     """uvicorn's, which closes connections that take too long to send the head of a request."""
 
     _waiting: asyncio.TimerHandle | None = None

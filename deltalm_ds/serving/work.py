@@ -53,16 +53,29 @@ class Work:
             gone.cancel()
             done.cancel()
 
-    async def events(self, work: Callable[[Ticket, Callable[[Any], None]], None]) -> AsyncGenerator[Any, None]:
-        """What `work` tells, one by one, as it does; it is given up when nobody reads on or the time is over.
+    async def events(
+        self, request: Request, work: Callable[[Ticket, Callable[[Any], None]], None]
+    ) -> tuple[Any, AsyncGenerator[Any, None]]:
+        """The first thing that `work` tells, and what it tells then, as it does; see `result`.
 
         Args:
-            work: is given what it tells things with.
-
-        Raises:
-            ApiError: see `result`.
-            Exception: what `work` raises.
+            request: whose client waits.
+            work: is given what it tells things with, and tells one at least.
         """
+        told = self._told(work)
+        first, gone = asyncio.ensure_future(anext(told)), asyncio.ensure_future(_gone(request))
+        both: set[asyncio.Future[Any]] = {first, gone}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                raise ApiError(CLIENT_GONE, "The client is gone.")
+            return first.result(), told
+        finally:
+            first.cancel()
+            gone.cancel()
+
+    async def _told(self, work: Callable[[Ticket, Callable[[Any], None]], None]) -> AsyncGenerator[Any, None]:
+        """Given up when nobody reads on or the time is over."""
         loop, ticket = asyncio.get_running_loop(), Ticket()
         events: asyncio.Queue[Any] = asyncio.Queue()
 
