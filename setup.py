@@ -74,6 +74,8 @@ setup(
             "hypothesis",
             "httpx2",
             "libretranslatepy",
+            "playwright",  # drives a Chromium that is installed, for the tests of the server's page
+            "axe-playwright-python",
             "pdoc",
             "ruff",
             "mypy",
