@@ -36,6 +36,7 @@ setup(
         "deltalm_ds.recipes": ["*.yaml"],
         "deltalm_ds.launch.examples": ["hostfile.*"],
         "deltalm_ds.launch.slurm": ["*.sbatch"],
+        "deltalm_ds.serving": ["*.html"],
     },
     # All that `deltalm demo` needs. Triton comes with torch's CUDA wheels; apex is used where found, never required.
     install_requires=[
@@ -63,6 +64,7 @@ setup(
     ],
     extras_require={
         "export": ["transformers>=5.12", "tokenizers", "onnx", "onnxruntime"],
+        "serve": ["starlette>=1", "uvicorn>=0.54", "prometheus-client", "py3langid>=0.4"],
         "documents": ["python-docx>=1.2", "lxml"],
         "eval": ["sacrebleu[ja,ko]"],
         "mpi": ["mpi4py>=4.1"],
@@ -70,6 +72,10 @@ setup(
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "httpx2",
+            "libretranslatepy",
+            "playwright",  # drives a Chromium that is installed, for the tests of the server's page
+            "axe-playwright-python",
             "pdoc",
             "ruff",
             "mypy",

@@ -32,7 +32,7 @@ LEVELS = (
     {"checkpoints", "data", "environment"},
     {"generation", "data_tools"},
     {"evaluation", "export"},
-    {"recipe"},
+    {"recipe", "serving"},
     {"training"},
     {"launch"},
     {"demo"},
@@ -55,6 +55,7 @@ DISTRIBUTIONS = {
     "ClusterShell": "clustershell",
     "pynvml": "nvidia-ml-py",
     "docx": "python-docx",
+    "prometheus_client": "prometheus-client",
 }
 
 
@@ -219,6 +220,7 @@ def test_every_imported_package_is_declared_in_setup_py(monkeypatch: pytest.Monk
     extras = {name: _names(listed) for name, listed in described["extras_require"].items()}
     required = _names(described["install_requires"])
     optional = {"data_tools": extras["mpi"], "export": extras["export"], "checkpoints": extras["export"]}
+    optional["serving"] = extras["serve"]
     optional["training"] = extras["mpi"]  # where mpirun starts the ranks
     optional["generation"] = {"onnxruntime"} | extras["documents"]  # the first is of the extra for exports
     optional["kernels"] = {"triton", "apex"}  # one comes with torch's CUDA wheels, one is used where found

@@ -81,7 +81,7 @@ def packaged_files(tree: Path) -> set[str]:
         for path in (tree / folder).rglob("*"):
             through_link = folder == "deltalm_ds" and path.relative_to(tree).parts[1] in LINKED
             is_data = path.name == "py.typed" or (path.is_file() and path.parent.name == "examples")
-            if (path.suffix in {".py", ".json", ".yaml", ".sbatch"} or is_data) and not through_link:
+            if (path.suffix in {".py", ".json", ".yaml", ".sbatch", ".html"} or is_data) and not through_link:
                 files.add(f"{prefix}{path.relative_to(tree)}")
     return files
 

@@ -18,6 +18,7 @@ from deltalm_ds.cli import (
     plan,
     recipe,
     report,
+    serving,
     training,
     translation,
     vocab,
@@ -49,6 +50,7 @@ for verb in (
     training.demo,
     translation.translate,
     translation.score,
+    serving.serve,
     evaluation.evaluate,
     export.export,
 ):

@@ -27,11 +27,14 @@ class EngineOptions:
         device: `cpu`, `cuda` or `cuda:N`; None takes a GPU if there is one that the engine can use.
         dtype: one of `DTYPES`; None leaves the choice to the engine: on a GPU bfloat16, or float16 before sm_80.
         threads: CPU threads of the engine, and of this process where the search runs in it; 0 leaves the defaults.
+        in_memory: weights are read into memory of this process, not mapped: a file that is overwritten under a process
+            that has it mapped ends the process.
     """
 
     device: str | None = None
     dtype: str | None = None
     threads: int = 0
+    in_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device):

@@ -16,6 +16,7 @@ def load_engine(
     threads: int = 0,
     device: str | None = None,
     dtype: str | None = None,
+    in_memory: bool = False,
 ) -> Engine:
     """Open a model directory, or an export, with the one of `ENGINES` that it is for.
 
@@ -24,12 +25,13 @@ def load_engine(
         threads: CPU threads; 0 takes what `threads_to_take` says.
         device: see `EngineOptions`.
         dtype: see `EngineOptions`.
+        in_memory: see `EngineOptions`.
 
     Raises:
         InputError: the directory holds no model, or not one for this engine, or the engine cannot compute there or so.
         DataError: its files are damaged.
     """
-    options = EngineOptions(device, dtype, threads or threads_to_take())
+    options = EngineOptions(device, dtype, threads or threads_to_take(), in_memory)
     if engine is not None and engine not in ENGINES:
         raise InputError(f"There is no engine {engine!r}: {_nearest(engine)}the engines are {', '.join(ENGINES)}.")
     found = format_of(Path(directory)) or MODEL_DIRECTORY

@@ -10,7 +10,7 @@ from deltalm_ds.generation.choosing import Chooser, Wishes
 from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
-from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.interface import Engine, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.score import check_lengths
 from deltalm_ds.generation.translate import encoder_for
@@ -121,9 +121,7 @@ class Translator:
             InputError: see `__call__`; or the data is not in that format.
         """
         encode = encoder_for(self.vocabulary, target_lang)
-        longest = self.engine.max_positions - 1
-        # outputs may be longer than their sources, and must not be cut
-        most = max(1, min(longest, self.options.limit(self.engine.max_positions) // 2))
+        most = longest_part(self.engine, self.options)
         chooser = Chooser(self.engine, self.vocabulary, encode, self.options, self.wishes)
 
         def fits(text: str) -> bool:
@@ -150,3 +148,8 @@ class Translator:
         check_lengths(self.engine, [source], [target])
         (weights,) = attention(self.engine, [source], [target])
         return alignment(self.vocabulary, source, target, weights, unit)
+
+
+def longest_part(engine: Engine, options: SearchOptions) -> int:
+    """The most tokens of what is translated in one piece: outputs may be longer, and must not be cut."""
+    return max(1, min(engine.max_positions - 1, options.limit(engine.max_positions) // 2))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from deltalm_ds.generation.documents.markup import Stretch
 from deltalm_ds.generation.documents.passages import KEPT, Document, Passage
@@ -77,10 +78,21 @@ class TranslatedDocument:
 
     def write(self) -> bytes:
         """The translated document; see `counts` afterwards."""
-        divided = [self._divided(protect(passage, self._protected)) for passage in self._document.passages]
-        sentences = [stretch for stretches in divided for stretch in stretches if has_letters(stretch)]
-        written = self._translated(sentences)
-        return self._document.write([self._joined(stretches, written) for stretches in divided])
+        written = self._translated(self._sentences)
+        return self._document.write([self._joined(stretches, written) for stretches in self._stretches])
+
+    @property
+    def sentences(self) -> list[str]:
+        """The different sentences, or parts of such, in order: what `candidates` is asked for first."""
+        return list(dict.fromkeys(sentence.text for sentence in self._sentences))
+
+    @cached_property
+    def _stretches(self) -> list[list[Stretch]]:
+        return [self._divided(protect(passage, self._protected)) for passage in self._document.passages]
+
+    @cached_property
+    def _sentences(self) -> list[Stretch]:
+        return [stretch for stretches in self._stretches for stretch in stretches if has_letters(stretch)]
 
     def _divided(self, passage: Passage) -> list[Stretch]:
         """A passage in sentences, or parts of such, and the white space between."""

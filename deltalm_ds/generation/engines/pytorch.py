@@ -89,7 +89,11 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
         keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
-    return engine_of_frozen(load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype))
+    model = load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype)
+    if options.in_memory and gpu is None:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    return engine_of_frozen(model)
 
 
 def engine_of_frozen(model: DeltaLM) -> PyTorchEngine:

@@ -1,0 +1,134 @@
+"""The texts of a request to their translations, sentence by sentence, in a thread of its own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from deltalm_ds.generation.documents import FORMATS
+from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
+from deltalm_ds.generation.interface import Hypothesis
+from deltalm_ds.generation.translate import encoder_for
+from deltalm_ds.generation.translator import longest_part
+from deltalm_ds.serving.batching import How, Ticket
+from deltalm_ds.serving.models import Model
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence, or a part of one that is too long, without its markup, and its hypotheses, best first."""
+
+    source: str
+    hypotheses: list[Hypothesis]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A text in another language.
+
+    Attributes:
+        texts: the translation and its alternatives: each has the next best hypothesis of each sentence that has one.
+        sentences: each different one, in order.
+        counts: what was done.
+    """
+
+    texts: list[str]
+    sentences: list[Sentence]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How texts are to be translated.
+
+    Attributes:
+        target: the model's code of the language to translate into; None where it has no tags.
+        source: a code, by whose rules sentences end; None goes by the script.
+        format: one of `FORMATS` that is text.
+        num_texts: translations of each text, at most as many as the beam.
+        how: to search, with as many hypotheses as the beam.
+    """
+
+    target: str | None
+    source: str | None
+    format: str
+    num_texts: int
+    how: How
+
+
+Heard = Callable[[int, Sentence], None]
+
+
+def translate_texts(
+    model: Model,
+    texts: Sequence[str],
+    wish: Wish,
+    ticket: Ticket,
+    on_sentence: Heard = lambda number, sentence: None,
+) -> list[Translation]:
+    """Translate texts of any length; layout and markup are kept (see `TranslatedDocument`).
+
+    Args:
+        model: in use.
+        texts: to translate.
+        wish: how.
+        ticket: by which the request can be given up.
+        on_sentence: told each text's number and each of its sentences in order, when its hypotheses are there.
+
+    Raises:
+        InputError: a text is not in that format, or the source is no language code.
+        CancelledError: the ticket was.
+    """
+    sentences = _Sentences(model, wish, ticket)
+    documents = [sentences.document(text, 0) for text in texts]
+    names = [document.sentences for document in documents]
+    coming = sentences.find(list(dict.fromkeys(name for of_text in names for name in of_text)))
+    for number, of_text in enumerate(names):
+        for name in of_text:
+            while name not in sentences.found:
+                next(coming)
+            on_sentence(number, sentences.found[name])
+    translations = []
+    for text, document, of_text in zip(texts, documents, names, strict=True):
+        others = (sentences.document(text, place) for place in range(1, wish.num_texts))
+        written = [one.write().decode() for one in (document, *others)]
+        translations.append(Translation(written, [sentences.found[name] for name in of_text], document.counts))
+    return translations
+
+
+class _Sentences:
+    """What a request has translated so far, by source."""
+
+    def __init__(self, model: Model, wish: Wish, ticket: Ticket) -> None:
+        self.found: dict[str, Sentence] = {}
+        self._model, self._wish, self._ticket = model, wish, ticket
+        self._encode = encoder_for(model.vocabulary, wish.target)
+        self._most = longest_part(model.engine, wish.how.options)
+
+    def find(self, sources: Sequence[str]) -> Iterator[None]:
+        """Translate those that are not found yet, one at each step."""
+        new = [source for source in sources if source not in self.found]
+        ids = [self._encode(source) for source in new]
+        for source, hypotheses in zip(new, self._model.hypotheses(ids, self._wish.how, self._ticket), strict=True):
+            outputs = [self._model.vocabulary.decode(hypothesis.ids) for hypothesis in hypotheses]
+            self.found[source] = Sentence(source, hypotheses, outputs)
+            yield
+
+    def document(self, text: str, place: int) -> TranslatedDocument:
+        """The text to be translated, in which the hypothesis at this place comes first."""
+
+        def candidates(sources: Sequence[str]) -> list[list[str]]:
+            for _ in self.find(sources):
+                pass
+            return [_moved(self.found[source].texts, place) for source in sources]
+
+        def fits(part: str) -> bool:
+            return len(self._encode(part)) <= self._most
+
+        document = FORMATS[self._wish.format].read(text.encode())
+        return TranslatedDocument(document, candidates, fits, self._wish.source, self._wish.target)
+
+
+def _moved(texts: Sequence[str], place: int) -> list[str]:
+    """The texts, that at the place first, or the last where there are fewer."""
+    place = min(place, len(texts) - 1)
+    return [texts[place], *texts[:place], *texts[place + 1 :]]

@@ -1,0 +1,252 @@
+"""A server that is asked for too much, for too long, by clients that go; that is stopped, and whose models change."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import httpx2
+import pytest
+
+from deltalm_ds.serving import bodies, server, work
+from deltalm_ds.serving.limits import ApiKeys, Limits
+from deltalm_ds.serving.service import Service
+from tests.cli.command import deltalm
+from tests.serving.served import Process, echo_service, make_model, post, running
+
+ONE = {"text": "one", "target": "de"}
+
+
+def until(condition, seconds=20):
+    """Wait for a condition; a failure if it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_more_than_may_wait_are_refused_and_the_loop_stays_free(directory):
+    with (
+        mock.patch.object(work, "AT_WORK", 2),
+        echo_service(directory, Limits(waiting=3)) as (service, engine),
+        running(service) as url,
+        ThreadPoolExecutor(5) as threads,
+    ):
+        engine.hold()
+        waiting = [threads.submit(post, url, ONE) for _ in range(5)]
+        until(lambda: service.work.num_requests == 5)
+        for body in (ONE, ONE | {"stream": True}):
+            refused = post(url, body)
+            assert (refused.status_code, refused.json()["code"]) == (429, "busy")
+            assert int(refused.headers["retry-after"]) > 0
+        began = time.monotonic()
+        assert httpx2.get(f"{url}/health").status_code == 200
+        assert time.monotonic() - began < 5
+        engine.free()
+        assert [one.result().status_code for one in waiting] == [200] * 5
+        until(lambda: service.work.num_requests == 0)
+        assert post(url, ONE).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_takes_too_long_is_given_up(directory, stream):
+    with echo_service(directory, Limits(timeout_s=0.3)) as (service, engine), running(service) as url:
+        engine.hold()
+        response = post(url, ONE | {"stream": stream})
+        assert (response.status_code, response.json()["code"]) == (504, "timeout")
+        second = post(url, {"text": "two", "target": "de"})  # waits behind the batch that runs
+        assert second.status_code == 504
+        engine.free()
+        until(lambda: service.work.num_requests == 0)
+        assert len(engine.batches) == 1  # what had not begun never did
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_cancels_what_has_not_begun(directory, stream):
+    with echo_service(directory) as (service, engine), running(service) as url:
+        engine.hold()
+        with ThreadPoolExecutor(1) as threads:
+            running_one = threads.submit(post, url, ONE)
+            assert engine.begun.acquire(timeout=10)
+            body = json.dumps({"texts": ["two", "three"], "target": "de", "stream": stream}).encode()
+            head = "POST /v1/translate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+                client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                until(lambda: service.work.num_requests == 2)
+            until(lambda: service.work.num_requests == 1)
+            engine.free()
+            assert running_one.result().status_code == 200
+        assert len(engine.batches) == 1
+
+
+def test_a_stream_is_heard_before_it_ends(directory):
+    with echo_service(directory) as (service, engine), running(service) as url:
+        engine.hold()
+        text = ". ".join(["One two three four five six seven"] * 3 + ["Eight"])
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(post, url, ONE)
+            assert engine.begun.acquire(timeout=10)
+            engine.free()
+            assert first.result().status_code == 200
+        with httpx2.stream(
+            "POST", f"{url}/v1/translate", json={"text": text, "target": "de", "stream": True}
+        ) as answer:
+            lines = answer.iter_lines()
+            assert json.loads(next(lines))["sentence"]["source"] == "One two three four five six seven."
+            *_, last = lines
+        assert "translations" in json.loads(last)
+
+
+def test_a_fault_of_the_engine_is_told_without_its_words(directory, capfd):
+    with echo_service(directory) as (service, engine), running(service) as url:
+        engine.bad = service.models._models["echo"].vocabulary.encode("two").tolist()[0]
+        for stream in (False, True):
+            response = post(url, {"text": "two", "target": "de", "stream": stream})
+            assert response.status_code == 500
+            assert response.json() == {"error": "The server failed here; its log says why.", "code": "failed"}
+            assert "content-security-policy" in response.headers
+        assert post(url, ONE).status_code == 200
+
+
+def test_clients_that_are_slow_are_cut_off(directory):
+    with (
+        mock.patch.object(bodies, "BODY_S", 0.4),
+        mock.patch.object(server, "BODY_S", 0.4),
+        echo_service(directory) as (service, _),
+        running(service) as url,
+    ):
+        port = int(url.rpartition(":")[2])
+        head = b"POST /v1/translate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        for start, answer in {
+            b"": b"",
+            b"POST /v1/tr": b"",
+            head: b"",
+            head + b"Content-Length: 50\r\n\r\n{": b"HTTP/1.1 408",
+            head + b"Content-Length: 99999999999\r\n\r\n{": b"HTTP/1.1 413",
+            head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{": b"HTTP/1.1 408",
+        }.items():
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(start)
+                received = b""
+                while part := client.recv(65_536):
+                    received += part
+                assert received[:12] == answer, start
+        client = socket.create_connection(("127.0.0.1", port), timeout=10)
+        with client, pytest.raises(OSError):
+            for _ in range(100):  # a byte now and then does not help
+                client.sendall(b"G")
+                time.sleep(0.05)
+        assert post(url, ONE).status_code == 200
+
+
+def test_a_long_body_is_not_read_to_its_end(directory):
+    with echo_service(directory, Limits(characters=10)) as (service, _), running(service) as url:
+        headers = {"Content-Type": "application/json"}
+        response = httpx2.post(f"{url}/v1/translate", content=(b"x" * 65_536 for _ in range(3)), headers=headers)
+        assert response.status_code == 413
+
+
+# --- the same sentence again ---
+
+
+def test_a_sentence_is_translated_once(directory):
+    with echo_service(directory, cache_size=100) as (service, engine), running(service) as url:
+        first, second = post(url, ONE).json(), post(url, ONE).json()
+        assert first["translations"] == second["translations"]
+        post(url, ONE | {"beam": 2})
+        post(url, ONE | {"target": "en"})
+        assert len(engine.batches) == 3
+        assert 'deltalm_cached_sentences_total{model="echo"} 1.0' in httpx2.get(f"{url}/metrics").text
+
+
+# --- other models ---
+
+
+def test_a_model_is_loaded_anew_without_a_gap(tmp_path, capfd):
+    make_model(tmp_path)
+    service = Service([str(tmp_path / "model")], Limits(beam=1), ApiKeys(None), {"threads": 1}, 0)
+    body = {"text": "one two three four", "target": "de"}
+    with running(service) as url:
+        old = post(url, body).json()["translations"]
+        make_model(tmp_path, seed=1)
+        stop, found = threading.Event(), []
+
+        def ask() -> None:
+            while not stop.is_set():
+                response = post(url, body)
+                found.append((response.status_code, response.json()["translations"]))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            until(lambda: len(found) > 2)
+            (before,) = service.models
+            service.reload()
+            asked = len(found)
+            until(lambda: len(found) > asked + 2)
+        finally:
+            stop.set()
+            thread.join()
+        new = post(url, body).json()["translations"]
+        assert new != old
+        assert found[0] == (200, old) and found[-1] == (200, new)
+        assert all(one in ((200, old), (200, new)) for one in found)
+        until(lambda: not before._batcher._thread.is_alive())
+        (tmp_path / "model" / "model.safetensors").write_bytes(b"half of")  # an unfinished download
+        service.reload()
+        assert post(url, body).json()["translations"] == new
+    said = capfd.readouterr().err
+    assert "serve: model was loaded anew." in said and "serve: model stays as it was: " in said
+    service.close()
+
+
+def test_signals(directory, tmp_path):
+    """SIGHUP reads keys and models again; SIGTERM answers what has come, takes nothing new, and is no failure."""
+    (tmp_path / "keys").write_text("first\n")
+    arguments = directory / "model", "--threads", 1, "--timeout", 300, "--api-keys", tmp_path / "keys"
+    with Process(*arguments) as process, ThreadPoolExecutor(1) as threads:
+        headers = {"Authorization": "Bearer second"}
+        assert post(process.url, ONE, headers=headers).status_code == 403
+        (tmp_path / "keys").write_text("second\n")
+        process.process.send_signal(signal.SIGHUP)
+        assert process.line() == "serve: model was loaded anew.\n"
+        assert post(process.url, ONE, headers=headers).status_code == 200
+        texts = ["one two three four five six seven eight nine ten"[number % 9 :] for number in range(250)]
+        long = {"texts": [f"{text} {number}" for number, text in enumerate(texts)], "target": "de", "beam": 4}
+        answer = threads.submit(post, process.url, long, headers=headers)
+        until(lambda: "deltalm_waiting_sentences 0.0" not in httpx2.get(f"{process.url}/metrics", headers=headers).text)
+        process.process.terminate()
+        assert process.line().startswith("serve: stopping")
+        with pytest.raises(httpx2.TransportError):
+            for _ in range(200):
+                httpx2.get(f"{process.url}/health")
+                time.sleep(0.01)
+        assert answer.result().status_code == 200
+        assert process.end() == 0
+
+
+def test_what_is_wrong_at_the_start_is_one_sentence(directory, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "empty").write_text("# none\n")
+        for arguments, code, words in (
+            (("model", "--host", "0.0.0.0"), 2, "give --api-keys FILE, or --open"),
+            (("model", "--port", port), 2, f"cannot listen at 127.0.0.1, port {port}"),
+            (("model", "--host", "192.0.2.1", "--open"), 2, "cannot listen at 192.0.2.1"),
+            (("model", "--api-keys", tmp_path / "empty"), 2, "has no API key"),
+            (("model", "--api-keys", tmp_path / "none"), 2, "cannot be read"),
+            (("model", "model"), 2, "Two models have the name 'model'"),
+            (("nothing",), 2, "nothing"),
+            (("vocabulary",), 2, "vocabulary"),
+            (("model", "--beam", 99), 2, "1 to 16"),
+            (("model", "--queue", -1), 2, "above 0"),
+            (("model", "--engine", "onnx"), 2, "is for pytorch"),
+        ):
+            names = [directory / name if name in ("model", "vocabulary", "nothing") else name for name in arguments]
+            port_option = () if "--port" in arguments else ("--port", 0)
+            outcome = deltalm("serve", *names, *port_option)
+            assert outcome.code == code, arguments
+            assert len(outcome.messages) == 1 and words in outcome.messages[0], outcome.stderr
