@@ -10,7 +10,7 @@ install: $(INSTALLED)
 $(INSTALLED): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or later is needed, and $(PYTHON) is " + sys.version.split()[0] + ": name another one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,documents,export,eval,mpi]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,documents,export,eval,mpi,serve]'
 	@touch $@
 
 demo: install
