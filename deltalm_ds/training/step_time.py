@@ -25,7 +25,7 @@ PASS_SHARE = 0.7  # of the memory's rate that passes reach: 0.85 in a copy, less
 KERNEL_GAP_S = 2e-6  # between kernels of a CUDA graph
 KERNELS_OF_LAYER = 24  # forward and backward of a layer with one FFN; assumed
 CALLS_OF_LAYER_S = 1e-3  # of the host, without graphs: 23 ms for 12 layers and 6 blocks (benchmarks/RESULTS.md)
-HOOK_S = 4e-4  # of the host for each parameter and micro-batch: DeepSpeed's hooks, in a CPU step's profile
+HOOK_S = 1e-4  # of the host for each parameter and micro-batch: DeepSpeed's hooks, which there only call; assumed
 BACKWARD_SHARE = 2 / 3  # of a micro-batch, with which exchanges of stage 2 can overlap
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
