@@ -16,6 +16,7 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.serving.app import make_app
 from deltalm_ds.serving.limits import BODY_S
 from deltalm_ds.serving.service import Service, say
+from deltalm_ds.streams import survive_lost_terminal
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 CONNECTIONS = 4_000
@@ -55,6 +56,7 @@ def serve(service: Service, listener: socket.socket, is_local: bool) -> None:
         listener: see `listen`; closed at the end.
         is_local: answer only to names of this machine.
     """
+    survive_lost_terminal()
     _allow_connections()
     app = make_app(service, LOCAL_NAMES if is_local else None)
     config = uvicorn.Config(
@@ -97,9 +99,9 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
-        if not self.should_exit:
-            say("stopping: requests that have come are answered (once more ends them at once).")
         self.force_exit, self.should_exit = self.should_exit, True
+        if not self.force_exit:
+            say("stopping: requests that have come are answered (once more ends them at once).")
 
     def _reload(self) -> None:
         if self._reloading is None or self._reloading.done():

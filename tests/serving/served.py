@@ -82,7 +82,9 @@ class Process:
 
     def __exit__(self, *failure: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
 
 class Echo:

@@ -228,6 +228,15 @@ def test_signals(directory, tmp_path):
         assert process.end() == 0
 
 
+def test_it_ends_when_nobody_reads_what_it_says(directory):
+    with Process(directory / "model", "--threads", 1) as process:
+        process.process.stderr.close()
+        process.process.send_signal(signal.SIGHUP)  # of which it says that it was done
+        assert httpx2.get(f"{process.url}/health").status_code == 200
+        process.process.terminate()
+        assert process.process.wait(60) == 0
+
+
 def test_what_is_wrong_at_the_start_is_one_sentence(directory, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
