@@ -231,8 +231,9 @@ def test_signals(directory, tmp_path):
 def test_it_ends_when_nobody_reads_what_it_says(directory):
     with Process(directory / "model", "--threads", 1) as process:
         process.process.stderr.close()
+        assert post(process.url, ONE).status_code == 200
         process.process.send_signal(signal.SIGHUP)  # of which it says that it was done
-        assert httpx2.get(f"{process.url}/health").status_code == 200
+        assert post(process.url, ONE).status_code == 200
         process.process.terminate()
         assert process.process.wait(60) == 0
 
