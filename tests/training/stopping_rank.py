@@ -15,8 +15,13 @@ from deltalm_ds.training import checkpoint, train
 write, replaced = checkpoint._write, checkpoint.replaced
 
 
+has_stopped = []
+
+
 def stop():
-    os.kill(os.getpid(), signal.SIGSTOP)
+    if not has_stopped:  # woken up, it may get to this place once more before it finds that it is an old one
+        has_stopped.append(True)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def write_and_stop(path, tensors):
