@@ -64,7 +64,7 @@ setup(
     ],
     extras_require={
         "export": ["transformers>=5.12", "tokenizers", "onnx", "onnxruntime"],
-        "serve": ["starlette>=1", "uvicorn>=0.54", "prometheus-client", "py3langid>=0.4"],
+        "serve": ["starlette>=1", "uvicorn>=0.54", "h11", "prometheus-client", "py3langid>=0.4"],
         "documents": ["python-docx>=1.2", "lxml"],
         "eval": ["sacrebleu[ja,ko]"],
         "mpi": ["mpi4py>=4.1"],

@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from libretranslatepy import LibreTranslateAPI
 
+from deltalm_ds.generation.documents import FORMATS
+from deltalm_ds.generation.documents.translate import TranslatedDocument
 from deltalm_ds.serving import page
 from tests.serving.served import Process, post
 
@@ -161,6 +165,7 @@ def test_it_goes_on(server):
 @pytest.mark.slow
 def test_it_goes_on_for_long_and_memory_does_not_grow(directory):
     with Process(directory / "model", "--beam", 1, "--max-characters", 4_000, "--threads", 1, "--cache", 50) as process:
+        LibreTranslateAPI(process.url).detect("one")  # its model is loaded when it is first asked
         attack(process, 500, seed=1)
         memory = psutil.Process(process.process.pid)
         before = memory.memory_info().rss
@@ -182,3 +187,13 @@ def test_what_is_said_is_data_and_never_markup(server):
         assert sink not in source
     assert "http:" not in source and "https:" not in source and "//" not in source.replace("</", "")
     assert " style=" not in source and " onclick" not in source
+
+
+@pytest.mark.parametrize("format", ["text", "html", "markdown", "subtitles"])
+@pytest.mark.parametrize("unit", [".", "a.", "é", "<a ", "<a b='", "{{a", "a@", "`a ", "[a]("])
+def test_no_text_takes_much_longer_than_another(unit, format):
+    """As long as a request may be: what looks for patterns in it holds up all requests meanwhile."""
+    text = (unit * 100_000)[:100_000]
+    began = time.process_time()
+    TranslatedDocument(FORMATS[format].read(text.encode()), lambda texts: [], lambda part: True).sentences  # noqa: B018
+    assert time.process_time() - began < 5

@@ -54,7 +54,9 @@ class _Parser(HTMLParser):
         self._line_starts = [0, *(found.end() for found in re.finditer("\n", text))]
         self.tokens: list[_Token] = []
         try:
-            self.feed(text)
+            # behind the last ">" no tag begins; Python's parser would look for its end at every "<"
+            end = text.rfind(">") + 1
+            self.feed(text[:end] + text[end:].replace("<", " "))
             self.close()
         except AssertionError as error:  # what Python's parser raises where it gives up
             raise InputError(f"The document cannot be read as HTML: {error}.") from None

@@ -9,7 +9,7 @@ from deltalm_ds.generation.documents.passages import KEPT, Mark, Passage
 
 PATTERNS = {
     "url": r"(?:https?://|ftp://|www\.)[^\s<>\"'，。、）」]*[^\s<>\"'，。、）」.,;:!?)\]]",
-    "email": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    "email": r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
     "placeholder": r"\{\{[^{}\n]*\}\}|\$\{[^{}\n]*\}|\{[\w.:!]*\}|%\(\w+\)[a-z]|%(?:\d+\$)?[sd@]\b",
     "tag": r"</?[A-Za-z][^<>\n]*>",
     "number": r"\d+(?:[.,:/]\d+)*",
