@@ -12,13 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import deltalm_ds
-from deltalm_ds.errors import InputError
 from deltalm_ds.files import atomic_file, read_json, write_json
 from deltalm_ds.runs.attempts import ATTEMPT, attempt_name
 
 RUN = "DELTALM_RUN"  # environment: the run directory, by which the processes of a run are known
 JOB, SCRIPT = "job.json", "agent.sh"
-LAST_PORT = 65_535
 ROOT = Path(deltalm_ds.__file__).resolve().parent.parent
 # What belongs to a login on one host and means nothing, or something else, on another.
 OF_A_HOST = ("HOME", "USER", "LOGNAME", "SHELL", "MAIL", "TMPDIR", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_", "DISPLAY")
@@ -98,18 +96,6 @@ def environment_of_ranks(environment: Mapping[str, str] = os.environ) -> dict[st
     left_out = {*OF_A_HOST, *_OF_A_RANK}
     kept = {name: value for name, value in environment.items() if name not in left_out}
     return {name: value for name, value in kept.items() if not name.startswith(_OF_A_LOGIN)} | python_environment()
-
-
-def wanted_port() -> int:
-    """The port on the first host that the user wants (MASTER_PORT); 0: any that is free.
-
-    Raises:
-        InputError: it is none.
-    """
-    text = os.environ.get("MASTER_PORT") or "0"
-    if not text.isdecimal() or int(text) > LAST_PORT:
-        raise InputError(f"MASTER_PORT={text} is no port: give a number up to {LAST_PORT}, or leave it unset.")
-    return int(text)
 
 
 def write_job(job: Job) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from deltalm_ds.errors import FAILED_EXIT_CODE, InputError
-from deltalm_ds.launch.job import wanted_port
 from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, code_of_rank, complete_environment, launcher_command
 from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
+from deltalm_ds.training.rendezvous import wanted_port
 
 
 def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int:

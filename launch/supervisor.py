@@ -30,7 +30,7 @@ from deltalm_ds.launch.fleet import (
     remember_failure,
 )
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, wanted_port, write_job
+from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, write_job
 from deltalm_ds.launch.ranks import GRACE_S
 from deltalm_ds.launch.remote import run_on_hosts
 from deltalm_ds.launch.telling import Teller, say
@@ -40,6 +40,7 @@ from deltalm_ds.runs.checkpoints import checkpoint_directories, step_of
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
 from deltalm_ds.training.prepare import IN_USE, LOCK
+from deltalm_ds.training.rendezvous import wanted_port
 
 PROBE_S = 5.0  # between two looks whether a lost host is back
 ANSWER_S = 15.0  # for a host to answer

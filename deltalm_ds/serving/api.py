@@ -33,7 +33,7 @@ class TranslateRequest(BaseModel):
     target: str | None = None
     source: str | None = None
     model: str | None = None
-    format: Literal[TEXT_FORMATS] = "text"  # type: ignore[valid-type]
+    format: Literal[TEXT_FORMATS] = "text"  # type: ignore[valid-type]  # names of a table
     n_best: Width = 1
     beam: Width | None = None
     stream: bool = False

@@ -1,7 +1,7 @@
 """`deltalm plan --gpu`: memory, time, checkpoints and cost of a recipe on a cluster, one by one, compared, or scaled.
 
-Memory is compared with measured peaks on processors (benchmarks/RESULTS.md), and what a GPU has in common with them is
-the same code. Times are a model that no measured step has confirmed. The plan says so beside them.
+Memory and times are compared with measured ones on processors (benchmarks/RESULTS.md), and what a GPU has in common
+with them is the same code. Times of a GPU are a model that no measured step has confirmed; the plan says so.
 """
 
 from typing import Any

@@ -18,6 +18,7 @@ from deltalm_ds.errors import InputError
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # where DeepSpeed and torch look
 EXPECTED_RANKS = "DELTALM_RANKS"  # environment: how many ranks a job was planned for
 PORTS = range(20000, 30000)  # below those that systems give out by themselves
+LAST_PORT = 65_535
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
@@ -118,7 +119,7 @@ def slurm_place(environment: Mapping[str, str], num_devices: int) -> Place:
     check_even(tasks, "tasks")
     check_devices(tasks[node], num_devices, environment.get("SLURM_GPUS_ON_NODE"))
     address = environment.get("MASTER_ADDR") or first_host(hosts)
-    port = int(environment.get("MASTER_PORT") or slurm_port(job, step))
+    port = wanted_port(environment) or slurm_port(job, step)
     return Place(rank, 0 if num_devices == 1 else local, num_ranks, address, port, num_nodes > 1)
 
 
@@ -225,14 +226,26 @@ def _own_address(environment: Mapping[str, str]) -> str:
 
 
 def _port(environment: Mapping[str, str]) -> int:
-    if given := environment.get("MASTER_PORT"):
-        return int(given)
+    if wanted := wanted_port(environment):
+        return wanted
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])
 
 
 # --- the network ---
+
+
+def wanted_port(environment: Mapping[str, str] = os.environ) -> int:
+    """The port on the first host that the user wants (MASTER_PORT); 0: any that is free.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = environment.get("MASTER_PORT") or "0"
+    if not text.isdecimal() or int(text) > LAST_PORT:
+        raise InputError(f"MASTER_PORT={text} is no port: give a number up to {LAST_PORT}, or leave it unset.")
+    return int(text)
 
 
 def check_port(address: str, port: int) -> None:

@@ -23,7 +23,7 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.files import read_json, write_json
 from deltalm_ds.launch.attempt_run import AttemptRun
 from deltalm_ds.launch.hostfile import Host
-from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, wanted_port, write_job
+from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, python_environment, write_job
 from deltalm_ds.launch.preflight import gpu_checks, host_checks, network_checks, probe
 from deltalm_ds.launch.preflight.facts import Code, Facts
 from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check, Finding, Report, spared
@@ -31,6 +31,7 @@ from deltalm_ds.launch.preflight.survey import RECIPE, Survey
 from deltalm_ds.launch.remote import Outcome, run_on_hosts, ssh_failure
 from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.training.rendezvous import wanted_port
 
 RunCommand = Callable[..., dict[str, Outcome]]  # over ssh (`launch/remote.py`), or by srun (`launch/slurm/nodes.py`)
 WAIT_S = 60.0  # for hosts to find each other, should one hang: Python may come from a slow file system

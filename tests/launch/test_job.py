@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from deltalm_ds.errors import InputError
 from deltalm_ds.launch import job as job_module
 from deltalm_ds.launch.job import JOB, Job, JobHost, environment_of_ranks, read_job, write_job
 
@@ -69,21 +68,6 @@ def test_the_environment_is_the_users_without_what_is_of_a_login_or_another_job(
     other = {"HOME": "/root", "SSH_CONNECTION": "1", "CUDA_VISIBLE_DEVICES": "3", "RANK": "7", "MASTER_PORT": "1"}
     other |= {"SLURM_NTASKS": "4", "BASH_FUNC_module%%": "() { x; }", "HOSTNAME": "login", "XDG_RUNTIME_DIR": "/run/1"}
     assert environment_of_ranks({**of_user, **other}) == of_user | job_module.python_environment()
-
-
-@pytest.mark.parametrize(("given", "port"), [(None, 0), ("", 0), ("0", 0), ("29500", 29500)])
-def test_the_port_is_the_users_or_any(given, port, monkeypatch):
-    monkeypatch.delenv("MASTER_PORT", raising=False)
-    if given is not None:
-        monkeypatch.setenv("MASTER_PORT", given)
-    assert job_module.wanted_port() == port
-
-
-@pytest.mark.parametrize("given", ["abc", "-1", "65536", "29500 "])
-def test_a_port_that_is_none_is_an_error(given, monkeypatch):
-    monkeypatch.setenv("MASTER_PORT", given)
-    with pytest.raises(InputError, match=f"MASTER_PORT={given} is no port"):
-        job_module.wanted_port()
 
 
 def test_hosts_find_the_code_that_is_running(tmp_path, monkeypatch):

@@ -61,15 +61,15 @@ class Process:
             [*command, "--port", "0"], stderr=subprocess.PIPE, text=True, env=environment, cwd="/"
         )
         assert self.process.stderr is not None
-        first = self.process.stderr.readline()
+        self._said = self.process.stderr
+        first = self._said.readline()
         found = re.search(r"http://\S+", first)
-        assert found, first + self.process.stderr.read()
+        assert found, first + self._said.read()
         self.url = found[0]
 
     def line(self) -> str:
         """The next that it says."""
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
+        return self._said.readline()
 
     def end(self) -> int:
         """Its exit code after SIGTERM."""
@@ -83,8 +83,7 @@ class Process:
     def __exit__(self, *failure: object) -> None:
         self.process.kill()
         self.process.wait()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._said.close()
 
 
 class Echo:

@@ -12,7 +12,16 @@ from ClusterShell.NodeSet import NodeSet
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.training import rendezvous
-from deltalm_ds.training.rendezvous import PORTS, Place, first_host, num_hosts, per_node, slurm_place, take_place
+from deltalm_ds.training.rendezvous import (
+    PORTS,
+    Place,
+    first_host,
+    num_hosts,
+    per_node,
+    slurm_place,
+    take_place,
+    wanted_port,
+)
 
 BIN = Path(sys.executable).parent
 # Task 3 of `srun -N2 --ntasks-per-node=2` under SLURM 22.05, without what says nothing of its place.
@@ -201,3 +210,20 @@ def test_ranks_of_mpirun_ask_mpi() -> None:
 def test_an_exception_in_one_rank_of_mpirun_ends_all() -> None:
     result = _mpirun(FAILS="1")
     assert result.returncode != 0 and "RuntimeError: as told" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "port"), [(None, 0), ("", 0), ("0", 0), ("29500", 29500)])
+def test_the_port_is_the_users_or_any(given: str | None, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    if given is not None:
+        monkeypatch.setenv("MASTER_PORT", given)
+    assert wanted_port() == port
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "65536", "29500 "])
+def test_a_port_that_is_none_is_an_error(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", given)
+    with pytest.raises(InputError, match=f"MASTER_PORT={given} is no port"):
+        wanted_port()
+    with pytest.raises(InputError, match=f"MASTER_PORT={given} is no port"):
+        slurm_place(TASK | {"MASTER_PORT": given}, 0)
