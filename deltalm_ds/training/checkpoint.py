@@ -9,6 +9,7 @@ hidden directory; rank 0 verifies that all parts are there and renames it: compl
 import hashlib
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -166,8 +167,10 @@ def publish(
     wanted = {(kind, key) for name, p in model.named_parameters() for kind, key, _ in _tensors_of(name, p)}
     if {(kind, key) for kind, tensors in _open(temporary).items() for key in tensors} != wanted:
         raise InputError(f"the parts in {temporary} are not complete (is the run directory on a shared disk?)")
+    # Looked at before: what a later attempt puts there is not ours to move, and a directory does not take its place.
+    is_there = path.exists()
     end_if_taken_over(path.parent.parent)
-    with replaced(path):
+    with replaced(path) if is_there else nullcontext():
         publish_directory(temporary, path)
 
 

@@ -7,12 +7,11 @@ whether it may; `nowhere`.
 import os
 import signal
 import sys
-from contextlib import contextmanager
 from unittest import mock
 
 from deltalm_ds.training import checkpoint, train
 
-write, replaced = checkpoint._write, checkpoint.replaced
+write, publish_directory = checkpoint._write, checkpoint.publish_directory
 
 
 has_stopped = []
@@ -30,16 +29,14 @@ def write_and_stop(path, tensors):
     return written
 
 
-@contextmanager
-def stop_and_replace(path):
+def stop_and_publish(temporary, path):
     stop()
-    with replaced(path):
-        yield
+    publish_directory(temporary, path)
 
 
 PLACES = {
     "writing": ("_write", write_and_stop),
-    "publishing": ("replaced", stop_and_replace),
+    "publishing": ("publish_directory", stop_and_publish),
     "nowhere": ("_write", write),
 }
 
