@@ -14,7 +14,6 @@ from deltalm_ds.files import write_json
 from deltalm_ds.kernels.linear import (
     AUTO,
     CONTENDERS,
-    PACKED,
     PRODUCTS,
     SMALL_WEIGHT,
     Layer,
@@ -36,7 +35,7 @@ def use_fastest(model: nn.Module, products: Iterable[str] = PRODUCTS) -> None:
 
     Args:
         model: of its final dtype, and torch of its final number of threads.
-        products: those that will be needed; a search needs `forward`, and `frozen` for what it packs.
+        products: those that will be needed.
     """
     use(find_rates(model, products))
 
@@ -118,5 +117,5 @@ def _sound(rates: Any) -> Rates:
 
 
 def _is_sound(of_class: Any) -> bool:
-    is_known = isinstance(of_class, dict) and "torch" in of_class and of_class.keys() <= {*CONTENDERS, PACKED}
+    is_known = isinstance(of_class, dict) and "torch" in of_class and of_class.keys() <= CONTENDERS.keys()
     return is_known and all(isinstance(rate, int | float) for rate in of_class.values())

@@ -16,7 +16,7 @@ from deltalm_ds.kernels.attention_inputs import Lengths, unpacked
 from deltalm_ds.kernels.dispatch import SIXTEEN_BITS, Choice, Op, Preference, implementation
 from deltalm_ds.kernels.dropout_mask import draw_seed
 from deltalm_ds.kernels.flash_attention import flash_attention
-from deltalm_ds.kernels.grouped_attention import grouped_attention, shapes_are_compiled
+from deltalm_ds.kernels.grouped_attention import attention_by_length, grouped_attention, shapes_are_compiled
 from deltalm_ds.kernels.torch_internals import efficient_attention
 
 
@@ -102,6 +102,8 @@ def _torch(packed: tuple[Tensor, ...], lengths: Lengths, causal: bool, dropout_p
     if q.device.type == "cuda" and q.dtype != torch.float64:
         return _efficient_attention(q, k, v, lengths, causal, dropout_p)
     cu_seqlens_q, cu_seqlens_k, _ = lengths
+    if not (dropout_p or torch.is_grad_enabled() or torch.compiler.is_compiling() or shapes_are_compiled(q)):
+        return attention_by_length(q, k, v, cu_seqlens_q, cu_seqlens_k, causal)
     if not dropout_p and _is_dense(q, k, cu_seqlens_q, cu_seqlens_k):
         return _dense_attention(q, k, v, len(cu_seqlens_q) - 1, causal)
     seed = draw_seed(dropout_p, q.device)
@@ -135,6 +137,8 @@ PREFERENCES = (
     Preference((8, 0), SIXTEEN_BITS, False, Choice("triton", "gradients the same in every run; modelled: slower")),
     Preference((8, 0), SIXTEEN_BITS, True, Choice("triton", "masks of the definition; modelled: slower")),
 )
+COPIED = 1 << 17  # elements that are copied sooner than a product is made for each head
+
 OP = Op(
     torch=_torch,
     triton=_triton,
@@ -181,7 +185,25 @@ def decode_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = 
     Returns:
         [B, H, Q, D], the dtype of q.
     """
-    # with float32 rounded in products, the CPU's flash kernel would convert every small block by itself: 8 times slower
     is_rounded = q.dtype == torch.float32 and shapes_are_compiled(q)
+    if q.is_cpu and q.dtype in (torch.float32, torch.float64) and not is_rounded:
+        return _decode_by_products(q, k, v, key_mask)
+    # with float32 rounded in products, the CPU's flash kernel would convert every small block by itself: 8 times slower
     with sdpa_kernel(SDPBackend.MATH) if is_rounded else contextlib.nullcontext():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
+
+
+def _decode_by_products(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
+    """As fast as PyTorch's kernel, in which the last bits of a row depend on the others, on threads and on padding."""
+    keys, values = (x.contiguous() if x.numel() <= COPIED else x for x in (k, v))
+    scores = _product(q * q.shape[3] ** -0.5, keys.transpose(2, 3))
+    if key_mask is not None:
+        scores.masked_fill_(~key_mask, float("-inf"))
+    return _product(scores.softmax(3), values)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a · b of each sentence and head; where these do not follow each other PyTorch would copy b, in whatever order."""
+    if b.is_contiguous() or b.transpose(2, 3).is_contiguous():
+        return a @ b
+    return torch.stack([torch.bmm(a[:, head], b[:, head]) for head in range(a.shape[1])], 1)

@@ -2,7 +2,8 @@
 
 The way of CPUs. Scores exist for one group at a time and stay in the processor's cache; the backward makes them again,
 so that nothing quadratic is stored. PyTorch's own kernel needs all sequences padded to the longest, and in 16 bits it
-converts every small block to float32 and back (times in benchmarks/RESULTS.md).
+converts every small block to float32 and back (times in benchmarks/RESULTS.md): it serves groups of equally long
+sequences where nothing is dropped and no gradient is needed (`attention_by_length`).
 
 Legend: T tokens, B sequences, H heads, D head dim; of a group: N = sequences · H, Lq and Lk lengths.
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltalm_ds.kernels.custom_op import CustomOp
@@ -113,6 +115,21 @@ _BACKWARD = CustomOp("grouped_attention_backward", _backward, _backward_shapes)
 grouped_attention = CustomOp("grouped_attention", _forward, _forward_shapes, _setup_context, _gradients)
 
 
+def attention_by_length(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, causal: bool
+) -> Tensor:
+    """The same without dropout and gradients, by PyTorch's kernel for each length, where no shape is compiled.
+
+    What a sequence gives does not depend on those beside it, to the last bit. Arguments: see `_forward`.
+    """
+    plan = _plan_of(q, cu_seqlens_q, cu_seqlens_k)
+    out = _room(q, [side_q for side_q, _ in plan])
+    for side_q, side_k in plan:
+        queries, keys, values = side_q.grid(q), side_k.grid(k), side_k.grid(v)
+        side_q.unpad_(out, F.scaled_dot_product_attention(queries, keys, values, is_causal=causal))
+    return out
+
+
 class _Side(NamedTuple):
     """Where the queries or the keys of a group lie: in rows of the batch, and of a grid [num, length], padded.
 
@@ -125,18 +142,22 @@ class _Side(NamedTuple):
     grid_rows: Tensor  # [tokens of the group] int64
     mask: Tensor | None  # [num, 1, 1, length] float32, -inf at padding; None if there is none
 
-    def pad(self, x: Tensor) -> Tensor:
-        """[T, H, D] -> [N, L, D], zeros as padding; no copy of a single sequence."""
+    def grid(self, x: Tensor) -> Tensor:
+        """[T, H, D] -> [num, H, L, D], zeros as padding; no copy where the rows follow each other."""
         if isinstance(self.packed_rows, slice):
             rows = x[self.packed_rows]
         else:
             grid = x.new_zeros(self.num * self.length, *x.shape[1:])
             rows = grid.index_copy_(0, self.grid_rows, x.index_select(0, self.packed_rows))
-        return rows.view(self.num, self.length, *x.shape[1:]).transpose(1, 2).reshape(-1, self.length, x.shape[2])
+        return rows.view(self.num, self.length, *x.shape[1:]).transpose(1, 2)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[T, H, D] -> [N, L, D], zeros as padding."""
+        return self.grid(x).reshape(-1, self.length, x.shape[2])
 
     def unpad_(self, total: Tensor, x: Tensor) -> None:
-        """Write x [N, L, D] to its rows of total [T, H, D]."""
-        grid = x.view(self.num, -1, *x.shape[1:]).transpose(1, 2)  # [num, L, H, D]
+        """Write x [N, L, D], or [num, H, L, D], to its rows of total [T, H, D]."""
+        grid = x.view(self.num, -1, *x.shape[-2:]).transpose(1, 2)  # [num, L, H, D]
         if isinstance(self.packed_rows, slice):
             total[self.packed_rows].view(grid.shape).copy_(grid)
         else:

@@ -8,8 +8,9 @@ which of the three products it is, and on the shape. A class of products is: pro
 a GPU, under torch.compile, and before `use`. No product is timed here: `linear_rates.py` does that, and entry points
 ask for it (`deltalm_ds/linear_choice.py`).
 
-Weights that never change, as in a search, may be brought into oneDNN's own order once (`PackedWeights`): its products
-with few tokens are then up to twice as fast. Such products are classes of their own, of the product `frozen`.
+Where weights never change, as in a search, nothing is chosen: all products are oneDNN's, whatever their shape, and
+those with few tokens up to twice as fast by weights that were brought into its own order once (`FrozenWeights`). The
+product of a row is then the same to the last bit whatever rows are beside it, which MKL's is not.
 
 The environment variable DELTALM_LINEAR (torch, onednn) forces one contender for all; `auto`, the default, is what `use`
 was given.
@@ -39,9 +40,8 @@ from deltalm_ds.kernels.torch_internals import (
 VARIABLE = "DELTALM_LINEAR"
 AUTO = "auto"
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # of training
-FROZEN = "frozen"  # the forward product with a weight that never changes
-PACKED = "packed"  # its contender: oneDNN with a packed weight
 FEW_TOKENS = 64  # that weights are packed for, and few tokens measured with
+LEAST_ROWS = 6  # of a product with frozen weights: a single row is computed in another order, and 1 to 5 are not faster
 MANY_TOKENS = 256  # more are many
 MANY_OUTPUTS = 16384  # more make no difference
 SMALL_WEIGHT = 1 << 16  # elements: below, the host's time for a choice is longer than what it saves
@@ -68,11 +68,9 @@ def class_of(product: str, num_tokens: int, layer: Layer) -> str:
     return f"{product} {amount} {outputs}x{layer.inputs} {str(layer.dtype).removeprefix('torch.')}"
 
 
-def contenders(dtype: torch.dtype, product: str = "forward") -> list[str]:
-    """Who can compute this product in this dtype on this machine's processor, PyTorch's own first."""
-    others = [name for name in CONTENDERS if name != "torch"] if has_onednn_linear(dtype) else []
-    packed = [PACKED] if product == FROZEN and has_onednn_packing(dtype) else []
-    return ["torch", *others, *packed]
+def contenders(dtype: torch.dtype) -> list[str]:
+    """Who can compute products in this dtype on this machine's processor, PyTorch's own first."""
+    return list(CONTENDERS) if has_onednn_linear(dtype) else ["torch"]
 
 
 def setting() -> str:
@@ -116,54 +114,55 @@ def fastest(rates: Mapping[str, float]) -> str:
     return best if rates[best] > CLEARLY_FASTER * rates["torch"] else "torch"
 
 
-class PackedWeights:
-    """Copies of weights in oneDNN's own order, of those that are multiplied fastest so.
+class FrozenWeights:
+    """Weights that never change, where they are, for as long as this is used.
 
-    `use` comes first. The weights must live, where they are and as they are, for as long as this is used.
+    Args:
+        weights: those that many products with few rows are made with: oneDNN gets a copy of each in its own order.
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
-        self._packed = {_place(weight): onednn_packed(weight, FEW_TOKENS) for weight in weights if _is_packed(weight)}
+        self._packed = {
+            _place(weight): onednn_packed(weight, FEW_TOKENS)
+            for weight in weights
+            if weight.is_cpu and has_onednn_packing(weight.dtype) and setting() != "torch"
+        }
 
     def __len__(self) -> int:
         return len(self._packed)
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Inside, in this thread, products with these weights that need no gradient are computed with the copies."""
-        token = _packed.set(self._packed)
+        """Inside, in this thread, products that need no gradient are oneDNN's, by the copies where there are."""
+        token = _frozen.set(self._packed)
         try:
             yield
         finally:
-            _packed.reset(token)
+            _frozen.reset(token)
 
 
-_packed: ContextVar[Mapping[tuple[int, ...], Tensor]] = ContextVar("packed", default={})  # noqa: B039 (never written)
+_frozen: ContextVar[Mapping[tuple[int, ...], Tensor] | None] = ContextVar("frozen", default=None)
 
 
 def _place(weight: Tensor) -> tuple[int, ...]:
     return weight.data_ptr(), *weight.shape
 
 
-def _is_packed(weight: Tensor) -> bool:
-    layer = Layer(weight.shape[0], weight.shape[1], weight.dtype)
-    return weight.is_cpu and _in_use.others.get(class_of(FROZEN, FEW_TOKENS, layer)) == PACKED
-
-
-def _packed_weight(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """The packed copy to multiply with, if there is one and it can be taken."""
-    if torch.compiler.is_compiling() or not (found := _packed.get()):
+def _frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None, with_gelu: bool = False) -> Tensor | None:
+    """The product where weights are frozen; None where they are not."""
+    if torch.compiler.is_compiling() or (packed := _frozen.get()) is None:
         return None
-    if _needs_gradient(x, weight, bias) or is_traced(x):
+    if _cannot_be_chosen(x, weight) or setting() == "torch" or _needs_gradient(x, weight, bias):
         return None
-    return found.get(_place(weight))
+    more = max(0, LEAST_ROWS - len(x))
+    rows = F.pad(x, (0, 0, 0, more)) if more else x
+    return onednn_linear(rows, packed.get(_place(weight), weight), bias, with_gelu)[: len(x)]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias, as `torch.nn.functional.linear`. x: [T, K]; weight: [N, K]; bias: [N] -> [T, N]."""
-    packed = _packed_weight(x, weight, bias)
-    if packed is not None:
-        return onednn_linear(x, packed, bias)
+    if (frozen := _frozen_product(x, weight, bias)) is not None:
+        return frozen
     if _is_torchs_alone(x, weight):
         return F.linear(x, weight, bias)
     if _needs_gradient(x, weight, bias):
@@ -173,9 +172,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x · weightᵀ + bias) in the erf form; in one pass where the library can and no gradient is needed."""
-    packed = _packed_weight(x, weight, bias)
-    if packed is not None:
-        return onednn_linear(x, packed, bias, with_gelu=True)
+    if (frozen := _frozen_product(x, weight, bias, with_gelu=True)) is not None:
+        return frozen
     is_plain = _is_torchs_alone(x, weight) or _needs_gradient(x, weight, bias)
     if is_plain or _contender("forward", len(x), weight) != "onednn":
         return F.gelu(linear(x, weight, bias))
@@ -220,11 +218,16 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _is_torchs_alone(x: Tensor, weight: Tensor) -> bool:
-    """Whether there is nothing to choose: not a CPU's, nobody else computes it, or somebody looks on."""
+def _cannot_be_chosen(x: Tensor, weight: Tensor) -> bool:
+    """Whether it is no CPU's, nobody else computes it, or somebody looks on."""
     if not x.is_cpu or torch.compiler.is_compiling() or is_traced(x):
         return True
-    if x.dim() != 2 or not len(x) or x.dtype != weight.dtype or not has_onednn_linear(x.dtype):
+    return x.dim() != 2 or not len(x) or x.dtype != weight.dtype or not has_onednn_linear(x.dtype)
+
+
+def _is_torchs_alone(x: Tensor, weight: Tensor) -> bool:
+    """Whether there is nothing to choose."""
+    if _cannot_be_chosen(x, weight):
         return True
     forced = setting()
     return forced == "torch" or (forced == AUTO and not _in_use.others)

@@ -14,15 +14,12 @@ import torch
 from deltalm_ds.kernels.linear import (
     CONTENDERS,
     FEW_TOKENS,
-    FROZEN,
     MANY_OUTPUTS,
-    PACKED,
     Layer,
     Rates,
     class_of,
     contenders,
 )
-from deltalm_ds.kernels.torch_internals import onednn_linear, onednn_packed
 
 TOKENS = (FEW_TOKENS, 384)  # measured for few and for many
 MIN_ROUNDS, MAX_ROUNDS = 2, 7  # the first one compiles and warms up
@@ -33,23 +30,20 @@ SECONDS = 2.0  # no round starts later, when there were enough
 def classes(layers: Iterable[Layer], products: Iterable[str]) -> dict[str, tuple[str, int, Layer]]:
     """The classes of these products by name: product, number of tokens to measure with, layer.
 
-    The weight's gradient of an output layer is not among them: the loss adds it up in place, which PyTorch alone can;
-    nor are many tokens of frozen weights, which are packed or not for few.
+    The weight's gradient of an output layer is not among them: the loss adds it up in place, which PyTorch alone can.
     """
     cases = [(product, tokens, layer) for layer in layers for tokens in TOKENS for product in products]
-    return {class_of(*case): case for case in cases if _is_chosen(*case)}
-
-
-def _is_chosen(product: str, num_tokens: int, layer: Layer) -> bool:
-    if product == FROZEN:
-        return num_tokens == FEW_TOKENS
-    return product != "weight_gradient" or layer.outputs <= MANY_OUTPUTS
+    return {
+        class_of(product, tokens, layer): (product, tokens, layer)
+        for product, tokens, layer in cases
+        if product != "weight_gradient" or layer.outputs <= MANY_OUTPUTS
+    }
 
 
 @torch.no_grad()
 def measure(cases: dict[str, tuple[str, int, Layer]]) -> Rates:
     """GFLOP/s of every contender in each of the classes, the best of several rounds. They take turns in going first."""
-    best = {name: dict.fromkeys(contenders(layer.dtype, product), 0.0) for name, (product, _, layer) in cases.items()}
+    best = {name: dict.fromkeys(contenders(layer.dtype), 0.0) for name, (_, _, layer) in cases.items()}
     start = time.perf_counter()
     for number in range(MAX_ROUNDS):
         if number >= MIN_ROUNDS and time.perf_counter() - start > SECONDS:
@@ -69,12 +63,8 @@ def _measure_once(case: tuple[str, int, Layer], best: dict[str, float], is_rever
     a, b = operands.get(product, (x, weight))
     billions = 2e-9 * num_tokens * num_outputs * layer.inputs
     repeats = max(1, round(MIN_BILLIONS / billions))
-    packed = onednn_packed(weight, num_tokens) if PACKED in best else None
     for name in sorted(best, reverse=is_reversed) * repeats:
         start = time.process_time()
-        if packed is not None and name == PACKED:
-            onednn_linear(a, packed)
-        else:
-            CONTENDERS[name](a, b, None)
+        CONTENDERS[name](a, b, None)
         seconds = max(time.process_time() - start, 1e-9) / torch.get_num_threads()
         best[name] = max(best[name], billions / seconds)

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from benchmarks.recording import parser, report
 from deltalm_ds.allocator import keep_freed_memory
-from deltalm_ds.kernels.linear import CONTENDERS, FROZEN, PACKED, PRODUCTS, contenders, fastest
-from deltalm_ds.kernels.torch_internals import onednn_linear, onednn_packed
+from deltalm_ds.kernels.linear import CONTENDERS, PRODUCTS, contenders, fastest
+from deltalm_ds.kernels.torch_internals import has_onednn_packing, onednn_linear, onednn_packed
 from deltalm_ds.threads import WAITING
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 LAYERS = ((768, 768), (2304, 768), (3072, 768), (768, 3072), (250_001, 768))  # outputs, inputs
-TOKENS = (80, 205, 614, 2048)
+FROZEN, PACKED = "frozen", "packed"  # the forward with a weight that never changes, and who computes it best
+TOKENS = (1, 6, 80, 205, 614, 2048)
 MAX_LOGITS = 1 << 28  # more are not measured: they take minutes and gigabytes
 SECONDS, MIN_ROUNDS = 0.5, 3  # of a row
 
@@ -86,7 +87,7 @@ def _rates(product: str, x: Tensor, weight: Tensor, grad: Tensor) -> dict[str, f
     calls: dict[str, Callable[[], Tensor]] = {
         name: lambda multiply=CONTENDERS[name]: multiply(a, b, None) for name in contenders(x.dtype)
     }
-    if PACKED in contenders(x.dtype, product):
+    if product == FROZEN and has_onednn_packing(x.dtype):
         packed = onednn_packed(weight, len(x))
         calls[PACKED] = lambda: onednn_linear(x, packed)
     best = dict.fromkeys(calls, float("inf"))

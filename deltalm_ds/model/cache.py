@@ -12,7 +12,8 @@ from torch import Tensor
 from deltalm_ds.model.packing import PackedSequences
 
 FIRST_ROOM = 32  # positions; doubled when they are full
-GPU_WIDTH = 16  # keys come in multiples of this on a GPU: a mask of another width is padded anew in every step
+WIDTH = 16  # keys come in multiples of this: on a GPU a mask of another width is padded anew in every step; on a CPU
+# sums are made by vectors, and are the same to the last bit behind any number of whole vectors of zeros
 
 
 @dataclass
@@ -29,7 +30,7 @@ class CrossAttentionCache:
     @classmethod
     def from_packed(cls, keys: Tensor, values: Tensor, source: PackedSequences) -> "CrossAttentionCache":
         """Pad packed keys and values [S, H, D] to one row a sentence, with zeros."""
-        width = -(-source.max_seqlen // GPU_WIDTH) * GPU_WIDTH if keys.is_cuda else source.max_seqlen
+        width = -(-source.max_seqlen // WIDTH) * WIDTH
         columns = torch.arange(width, device=keys.device)
         mask = columns < source.lengths[:, None]
         places = (source.cu_seqlens[:-1, None] + columns).masked_fill(~mask, 0)

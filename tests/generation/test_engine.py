@@ -11,7 +11,7 @@ from deltalm_ds.generation.engines import ENGINES, EngineEntry
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import EngineOptions, SearchOptions
 from deltalm_ds.generation.loading import load_engine
-from deltalm_ds.kernels.linear import FEW_TOKENS, FROZEN, Layer, PackedWeights, class_of, use
+from deltalm_ds.kernels.linear import FrozenWeights
 from deltalm_ds.kernels.torch_internals import has_onednn_packing
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
@@ -91,18 +91,13 @@ def test_the_guide_names_engines_of_the_table():
 
 
 @pytest.mark.skipif(not has_onednn_packing(torch.float32), reason="PyTorch is built without oneDNN")
-def test_packed_weights_change_no_hypothesis(model):
-    layers = {tuple(weight.shape) for weight in model.step_weights()}
-    classes = [class_of(FROZEN, FEW_TOKENS, Layer(*shape, torch.float32)) for shape in layers]
+def test_frozen_weights_change_no_hypothesis(model, monkeypatch):
+    monkeypatch.setenv("DELTALM_LINEAR", "auto")
     options = SearchOptions(beam=3, n_best=3, max_length=8)
     (plain,) = PyTorchEngine(model).generate([[4, 5, 6]], options)
-    use({name: {"torch": 1.0, "packed": 2.0} for name in classes})
-    try:
-        packed = PackedWeights(model.step_weights())
-        (found,) = PyTorchEngine(model, packed).generate([[4, 5, 6]], options)
-    finally:
-        use({})
-    assert len(packed) == len(model.step_weights())
+    frozen = FrozenWeights(model.step_weights())
+    (found,) = PyTorchEngine(model, frozen).generate([[4, 5, 6]], options)
+    assert len(frozen) == len(model.step_weights())
     assert [hypothesis.ids for hypothesis in found] == [hypothesis.ids for hypothesis in plain]
     for one, other in zip(found, plain, strict=True):
         assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)

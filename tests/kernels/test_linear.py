@@ -17,13 +17,13 @@ from deltalm_ds.kernels.linear import (
     AUTO,
     CONTENDERS,
     FEW_TOKENS,
-    FROZEN,
+    LEAST_ROWS,
     MANY_OUTPUTS,
     MANY_TOKENS,
     PRODUCTS,
     VARIABLE,
+    FrozenWeights,
     Layer,
-    PackedWeights,
     class_of,
     contenders,
     fastest,
@@ -258,63 +258,55 @@ def test_without_onednn_there_is_nothing_to_choose(monkeypatch: pytest.MonkeyPat
 
 
 needs_packing = pytest.mark.skipif(not has_onednn_packing(torch.float32), reason="PyTorch is built without oneDNN")
-FROZEN_LAYER = Layer(48, 32, torch.float32)
 
 
 @pytest.fixture
-def packed_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens of each product with a packed weight, where those are said to be the fastest."""
+def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each product that oneDNN makes."""
     made: list[int] = []
     multiply = module.onednn_linear
     monkeypatch.setattr(
         module, "onednn_linear", lambda x, *rest, **how: made.append(len(x)) or multiply(x, *rest, **how)
     )
-    use({class_of(FROZEN, FEW_TOKENS, FROZEN_LAYER): {"torch": 100.0, "onednn": 110.0, "packed": 120.0}})
     return made
 
 
 @needs_packing
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("num_tokens", [1, 5, FEW_TOKENS, 700])
-def test_packed_weights_give_the_same_products(packed_calls: list[int], num_tokens: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("num_tokens", [1, LEAST_ROWS, FEW_TOKENS, 700])
+def test_frozen_weights_give_the_same_products(frozen_calls: list[int], num_tokens: int, dtype: torch.dtype) -> None:
     if not has_onednn_packing(dtype):
         pytest.skip("this processor has no bfloat16")
-    layer = Layer(48, 32, dtype)
-    use({class_of(FROZEN, FEW_TOKENS, layer): {"torch": 100.0, "packed": 120.0}})
     x, weight, bias = (torch.randn(size).to(dtype) for size in ((num_tokens, 32), (48, 32), (48,)))
     expected = x.double() @ weight.double().T + bias.double()
-    with torch.inference_mode(), PackedWeights([weight]).used():
-        results = linear(x, weight, bias), linear_gelu(x, weight, bias)
-    assert packed_calls == [num_tokens] * 2
-    for found, wanted in zip(results, (expected, torch.nn.functional.gelu(expected)), strict=True):
-        atol = (1 if dtype == torch.float32 else 2) * TOLERANCE[dtype] * max(1.0, wanted.abs().max().item())
-        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=atol)
+    for frozen in FrozenWeights([weight]), FrozenWeights([]):
+        frozen_calls.clear()
+        with torch.inference_mode(), frozen.used():
+            results = linear(x, weight, bias), linear_gelu(x, weight, bias)
+        assert frozen_calls == [max(num_tokens, LEAST_ROWS)] * 2
+        for found, wanted in zip(results, (expected, torch.nn.functional.gelu(expected)), strict=True):
+            atol = (1 if dtype == torch.float32 else 2) * TOLERANCE[dtype] * max(1.0, wanted.abs().max().item())
+            torch.testing.assert_close(found.double(), wanted, rtol=0, atol=atol)
 
 
 @needs_packing
-def test_packed_weights_are_taken_where_they_may_be(packed_calls: list[int]) -> None:
-    """Inside alone, in this thread alone, without gradients, and not where somebody looks on."""
-    x, weight, other = torch.randn(5, 32), torch.randn(48, 32), torch.randn(48, 32)
-    packed = PackedWeights([weight])
+def test_frozen_weights_are_used_where_they_may_be(frozen_calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside alone, in this thread alone, without gradients, and not where somebody looks on or wants another."""
+    x, weight = torch.randn(8, 32), torch.randn(48, 32)
+    frozen = FrozenWeights([weight])
     linear(x, weight)
-    with packed.used():
-        linear(x, other)
+    with frozen.used():
         linear(x.requires_grad_(), weight).sum().backward()
         with FlopCounterMode(display=False):
             linear(x.detach(), weight)
         thread = threading.Thread(target=lambda: linear(x.detach(), weight))
         thread.start()
         thread.join()
-        assert packed_calls == []
+        monkeypatch.setenv(VARIABLE, "torch")
+        linear(x.detach(), weight)
+        assert not FrozenWeights([weight])
+        monkeypatch.delenv(VARIABLE)
+        assert frozen_calls == []
         linear(x.detach(), weight)
     linear(x.detach(), weight)
-    assert packed_calls == [5]
-
-
-@needs_packing
-def test_only_what_is_faster_is_packed(packed_calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight, narrow = torch.randn(5, 32), torch.randn(48, 32), torch.randn(47, 32)
-    use({class_of(FROZEN, FEW_TOKENS, FROZEN_LAYER): {"torch": 100.0, "onednn": 120.0, "packed": 110.0}})
-    with PackedWeights([weight, narrow]).used():
-        linear(x, weight)
-    assert packed_calls == []
+    assert frozen_calls == [8]

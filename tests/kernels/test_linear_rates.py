@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deltalm_ds.kernels import linear_rates
-from deltalm_ds.kernels.linear import CONTENDERS, FROZEN, MANY_OUTPUTS, PRODUCTS, Layer, class_of, contenders
+from deltalm_ds.kernels.linear import CONTENDERS, MANY_OUTPUTS, PRODUCTS, Layer, class_of, contenders
 from deltalm_ds.kernels.linear_rates import TOKENS, classes, measure
 
 LAYERS = [Layer(96, 32, torch.float32), Layer(MANY_OUTPUTS + 1, 8, torch.float32)]
@@ -19,14 +19,6 @@ def test_every_class_gets_a_rate_of_every_contender() -> None:
     assert all(rate > 0 for of_class in rates.values() for rate in of_class.values())
 
 
-def test_frozen_weights_are_measured_for_few_tokens_packed_too() -> None:
-    cases = classes(LAYERS, [FROZEN])
-    assert [number for _, number, _ in cases.values()] == [min(TOKENS)] * len(LAYERS)
-    rates = measure(cases)
-    assert all(list(of_class) == contenders(torch.float32, FROZEN) for of_class in rates.values())
-    assert all(rate > 0 for of_class in rates.values() for rate in of_class.values())
-
-
 def test_names_are_those_that_layers_look_up() -> None:
     name = class_of("input_gradient", 1000, LAYERS[0])
     assert classes(LAYERS, PRODUCTS)[name] == ("input_gradient", max(TOKENS), LAYERS[0])
@@ -36,7 +28,7 @@ def test_what_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands a [m, k] and b [n, k] of each product, of an output layer only as many rows as make a difference."""
     seen = set()
     monkeypatch.setitem(CONTENDERS, "torch", lambda a, b, bias: seen.add((*a.shape, *b.shape)))
-    monkeypatch.setattr(linear_rates, "contenders", lambda dtype, product: ["torch"])
+    monkeypatch.setattr(linear_rates, "contenders", lambda dtype: ["torch"])
     measure(classes(LAYERS, PRODUCTS))
     expected = set()
     for tokens in TOKENS:
@@ -49,7 +41,7 @@ def test_it_ends_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds are made in any case."""
     calls = []
     monkeypatch.setitem(CONTENDERS, "torch", lambda a, b, bias: calls.append(1))
-    monkeypatch.setattr(linear_rates, "contenders", lambda dtype, product: ["torch"])
+    monkeypatch.setattr(linear_rates, "contenders", lambda dtype: ["torch"])
     monkeypatch.setattr(linear_rates, "SECONDS", 0.0)
     monkeypatch.setattr(linear_rates, "MIN_BILLIONS", 0.0)
     measure(classes(LAYERS[:1], ["forward"]))

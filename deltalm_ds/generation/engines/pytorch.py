@@ -1,11 +1,12 @@
 """Running a model directory, or a model that is in memory already, with PyTorch and our own beam search."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deltalm_ds.allocator import keep_freed_memory
 from deltalm_ds.checkpoints.directory import load_model
@@ -13,10 +14,9 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.generation.sampling import sample
-from deltalm_ds.kernels.linear import FROZEN, PackedWeights
+from deltalm_ds.kernels.linear import FrozenWeights
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
 from deltalm_ds.kernels.precision import sum_products_in_float32
-from deltalm_ds.linear_choice import use_fastest
 from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
@@ -26,20 +26,18 @@ from deltalm_ds.token_ids import EOS_ID
 class PyTorchEngine:
     """Our own model in this process, on the device and in the dtype of its weights.
 
-    packed: copies of weights that a search is faster with; only of a model that does not change any more.
+    frozen: of a model that does not change any more. On a CPU in float32 it then gives a sentence, to the last bit,
+    what it gives it alone, whatever the batch.
     """
 
-    def __init__(self, model: DeltaLM, packed: PackedWeights | None = None) -> None:
-        self.model, self._packed = model, packed
+    def __init__(self, model: DeltaLM, frozen: FrozenWeights | None = None) -> None:
+        self.model, self._frozen = model, frozen
         self.vocabulary_size, self.max_positions = model.config.vocabulary_size, model.config.max_positions
         self.batch_tokens = BATCH_TOKENS[model.token_embedding.weight.device.type]
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         """See `Engine`; beam search by fairseq's rules, or samples."""
-        self.model.eval()
-        weight = self.model.token_embedding.weight
-        packed = self._packed.used() if self._packed else nullcontext()
-        with packed, torch.cuda.device_of(weight):  # kernels and graphs are launched on the current GPU
+        with self._ready() as weight:
             source = pack_with_eos(sources).to(weight.device)
             if options.temperature:
                 return sample(self.model, source, options)
@@ -50,11 +48,9 @@ class PyTorchEngine:
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         """See `Engine`."""
-        self.model.eval()
-        weight = self.model.token_embedding.weight
-        source, labels = pack_with_eos(sources).to(weight.device), pack_with_eos(targets)
-        shifted = _shifted(targets).to(weight.device)
-        with torch.cuda.device_of(weight):
+        with self._ready() as weight:
+            source, labels = pack_with_eos(sources).to(weight.device), pack_with_eos(targets)
+            shifted = _shifted(targets).to(weight.device)
             hidden = self.model.decode(shifted, self.model.encode(source), source)
             tokens = labels.tokens.to(weight.device)
             token_nll = linear_cross_entropy(hidden, weight, tokens, self.vocabulary_size).token_nll
@@ -64,15 +60,24 @@ class PyTorchEngine:
     @torch.inference_mode()
     def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
         """See `AttentionEngine`."""
-        self.model.eval()
-        weight = self.model.token_embedding.weight
-        with torch.cuda.device_of(weight):
+        with self._ready() as weight:
             source, shifted = pack_with_eos(sources).to(weight.device), _shifted(targets).to(weight.device)
             found = self.model.attention_to_source(shifted, source).cpu().numpy()
         return [
             of_pair[: len(target) + 1, : len(ids) + 1]
             for of_pair, ids, target in zip(found, sources, targets, strict=True)
         ]
+
+    @contextmanager
+    def _ready(self) -> Iterator[Tensor]:
+        """Inside, the model computes what outputs are made of; gives the token table."""
+        self.model.eval()
+        weight = self.model.token_embedding.weight
+        with ExitStack() as stack:
+            stack.enter_context(torch.cuda.device_of(weight))  # kernels and graphs are launched on the current GPU
+            if self._frozen:
+                stack.enter_context(self._frozen.used())
+            yield weight
 
 
 def _shifted(targets: Sequence[Ids]) -> PackedSequences:
@@ -97,9 +102,8 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
 
 
 def engine_of_frozen(model: DeltaLM) -> PyTorchEngine:
-    """An engine of a model that does not change any more: on a CPU with the fastest library for each product."""
-    use_fastest(model, ["forward", FROZEN])
-    return PyTorchEngine(model, PackedWeights(model.step_weights()))
+    """An engine of a model that does not change any more."""
+    return PyTorchEngine(model, FrozenWeights(model.step_weights()))
 
 
 def _dtype(name: str | None, gpu: int | None) -> torch.dtype:
