@@ -4,7 +4,7 @@ Legend: B sentences, N = B · beam rows (the beams of a sentence side by side), 
 model dim, C positions that there is room for, L ≤ C positions that a step attends to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -164,13 +164,17 @@ class DecoderCache:
 
     def __init__(self, cross_attention: list[CrossAttentionCache]) -> None:
         self._past = Past(cross_attention[0].keys.device)
-        self.cross_attention = cross_attention
-        self.self_attention = [SelfAttentionCache(self._past) for _ in cross_attention]
+        self._cross_attention = cross_attention
+        self._self_attention = [SelfAttentionCache(self._past) for _ in cross_attention]
+
+    def of_blocks(self) -> Iterator[tuple[AttentionCache, AttentionCache]]:
+        """What self-attention and cross-attention of each block attend to."""
+        return zip(self._self_attention, self._cross_attention, strict=True)
 
     def reserve(self, length: int) -> None:
         """To be called before every step: it attends to `length` positions, its own and, masked, such after it."""
         if self._past.reserve(length):
-            for cache in self.self_attention:
+            for cache in self._self_attention:
                 cache.grow()
 
     def select_rows(self, rows: Tensor) -> None:
@@ -179,7 +183,7 @@ class DecoderCache:
 
     def select_sentences(self, sentences: Tensor) -> None:
         """Drop finished sentences: keep these [B'] int64 (the rows are given to select_rows)."""
-        for cache in self.cross_attention:
+        for cache in self._cross_attention:
             cache.select_sentences(sentences)
 
     def begin_step(self, num_rows: int) -> Tensor:
@@ -203,11 +207,13 @@ class JointCache:
     """
 
     def __init__(self, caches: Sequence[DecoderCache], num_rows: Sequence[int]) -> None:
-        self._caches, self._num_rows = caches, num_rows
-        of_blocks = zip(*(cache.self_attention for cache in caches), strict=True)
-        self.self_attention = [_JointAttention(of_block, num_rows) for of_block in of_blocks]
-        of_blocks = zip(*(cache.cross_attention for cache in caches), strict=True)
-        self.cross_attention = [_JointAttention(of_block, num_rows) for of_block in of_blocks]
+        self._caches, self._num_rows = caches, list(num_rows)
+
+    def of_blocks(self) -> Iterator[tuple[AttentionCache, AttentionCache]]:
+        """See `DecoderCache`."""
+        for of_block in zip(*(cache.of_blocks() for cache in self._caches), strict=True):
+            self_caches, cross_caches = zip(*of_block, strict=True)
+            yield _JointAttention(self_caches, self._num_rows), _JointAttention(cross_caches, self._num_rows)
 
     def begin_step(self, num_rows: int) -> Tensor:
         """See `DecoderCache`; N is the sum."""
@@ -222,8 +228,8 @@ class JointCache:
 class _JointAttention:
     """One block's caches of several searches, as one `AttentionCache`."""
 
-    def __init__(self, caches: Sequence[AttentionCache], num_rows: Sequence[int]) -> None:
-        self._caches, self._num_rows = caches, list(num_rows)
+    def __init__(self, caches: Sequence[AttentionCache], num_rows: list[int]) -> None:
+        self._caches, self._num_rows = caches, num_rows
 
     def attend(self, projected: Tensor) -> Tensor:
         """See `AttentionCache`."""

@@ -171,8 +171,7 @@ class DeltaLM(nn.Module):
         sentence side by side.
         """
         x = self.decoder.embedding(self.token_embedding(tokens), cache.begin_step(len(tokens)))
-        caches = zip(cache.self_attention, cache.cross_attention, strict=True)
-        for block, (self_cache, cross_cache) in zip(self._blocks, caches, strict=True):
-            x = block.step(x, self_cache, cross_cache)
+        for block, of_block in zip(self._blocks, cache.of_blocks(), strict=True):
+            x = block.step(x, *of_block)
         cache.end_step()
         return self.logits(x)
