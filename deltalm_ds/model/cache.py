@@ -52,9 +52,8 @@ class CrossAttentionCache:
     def attend(self, projected: Tensor) -> Tensor:
         """See `AttentionCache`; projected: [N, H, D], the queries."""
         queries = projected.unflatten(0, (len(self.keys), -1)).transpose(1, 2)  # [B, H, beam, D]
-        return (
-            decode_attention(queries, self.keys, self.values, self.key_mask).transpose(1, 2).reshape(len(projected), -1)
-        )
+        attended = decode_attention(queries, self.keys, self.values, self.key_mask)
+        return attended.transpose(1, 2).reshape(len(projected), -1)
 
     def select_sentences(self, sentences: Tensor) -> None:
         """Keep the given sentences [B'] int64, in that order."""
