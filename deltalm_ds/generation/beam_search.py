@@ -99,13 +99,13 @@ class _Finished:
         self.lengths[where] = length
         self.tokens[where], self.token_scores[where], self.scores[where] = tokens, token_scores, scores
 
-    def best(self, options: SearchOptions) -> list[list[Hypothesis]]:
-        """The n best of each sentence, best first; DataError if one has none."""
-        lengths, scores = self.lengths.cpu(), self.scores.cpu()
-        tokens, token_scores = self.tokens.cpu().numpy(), self.token_scores.cpu().numpy()
+    def best(self, options: SearchOptions, sentences: Tensor | slice = slice(None)) -> list[list[Hypothesis]]:
+        """The n best of each of these sentences, best first; DataError if one has none."""
+        counts, lengths, scores = (x[sentences].cpu() for x in (self.counts, self.lengths, self.scores))
+        tokens, token_scores = (x[sentences].cpu().numpy() for x in (self.tokens, self.token_scores))
         normalised = (scores / (lengths + 1).double().pow(options.length_penalty).float()).tolist()
         found = []
-        for sentence, (count, ends) in enumerate(zip(self.counts.tolist(), lengths.tolist(), strict=True)):
+        for sentence, (count, ends) in enumerate(zip(counts.tolist(), lengths.tolist(), strict=True)):
             if not count:
                 raise DataError(
                     "The model gives no output a probability above 0: its weights are damaged (NaN?), or too large for "
@@ -123,8 +123,12 @@ class _Finished:
         return found
 
 
-class _Search(Generic[Cache]):
+class Search(Generic[Cache]):
     """The beams of the sentences that are looked at, in tensors that a step reads and writes where they are.
+
+    Args:
+        model, source, options: see `beam_search`.
+        may_wait: whether a step may look at what it has computed, to do nothing in vain.
 
     Attributes:
         sentences: [B] int64, each one's number in the batch.
@@ -132,7 +136,7 @@ class _Search(Generic[Cache]):
         last: [N] int64, the last of them; `</s>` to begin with.
         tokens: [N, W] int64, `<pad>` after those so far. token_scores: [N, W] float32, log p of each.
         scores: [B, K] float32, Σ log p; -inf marks a beam that holds nothing.
-        may_wait: whether a step may look at what it has computed, to do nothing in vain.
+        max_length: of a hypothesis; the step after as many is the last.
     """
 
     def __init__(
@@ -141,7 +145,8 @@ class _Search(Generic[Cache]):
         device, num_sentences, self.beam = source.tokens.device, source.num_sequences, options.beam
         self.model, self.options, self.may_wait = model, options, may_wait
         self.cache = model.start_decoding(source)
-        width = options.limit(model.max_positions) + 1
+        self.max_length = options.limit(model.max_positions)
+        width = self.max_length + 1
         self.sentences = torch.arange(num_sentences, device=device)
         self._first_rows = self.sentences[:, None] * self.beam
         self._ban_until = torch.tensor([0, options.min_length], device=device)  # `</s>` before, `<pad>` after
@@ -157,15 +162,19 @@ class _Search(Generic[Cache]):
         self.finished = _Finished(num_sentences, self.beam, width, device)
 
     def step(self, length: int, is_last: bool = False) -> None:
-        """One more token for every beam; at the last step they all end.
+        """One more token for every beam; see `take`."""
+        self.take(self.model.decode_step(self.last, self.cache), length, is_last)
+
+    def take(self, logits: Tensor, length: int, is_last: bool) -> None:
+        """Go on by the logits [N, V] after `last`; at the last step all beams end.
 
         It leaves alone what has finished, and it never waits for the device unless it may, so that it can be recorded.
 
         Args:
+            logits: of the model.
             length: positions that are looked at, those so far and, without effect, such after them.
             is_last: whether the maximum length is reached.
         """
-        logits = self.model.decode_step(self.last, self.cache)
         ban_until = self._ban_until if self._bounds is None else self._bounds[:, :2]
         banned = torch.where(self.position < ban_until, EOS_ID, PAD_ID).expand(len(logits), -1)
         banned = torch.cat([banned, self._exclusions.next(self.tokens[:, :length], self.position)], dim=1)
@@ -254,8 +263,8 @@ def beam_search(
     """
     if not source.num_sequences:
         return []
-    search, runner = _Search(model, source, options, may_wait=recorder is None), StepRunner(recorder)
-    max_length = options.limit(model.max_positions)
+    search, runner = Search(model, source, options, may_wait=recorder is None), StepRunner(recorder)
+    max_length = search.max_length
     for number in range(max_length):
         length = runner.length(number + 1, max_length + 1)
         search.cache.reserve(length)

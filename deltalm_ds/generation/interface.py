@@ -1,7 +1,7 @@
 """What can run a model, what it is asked and what it answers: ids without `</s>`. Imports no torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -185,6 +185,40 @@ class Engine(Protocol):
 
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         """Log p in nats of each target's tokens and of its `</s>`."""
+        ...
+
+
+class RunningSearch(Protocol):
+    """Sentences that are searched together; others enter meanwhile, and each leaves when it is done.
+
+    num_groups: of sentences that entered together and are not all done; more of them cost more.
+    """
+
+    @property
+    def num_groups(self) -> int: ...
+
+    def admit(self, sources: Sequence[Ids], options: SearchOptions) -> Sequence[int]:
+        """Let sentences enter, at least one, to be searched by these options (no temperature); returns their numbers.
+
+        Each is found what `Engine.generate` finds for it alone.
+        """
+        ...
+
+    def step(self) -> Mapping[int, list[Hypothesis]]:
+        """One more token for every beam; returns the hypotheses of those that are done now, by number."""
+        ...
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Go on without these sentences."""
+        ...
+
+
+@runtime_checkable
+class RunningEngine(Protocol):
+    """An engine whose searches sentences may enter while they run."""
+
+    def start_search(self) -> RunningSearch | None:
+        """One of no sentences yet; None where the engine searches in batches alone, as on a GPU."""
         ...
 
 

@@ -15,6 +15,7 @@ from deltalm_ds.vocabulary import Vocabulary
 
 SENTENCE_COST_TOKENS = 16  # what a sentence costs beside its tokens: logits over the vocabulary for every beam
 CHUNK_LINES = 20_000  # lines sorted and translated together: output starts early, memory stays bounded
+NOTHING = Hypothesis((), 0.0, ())  # the translation of nothing
 # Letters, marks and symbols by their Unicode category that show nothing: SentencePiece's space, the fillers of Hangul
 # and Khmer, the blank of Braille, joiners and variation selectors.
 FILLERS = frozenset(
@@ -107,8 +108,7 @@ def generate(
         token_scores: every hypothesis has token scores, whatever the engine.
         advance: told how many more sources are done.
     """
-    found: list[list[Hypothesis]] = [[Hypothesis((), 0.0, ())] for _ in sources]
-    limits = [options.bounds(len(source), engine.max_positions)[1] for source in sources]
+    found = [[NOTHING] for _ in sources]
     present = [index for index, source in enumerate(sources) if len(source)]
     advance(len(sources) - len(present))
     costs = [(SENTENCE_COST_TOKENS + len(sources[index])) * options.rows for index in present]
@@ -119,9 +119,14 @@ def generate(
         if token_scores:
             results = _with_token_scores(engine, batch_sources, results, options)
         for index, hypotheses in zip(members, results, strict=True):
-            found[index] = [replace(one, is_cut=len(one.ids) >= limits[index]) for one in hypotheses]
+            found[index] = mark_cuts(hypotheses, options.bounds(len(sources[index]), engine.max_positions)[1])
         advance(len(members))
     return found
+
+
+def mark_cuts(hypotheses: list[Hypothesis], limit: int) -> list[Hypothesis]:
+    """With `is_cut` set, for outputs of at most `limit` tokens."""
+    return [replace(one, is_cut=len(one.ids) >= limit) for one in hypotheses]
 
 
 def _with_token_scores(

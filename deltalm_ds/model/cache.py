@@ -1,19 +1,30 @@
 """What a decoder remembers between the steps of a search.
 
-Legend: B sentences, N = B · beam rows (the beams of a sentence side by side), H heads, S source, D head dim, C
-positions that there is room for, L ≤ C positions that a step attends to.
+Legend: B sentences, N = B · beam rows (the beams of a sentence side by side), H heads, S source, D head dim, M = H · D
+model dim, C positions that there is room for, L ≤ C positions that a step attends to.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from deltalm_ds.kernels.attention import decode_attention
 from deltalm_ds.model.packing import PackedSequences
 
 FIRST_ROOM = 32  # positions; doubled when they are full
 WIDTH = 16  # keys come in multiples of this: on a GPU a mask of another width is padded anew in every step; on a CPU
 # sums are made by vectors, and are the same to the last bit behind any number of whole vectors of zeros
+
+
+class AttentionCache(Protocol):
+    """What an attention sub-layer attends to in a step."""
+
+    def attend(self, projected: Tensor) -> Tensor:
+        """[N, M], what each row attends to; projected: [N, …, H, D], what the cache's kind of attention needs of x."""
+        ...
 
 
 @dataclass
@@ -38,6 +49,12 @@ class CrossAttentionCache:
             x[places].masked_fill(~mask[:, :, None, None], 0).transpose(1, 2).contiguous() for x in (keys, values)
         )
         return cls(padded_keys, padded_values, mask[:, None, None, :])
+
+    def attend(self, projected: Tensor) -> Tensor:
+        """See `AttentionCache`; projected: [N, H, D], the queries."""
+        queries = projected.unflatten(0, (len(self.keys), -1)).transpose(1, 2)  # [B, H, beam, D]
+        attended = decode_attention(queries, self.keys, self.values, self.key_mask)
+        return attended.transpose(1, 2).reshape(len(projected), -1)
 
     def select_sentences(self, sentences: Tensor) -> None:
         """Keep the given sentences [B'] int64, in that order."""
@@ -113,8 +130,13 @@ class SelfAttentionCache:
         self._past = past
         self._stored: Tensor | None = None
 
-    def append(self, keys_and_values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Add the step's [N, 2, H, D]; returns keys and values of its past, [N, H, L, D], and the mask of `Past`."""
+    def attend(self, projected: Tensor) -> Tensor:
+        """See `AttentionCache`; projected: [N, 3, H, D], queries, and keys and values that are added."""
+        keys, values = self._append(projected[:, 1:])
+        return decode_attention(projected[:, 0, :, None], keys, values, self._past.mask).flatten(1)
+
+    def _append(self, keys_and_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the step's [N, 2, H, D]; returns keys and values of its past, [N, H, L, D]."""
         past, num_rows = self._past, len(keys_and_values)
         if self._stored is None:
             self._stored = keys_and_values.new_zeros(past.room * past.width, *keys_and_values.shape[1:])
@@ -124,7 +146,7 @@ class SelfAttentionCache:
         else:
             seen = self._stored.index_select(0, past.places).unflatten(0, (num_rows, past.length))
         keys, values = seen.transpose(1, 3).unbind(2)  # of [N, H, 2, L, D]
-        return keys, values, past.mask
+        return keys, values
 
     def grow(self) -> None:
         """Make as much room as there is in `Past`."""
@@ -141,21 +163,75 @@ class DecoderCache:
     """
 
     def __init__(self, cross_attention: list[CrossAttentionCache]) -> None:
-        self.past = Past(cross_attention[0].keys.device)
-        self.cross_attention = cross_attention
-        self.self_attention = [SelfAttentionCache(self.past) for _ in cross_attention]
+        self._past = Past(cross_attention[0].keys.device)
+        self._cross_attention = cross_attention
+        self._self_attention = [SelfAttentionCache(self._past) for _ in cross_attention]
+
+    def of_blocks(self) -> Iterator[tuple[AttentionCache, AttentionCache]]:
+        """What self-attention and cross-attention of each block attend to."""
+        return zip(self._self_attention, self._cross_attention, strict=True)
 
     def reserve(self, length: int) -> None:
         """To be called before every step: it attends to `length` positions, its own and, masked, such after it."""
-        if self.past.reserve(length):
-            for cache in self.self_attention:
+        if self._past.reserve(length):
+            for cache in self._self_attention:
                 cache.grow()
 
     def select_rows(self, rows: Tensor) -> None:
         """Reorder beams: row n goes on from what was row rows[n]. The sentences stay as they are."""
-        self.past.select_rows(rows)
+        self._past.select_rows(rows)
 
     def select_sentences(self, sentences: Tensor) -> None:
         """Drop finished sentences: keep these [B'] int64 (the rows are given to select_rows)."""
-        for cache in self.cross_attention:
+        for cache in self._cross_attention:
             cache.select_sentences(sentences)
+
+    def begin_step(self, num_rows: int) -> Tensor:
+        """[N] int64, the position of each row in the step that begins."""
+        self._past.look_back(num_rows)
+        return self._past.position.expand(num_rows)
+
+    def end_step(self) -> None:
+        """All blocks have taken their step."""
+        self._past.position += 1
+
+
+class JointCache:
+    """The caches of several searches in one step that they take together, their rows behind each other.
+
+    The rows are multiplied with the weights at once. Each search attends to its own past, wherever it is.
+
+    Args:
+        caches: of one model.
+        num_rows: of each.
+    """
+
+    def __init__(self, caches: Sequence[DecoderCache], num_rows: Sequence[int]) -> None:
+        self._caches, self._num_rows = caches, list(num_rows)
+
+    def of_blocks(self) -> Iterator[tuple[AttentionCache, AttentionCache]]:
+        """See `DecoderCache`."""
+        for of_block in zip(*(cache.of_blocks() for cache in self._caches), strict=True):
+            self_caches, cross_caches = zip(*of_block, strict=True)
+            yield _JointAttention(self_caches, self._num_rows), _JointAttention(cross_caches, self._num_rows)
+
+    def begin_step(self, num_rows: int) -> Tensor:
+        """See `DecoderCache`; N is the sum."""
+        return torch.cat([cache.begin_step(num) for cache, num in zip(self._caches, self._num_rows, strict=True)])
+
+    def end_step(self) -> None:
+        """See `DecoderCache`."""
+        for cache in self._caches:
+            cache.end_step()
+
+
+class _JointAttention:
+    """One block's caches of several searches, as one `AttentionCache`."""
+
+    def __init__(self, caches: Sequence[AttentionCache], num_rows: list[int]) -> None:
+        self._caches, self._num_rows = caches, num_rows
+
+    def attend(self, projected: Tensor) -> Tensor:
+        """See `AttentionCache`."""
+        parts = projected.split(self._num_rows)
+        return torch.cat([cache.attend(part) for cache, part in zip(self._caches, parts, strict=True)])

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from deltalm_ds.kernels.embedding import shared_embedding
 from deltalm_ds.kernels.linear import linear
 from deltalm_ds.kernels.linear_cross_entropy import CrossEntropy, linear_cross_entropy
-from deltalm_ds.model.cache import DecoderCache
+from deltalm_ds.model.cache import DecoderCache, JointCache
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.layers import Embedding, EncoderLayer, InterleavedBlock, VanillaBlock
 from deltalm_ds.model.packing import PackedSequences
@@ -164,16 +164,14 @@ class DeltaLM(nn.Module):
         encoder_states = self.encode(source)
         return DecoderCache([block.cross_attention.cache(encoder_states, source) for block in self._blocks])
 
-    def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits [N, V] after one more token a row, for which the cache has been told to `reserve`.
+    def decode_step(self, tokens: Tensor, cache: DecoderCache | JointCache) -> Tensor:
+        """Logits [N, V] after one more token a row, for which the cache (each of several) has been told to `reserve`.
 
         It never waits for the device, so that it can be recorded in a CUDA graph. tokens: [N] int64, the beams of a
         sentence side by side.
         """
-        cache.past.look_back(len(tokens))
-        x = self.decoder.embedding(self.token_embedding(tokens), cache.past.position.expand(len(tokens)))
-        caches = zip(cache.self_attention, cache.cross_attention, strict=True)
-        for block, (self_cache, cross_cache) in zip(self._blocks, caches, strict=True):
-            x = block.step(x, self_cache, cross_cache)
-        cache.past.position += 1
+        x = self.decoder.embedding(self.token_embedding(tokens), cache.begin_step(len(tokens)))
+        for block, of_block in zip(self._blocks, cache.of_blocks(), strict=True):
+            x = block.step(x, *of_block)
+        cache.end_step()
         return self.logits(x)

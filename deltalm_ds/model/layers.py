@@ -6,12 +6,12 @@ Legend: T target or query tokens, S source tokens, B sequences, H heads, D head 
 import torch
 from torch import Tensor, nn
 
-from deltalm_ds.kernels.attention import cross_attention, decode_attention, self_attention
+from deltalm_ds.kernels.attention import cross_attention, self_attention
 from deltalm_ds.kernels.dropout import dropout
 from deltalm_ds.kernels.feed_forward import feed_forward
 from deltalm_ds.kernels.layer_norm import dropout_add_layer_norm, layer_norm
 from deltalm_ds.kernels.linear import linear
-from deltalm_ds.model.cache import CrossAttentionCache, SelfAttentionCache
+from deltalm_ds.model.cache import AttentionCache, CrossAttentionCache
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.packing import PackedSequences
 
@@ -74,12 +74,10 @@ class SelfAttention(nn.Module):
         out = self_attention(qkv, sequences.cu_seqlens, sequences.max_seqlen, self.causal, dropout_p)
         return self.norm(self.output(out.flatten(1)), x)
 
-    def step(self, x: Tensor, cache: SelfAttentionCache) -> Tensor:
+    def step(self, x: Tensor, cache: AttentionCache) -> Tensor:
         """One decoding step. x: [N, M], one new token a row -> [N, M]; the cache takes its keys and values."""
         projected = self.query_key_value(x).unflatten(1, (3, self.num_heads, self.head_dim))  # [N, 3, H, D]
-        keys, values, mask = cache.append(projected[:, 1:])
-        out = decode_attention(projected[:, 0, :, None], keys, values, mask)  # [N, H, 1, D]
-        return self.norm(self.output(out.flatten(1)), x)
+        return self.norm(self.output(cache.attend(projected)), x)
 
 
 class CrossAttention(nn.Module):
@@ -137,12 +135,10 @@ class CrossAttention(nn.Module):
         k, v = self._keys_and_values(encoder_states).unbind(1)
         return CrossAttentionCache.from_packed(k, v, source)
 
-    def step(self, x: Tensor, cache: CrossAttentionCache) -> Tensor:
+    def step(self, x: Tensor, cache: AttentionCache) -> Tensor:
         """One decoding step. x: [N, M] with N = B · beam, the beams of a sentence side by side -> [N, M]."""
-        num_sentences = len(cache.keys)
-        q = self.query(x).view(num_sentences, len(x) // num_sentences, self.num_heads, -1).transpose(1, 2)
-        out = decode_attention(q, cache.keys, cache.values, cache.key_mask)  # [B, H, beam, D]
-        return self.norm(self.output(out.transpose(1, 2).reshape(len(x), -1)), x)
+        q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
+        return self.norm(self.output(cache.attend(q)), x)
 
 
 class FeedForward(nn.Module):
@@ -194,7 +190,7 @@ class InterleavedBlock(nn.Module):
         """The part of `forward` that does not look at the source. x: [T, M] -> [T, M]."""
         return self.ffn_1(self.self_attention(x, target))
 
-    def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
+    def step(self, x: Tensor, self_cache: AttentionCache, cross_cache: AttentionCache) -> Tensor:
         """One decoding step. x: [N, M] -> [N, M]."""
         x = self.ffn_1(self.self_attention.step(x, self_cache))
         return self.ffn_2(self.cross_attention.step(x, cross_cache))
@@ -218,7 +214,7 @@ class VanillaBlock(nn.Module):
         """The part of `forward` that does not look at the source. x: [T, M] -> [T, M]."""
         return self.self_attention(x, target)
 
-    def step(self, x: Tensor, self_cache: SelfAttentionCache, cross_cache: CrossAttentionCache) -> Tensor:
+    def step(self, x: Tensor, self_cache: AttentionCache, cross_cache: AttentionCache) -> Tensor:
         """One decoding step. x: [N, M] -> [N, M]."""
         x = self.self_attention.step(x, self_cache)
         return self.ffn(self.cross_attention.step(x, cross_cache))

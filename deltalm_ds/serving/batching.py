@@ -1,20 +1,23 @@
-"""Sentences of many requests through one engine: whoever waits when a batch ends is in the next one."""
+"""Sentences of many requests through one engine: they enter a search that runs, or else the next batch."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
-from deltalm_ds.generation.translate import SENTENCE_COST_TOKENS, generate
+from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, RunningEngine, RunningSearch, SearchOptions
+from deltalm_ds.generation.translate import NOTHING, SENTENCE_COST_TOKENS, generate, mark_cuts
+
+MAX_GROUPS = 6  # in a search at a time; each costs a step 1 % more at base size, 8 % at tiny size
+SHARE = 0.5  # of the room of a running search that one request may take: the others find some at once
 
 Found = list[Hypothesis]
 
 
 @dataclass(frozen=True)
 class How:
-    """What sentences of a batch have in common.
+    """What sentences have in common that enter together.
 
     Attributes:
         options: of the search.
@@ -41,7 +44,7 @@ class Ticket:
             self.cancel()
 
     def cancel(self) -> None:
-        """Nobody waits any more: what has not begun never will."""
+        """Nobody waits any more: what has not begun never will, and what runs leaves its search."""
         with self._lock:
             self._is_cancelled = True
             futures = list(self._futures)
@@ -50,22 +53,44 @@ class Ticket:
 
 
 @dataclass
+class _Sentence:
+    """One of a request. cost: of the room that there is in a search, in tokens, once it has entered."""
+
+    source: Ids
+    future: "Future[Found]"
+    job: "_Job"
+    cost: int = 0
+
+    def give(self, hypotheses: Found) -> None:
+        """Answer with these, if somebody waits still."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(hypotheses)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with this, if somebody waits still."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+@dataclass(eq=False)
 class _Job:
-    """Sentences of one request that are not in a batch yet."""
+    """Sentences of one request that have not entered a search yet."""
 
     how: How
-    waiting: deque[tuple[Ids, "Future[Found]"]]
+    waiting: deque[_Sentence]
 
 
 class Batcher:
     """A thread that runs an engine, and what waits for it.
 
-    A batch has sentences of equal `How`, at most as many as fill the device (`batch_tokens`), one of each request in
-    turn: a long text does not hold up a short one. None can enter a batch that runs: its search is of fixed sentences.
+    Where the engine lets sentences enter a search that runs, they do at every step, and leave when they are done or
+    given up. Otherwise they enter when the batch before them is done. Those that enter together are of equal `How`; all
+    that are searched at a time are at most as many as fill the device (`batch_tokens`). One of each request enters in
+    turn, and a search that runs keeps room for others (`SHARE`): a long text does not hold up a short one.
 
     Args:
         engine: nobody else uses it.
-        observe: told of each batch the number of its sentences, when it is done.
+        observe: told how many sentences are searched together, whenever some have entered.
     """
 
     def __init__(self, engine: Engine, observe: Callable[[int], None] = lambda num: None) -> None:
@@ -73,28 +98,36 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._search = _running_search(engine)
+        self._running: dict[int, _Sentence] = {}  # by number in the search
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
 
     def submit(self, sources: Sequence[Ids], how: How) -> "list[Future[Found]]":
-        """The hypotheses of each source, when they are there; a future that is cancelled in time is not computed.
+        """The hypotheses of each source, when they are there; a future that is cancelled is not computed any further.
 
         Args:
             sources: ids with the language tag, without `</s>`, that the model's positions allow.
             how: to search.
         """
         futures: list[Future[Found]] = [Future() for _ in sources]
+        job = _Job(how, deque())
+        for source, future in zip(sources, futures, strict=True):
+            if len(source):
+                job.waiting.append(_Sentence(source, future, job))
+            else:
+                future.set_result([NOTHING])
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the model was closed")
-            if futures:
-                self._jobs.append(_Job(how, deque(zip(sources, futures, strict=True))))
+            if job.waiting:
+                self._jobs.append(job)
                 self._changed.notify()
         return futures
 
     @property
     def num_waiting(self) -> int:
-        """Sentences that are in no batch yet."""
+        """Sentences that have not entered a search yet."""
         with self._changed:
             return sum(len(job.waiting) for job in self._jobs)
 
@@ -106,48 +139,110 @@ class Batcher:
 
     def _run(self) -> None:
         while True:
+            self._drop_cancelled()
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._is_closed)
-                if not self._jobs:
+                self._changed.wait_for(lambda: self._jobs or self._running or self._is_closed)
+                if not self._jobs and not self._running:
                     return
-                how = self._jobs[0].how
-                batch = self._take(how)
-            if batch:
-                self._translate(batch, how)
-                self._observe(len(batch))
+                entering = self._take()
+            if self._search is None and entering:
+                self._translate(entering)
+                self._observe(len(entering))
+            elif self._search is not None:
+                self._admit(self._search, entering)
+                self._step(self._search)
 
-    def _take(self, how: How) -> "list[tuple[Ids, Future[Found]]]":
-        """The next batch; the request that it begins with is the last the next time."""
-        batch: list[tuple[Ids, Future[Found]]] = []
+    def _take(self) -> list[_Sentence]:
+        """Those that enter now: as many as there is room for, of each request in turn.
+
+        The request that they begin with is the last in line the next time. If it finds no room, none passes it.
+        """
+        if self._search is not None and self._search.num_groups >= MAX_GROUPS:
+            return []
+        used: Counter[int] = Counter()  # room, by request
+        for sentence in self._running.values():
+            used[id(sentence.job)] += sentence.cost
+        size = self._engine.batch_tokens
+        room, share = size - used.total(), self._share_of(size)
+        line = deque(job for job in self._jobs if used[id(job)] < share)
+        line = deque(job for job in line if job.how == line[0].how)
+        entering: list[_Sentence] = []
         longest = 0
-        turns = deque(job for job in self._jobs if job.how == how)
-        while turns:
-            job = turns.popleft()
-            source, _ = job.waiting[0]
-            most = max(longest, len(source))
-            cost = (SENTENCE_COST_TOKENS + most) * how.options.rows * (len(batch) + 1)
-            if batch and cost > self._engine.batch_tokens:
-                break
-            sentence = job.waiting.popleft()
-            if sentence[1].set_running_or_notify_cancel():
-                batch.append(sentence)
+        while line:
+            job = line.popleft()
+            sentence = job.waiting[0]
+            if not sentence.future.cancelled():
+                most = max(longest, len(sentence.source))
+                sentence.cost = (SENTENCE_COST_TOKENS + most) * job.how.options.rows
+                if (entering or self._running) and sentence.cost * (len(entering) + 1) > room:
+                    break
                 longest = most
-            if job.waiting:
-                turns.append(job)
-        self._jobs.rotate(-1)
+                entering.append(sentence)
+                used[id(job)] += sentence.cost
+            job.waiting.popleft()
+            if job.waiting and used[id(job)] < share:
+                line.append(job)
+        if entering:
+            self._jobs.remove(entering[0].job)
+            self._jobs.append(entering[0].job)
         self._jobs = deque(job for job in self._jobs if job.waiting)
-        return batch
+        return entering
 
-    def _translate(self, batch: "list[tuple[Ids, Future[Found]]]", how: How) -> None:
+    def _share_of(self, size: int) -> float:
+        """Room that a request may have if more of it is to enter; the last group is for those of which nothing runs."""
+        if self._search is None:
+            return size
+        return SHARE * size if self._search.num_groups < MAX_GROUPS - 1 else 1
+
+    def _translate(self, batch: list[_Sentence]) -> None:
         """Compute a batch; if it fails, each sentence alone, so that none fails for another's sake."""
+        how = batch[0].job.how
         try:
-            found = generate(self._engine, [source for source, _ in batch], how.options, how.exact)
+            found = generate(self._engine, [sentence.source for sentence in batch], how.options, how.exact)
         except Exception as error:
             if len(batch) == 1:
-                batch[0][1].set_exception(error)
+                batch[0].fail(error)
                 return
             for sentence in batch:
-                self._translate([sentence], how)
+                self._translate([sentence])
             return
-        for (_, future), hypotheses in zip(batch, found, strict=True):
-            future.set_result(hypotheses)
+        for sentence, hypotheses in zip(batch, found, strict=True):
+            sentence.give(hypotheses)
+
+    def _drop_cancelled(self) -> None:
+        gone = [number for number, sentence in self._running.items() if sentence.future.cancelled()]
+        if self._search is not None and gone:
+            self._search.drop(gone)
+            for number in gone:
+                del self._running[number]
+
+    def _admit(self, search: RunningSearch, entering: list[_Sentence]) -> None:
+        if not entering:
+            return
+        try:
+            numbers = search.admit([sentence.source for sentence in entering], entering[0].job.how.options)
+        except Exception:
+            for sentence in entering:
+                self._translate([sentence])
+            return
+        self._running |= zip(numbers, entering, strict=True)
+        self._observe(len(self._running))
+
+    def _step(self, search: RunningSearch) -> None:
+        """One step; if it fails, each sentence alone."""
+        try:
+            found = search.step()
+        except Exception:
+            failed, self._running = self._running, {}
+            self._search = _running_search(self._engine)
+            for sentence in failed.values():
+                self._translate([sentence])
+            return
+        for number, hypotheses in found.items():
+            sentence = self._running.pop(number)
+            limit = sentence.job.how.options.bounds(len(sentence.source), self._engine.max_positions)[1]
+            sentence.give(mark_cuts(hypotheses, limit))
+
+
+def _running_search(engine: Engine) -> RunningSearch | None:
+    return engine.start_search() if isinstance(engine, RunningEngine) else None

@@ -25,7 +25,7 @@ class Metrics:
         )
         self._batches = Histogram(
             "deltalm_batch_sentences",
-            "Sentences of a batch.",
+            "Sentences that are searched together, whenever some have entered.",
             ["model"],
             buckets=SENTENCES,
             registry=self._registry,

@@ -22,7 +22,7 @@ class Observer(Protocol):
     """Who is told what models do; `Metrics` is one."""
 
     def batch(self, model: str, num_sentences: int) -> None:
-        """A batch is done."""
+        """So many sentences are searched together; some have just entered."""
         ...
 
     def cached(self, model: str, num_sentences: int) -> None:
@@ -68,7 +68,7 @@ class Model:
 
     @property
     def num_waiting(self) -> int:
-        """Sentences that are in no batch yet."""
+        """Sentences that have not entered a search yet."""
         return self._batcher.num_waiting
 
     def hypotheses(self, sources: Sequence[Ids], how: How, ticket: Ticket) -> Iterator[Found]:

@@ -61,7 +61,7 @@ class Service:
         self.work = Work(limits)
         self.models = Models(models, load)
         self.metrics.gauge("deltalm_requests_at_work", "In threads, or waiting.", lambda: self.work.num_requests)
-        self.metrics.gauge("deltalm_waiting_sentences", "In no batch yet.", lambda: sum(map(_waiting, self.models)))
+        self.metrics.gauge("deltalm_waiting_sentences", "Not searched yet.", lambda: sum(map(_waiting, self.models)))
 
     def translate(
         self, asked: Asked, ticket: Ticket, on_sentence: Heard = lambda number, sentence: None

@@ -1,15 +1,20 @@
-"""Which sentences share a batch, and what becomes of those that nobody waits for, with an engine that is held."""
+"""Which sentences are searched together, what becomes of those that nobody waits for: with engines that are held."""
 
 import threading
 
 import pytest
+import torch
 
+from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.serving.batching import Batcher, How, Ticket
 from deltalm_ds.serving.cache import Cache
 from tests.serving.served import Echo
 
 GREEDY, WIDE = How(SearchOptions(beam=1)), How(SearchOptions(beam=4))
+EQUALLY_LONG = How(SearchOptions(beam=2, min_length_ratio=1.0, max_length_ratio=1.0))  # as their sources
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def test_what_nobody_waits_for_is_not_computed(held):
     other.add(wanted)
     ticket.cancel()
     ticket.add(late := batcher.submit([[1, 9]], GREEDY))
-    assert [future.cancelled() for future in (*first, *given_up, *late, *wanted)] == [False, True, True, True, False]
+    assert [future.cancelled() for future in (*first, *given_up, *late, *wanted)] == [True] * 4 + [False]
     engine.free()
     assert wanted[0].result(10)[0].ids == (8,)
     assert engine.batches == [[[1, 5]], [[1, 8]]]
@@ -89,6 +94,114 @@ def test_a_closed_batcher_does_what_it_has_taken(held):
     assert all(future.result(10) for future in futures)
     batcher._thread.join(10)
     assert not batcher._thread.is_alive()
+
+
+class Stepping(PyTorchEngine):
+    """A tiny model on which a test steps; rows: of each step that has begun."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=40, max_positions=40)).eval())
+        self.batch_tokens = 800
+        self.rows, self.fails = [], False
+        self.begun, self._may_go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self._decode_step = self.model.decode_step
+        self.model.decode_step = self._held_step
+
+    def _held_step(self, last, cache):
+        self.rows.append(len(last))
+        self.begun.release()
+        assert self._may_go_on.acquire(timeout=30)
+        if self.fails:
+            raise ValueError("nobody knows why")
+        return self._decode_step(last, cache)
+
+    def step(self, number=1):
+        """Returns when the step after so many more has begun."""
+        for _ in range(number):
+            self._may_go_on.release()
+            assert self.begun.acquire(timeout=30)
+
+    def free(self):
+        self._may_go_on.release(10_000)
+
+
+@pytest.fixture
+def stepped():
+    """A batcher whose engine has begun its first step of ten sentences of 20 tokens, two rows each."""
+    engine = Stepping()
+    together = []
+    batcher = Batcher(engine, together.append)
+    long = batcher.submit([[1] * 20] * 10, EQUALLY_LONG)
+    assert engine.begun.acquire(timeout=30)
+    yield batcher, engine, long, together
+    engine.free()
+    batcher.close()
+    batcher._thread.join(30)
+    assert not batcher._thread.is_alive()
+
+
+def test_a_short_request_enters_beside_a_long_one_and_overtakes_it(stepped):
+    """The long one fills half of the room of 800, with 6 of its sentences; the short one is done in 4 steps."""
+    batcher, engine, long, together = stepped
+    assert (engine.rows, batcher.num_waiting) == ([12], 4)
+    engine.step(3)
+    short = batcher.submit([[1, 9, 8]], EQUALLY_LONG)
+    other = batcher.submit([[1, 7]], WIDE)
+    engine.step(5)
+    assert short[0].done() and not any(future.done() for future in long)
+    engine.free()
+    assert [len(future.result(30)[0].ids) for future in (*short, *long)] == [3] + [20] * 10
+    assert engine.rows[:9] == [12] * 4 + [14, 18, 18, 18, 16]
+    assert together[:3] == [6, 7, 8]
+    alone = PyTorchEngine(engine.model)
+    for (found,), source, how in (
+        (short, [1, 9, 8], EQUALLY_LONG),
+        (other, [1, 7], WIDE),
+        (long[:1], [1] * 20, EQUALLY_LONG),
+    ):
+        (expected,) = alone.generate([source], how.options)
+        assert [one.ids for one in found.result()] == [one.ids for one in expected]
+        assert found.result()[0].is_cut  # none ends by itself
+
+
+def test_what_is_given_up_leaves_at_once(stepped):
+    batcher, engine, long, _ = stepped
+    ticket = Ticket()
+    ticket.add(long)
+    ticket.cancel()
+    wanted = batcher.submit([[1, 9]], EQUALLY_LONG)
+    engine.step()
+    assert engine.rows == [12, 2]
+    engine.free()
+    assert len(wanted[0].result(30)[0].ids) == 2
+
+
+def test_a_step_that_fails_is_for_each_sentence_alone(stepped):
+    _, engine, long, _ = stepped
+    engine.fails = True
+    engine.step()  # the first sentence has begun again, alone
+    engine.fails = False
+    engine.free()
+    assert engine.rows[:2] == [12, 2]
+    assert [len(future.result(30)[0].ids) for future in long] == [20] * 10
+
+
+def test_a_source_that_cannot_enter_does_not_disturb_those_that_run(stepped):
+    batcher, engine, long, _ = stepped
+    bad, good = batcher.submit([[1, 99_999], [1, 5]], EQUALLY_LONG)
+    engine.free()
+    with pytest.raises(IndexError):
+        bad.result(30)
+    assert len(good.result(30)[0].ids) == 2
+    assert [len(future.result(30)[0].ids) for future in long] == [20] * 10
+    assert engine.rows.count(12) >= 21  # the long ones ran on
+
+
+def test_nothing_is_translated_into_nothing(stepped):
+    batcher, _, _, _ = stepped
+    (nothing,) = batcher.submit([[]], EQUALLY_LONG)
+    assert nothing.result(0)[0].ids == ()
 
 
 def test_the_cache_keeps_what_was_asked_for_last():

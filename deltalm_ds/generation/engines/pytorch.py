@@ -13,6 +13,7 @@ from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.beam_search import beam_search
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.joint_search import JointSearch
 from deltalm_ds.generation.sampling import sample
 from deltalm_ds.kernels.linear import FrozenWeights
 from deltalm_ds.kernels.linear_cross_entropy import linear_cross_entropy
@@ -44,6 +45,11 @@ class PyTorchEngine:
             forces = bool(options.prefix or options.is_of_source)  # a step looks then which rows it forces
             recorder = GraphRecorder(weight.device) if weight.is_cuda and not forces else None
             return beam_search(self.model, source, options, recorder)
+
+    def start_search(self) -> JointSearch | None:
+        """See `RunningEngine`; on a GPU there is none, as the shapes of its recorded steps stay the same."""
+        self.model.eval()
+        return None if self.model.token_embedding.weight.is_cuda else JointSearch(self.model, self._packed)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
