@@ -5,11 +5,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
 from deltalm_ds.generation.translate import SENTENCE_COST_TOKENS, generate
 
 Found = list[Hypothesis]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Batcher:
     def __init__(self, engine: Engine, observe: Callable[[int], None] = lambda num: None) -> None:
         self._engine, self._observe = engine, observe
         self._jobs: deque[_Job] = deque()
+        self._calls: deque[tuple[Callable[[Engine], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
@@ -92,6 +95,16 @@ class Batcher:
                 self._changed.notify()
         return futures
 
+    def call(self, work: Callable[[Engine], T]) -> "Future[T]":
+        """What `work` makes of the engine, in its thread, between batches; not if the future is cancelled in time."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the model was closed")
+            self._calls.append((work, future))
+            self._changed.notify()
+        return future
+
     @property
     def num_waiting(self) -> int:
         """Sentences that are in no batch yet."""
@@ -107,14 +120,30 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._is_closed)
-                if not self._jobs:
+                self._changed.wait_for(lambda: self._jobs or self._calls or self._is_closed)
+                if not self._jobs and not self._calls:
                     return
+            self._answer_call()
+            with self._changed:
+                if not self._jobs:
+                    continue
                 how = self._jobs[0].how
                 batch = self._take(how)
             if batch:
                 self._translate(batch, how)
                 self._observe(len(batch))
+
+    def _answer_call(self) -> None:
+        """Do the one that was called for first, if there is one."""
+        with self._changed:
+            if not self._calls:
+                return
+            work, future = self._calls.popleft()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work(self._engine))
+            except Exception as error:
+                future.set_exception(error)
 
     def _take(self, how: How) -> "list[tuple[Ids, Future[Found]]]":
         """The next batch; the request that it begins with is the last the next time."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -144,9 +145,11 @@ def echo_service(
 
 
 @contextlib.contextmanager
-def running(service: Service) -> Iterator[str]:
-    """The service behind a real uvicorn in a thread; its address."""
+def running(service: Service, send_buffer: int | None = None) -> Iterator[str]:
+    """The service behind a real uvicorn in a thread; its address. send_buffer: bytes that the system keeps."""
     listener = listen("127.0.0.1", 0)
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     app = make_app(service)
     config = uvicorn.Config(app, http=LimitedProtocol, ws="none", lifespan="off", log_level="critical")
     server = uvicorn.Server(config)

@@ -79,6 +79,23 @@ def test_a_sentence_that_fails_fails_alone(held):
     assert batcher.submit([[1, 8]], GREEDY)[0].result(10)[0].ids == (8,)  # it goes on
 
 
+def test_what_is_called_for_is_done_in_the_thread_of_the_engine(held):
+    batcher, engine, _ = held
+    called, given_up = batcher.call(lambda own: (own, threading.current_thread())), batcher.call(lambda own: own)
+    failed = batcher.call(lambda own: own.nothing)
+    after = batcher.submit([[1, 6]], GREEDY)
+    given_up.cancel()
+    assert not called.done()  # the engine is at work
+    engine.free()
+    assert called.result(10) == (engine, batcher._thread)
+    with pytest.raises(AttributeError):
+        failed.result(10)
+    assert after[0].result(10)[0].ids == (6,)
+    batcher.close()
+    with pytest.raises(RuntimeError):
+        batcher.call(lambda own: own)
+
+
 def test_a_closed_batcher_does_what_it_has_taken(held):
     batcher, engine, _ = held
     futures = batcher.submit([[1, 6]] * 50, GREEDY)

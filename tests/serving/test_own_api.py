@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import httpx2
+import numpy as np
 import pytest
 
 import deltalm_ds
@@ -106,10 +107,29 @@ def test_a_stream_ends_with_the_whole_answer(server):
     assert heard == [translation["sentences"] for translation in whole]
 
 
+@pytest.mark.parametrize("unit", ["words", "pieces"])
+def test_alignments_are_those_of_python(server, translator, unit):
+    body = {"texts": ["One two three. Größe!", "four", "one"], "target": "de", "n_best": 2, "alignments": unit}
+    answer = post(server.url, body).json()
+    *_, last = post(server.url, body | {"stream": True}).text.splitlines()
+    assert json.loads(last)["translations"] == answer["translations"]
+    for sentence in (sentence for one in answer["translations"] for sentence in one["sentences"]):
+        for hypothesis in sentence["hypotheses"]:
+            found = hypothesis["alignment"]
+            weights = np.zeros((len(found["target"]), len(found["source"])))
+            for row, column, weight in found["links"]:
+                weights[row, column] = weight
+            wanted = translator.align(sentence["source"], hypothesis["text"], "de", unit)
+            if "".join(found["target"]) == "".join(wanted.target):  # else the text has other pieces than the output
+                assert (tuple(found["source"]), tuple(found["target"])) == (wanted.source, wanted.target)
+                assert weights == pytest.approx(np.where(wanted.weights >= 0.05, wanted.weights, 0), abs=1e-3)
+            assert len(found["target"]) == 1 or weights.sum() > 0
+
+
 def test_what_can_be_asked_for_is_told(server):
     found = httpx2.get(f"{server.url}/v1/models").json()
     (model,) = found["models"]
-    assert (model["name"], model["engine"]) == ("model", "pytorch")
+    assert (model["name"], model["engine"], model["alignments"]) == ("model", "pytorch", True)
     assert model["languages"][1:] == [
         {"code": "de", "name": "German"},
         {"code": "zh_Hans", "name": "Chinese (Simplified)"},
@@ -132,6 +152,8 @@ FAULTS = [
     ({"text": "one", "target": "de", "format": "docx"}, 400, "format: "),
     ({"text": "one", "target": "de", "source": "x y"}, 400, "is not a language code"),
     ({"text": "a\0b", "target": "de"}, 400, "NUL"),
+    ({"text": "one", "target": "de", "alignments": "letters"}, 400, "alignments: "),
+    ({"text": "x" * 2_001, "target": "de", "n_best": 2, "alignments": "words"}, 413, "as many characters as 4002"),
     ({"text": ["one"], "target": "de"}, 400, "text: "),
     ({"text": "x" * 4_001, "target": "de"}, 413, "4001 characters"),
     ({"texts": ["x"] * 1_001, "target": "de"}, 413, "1001 texts"),
