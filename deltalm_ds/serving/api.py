@@ -14,7 +14,7 @@ from deltalm_ds.generation.interface import UNITS
 from deltalm_ds.serving.batching import Ticket
 from deltalm_ds.serving.bodies import read_body
 from deltalm_ds.serving.errors import told
-from deltalm_ds.serving.limits import MAX_BEAM
+from deltalm_ds.serving.limits import MAX_BEAM, MAX_NAME
 from deltalm_ds.serving.models import Model
 from deltalm_ds.serving.names import english_name
 from deltalm_ds.serving.service import Asked, Service
@@ -22,6 +22,7 @@ from deltalm_ds.serving.translation import Sentence, Translation
 
 TEXT_FORMATS = tuple(name for name, entry in FORMATS.items() if entry.is_text)
 Width = Annotated[int, Field(ge=1, le=MAX_BEAM)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
 class TranslateRequest(BaseModel):
@@ -31,9 +32,9 @@ class TranslateRequest(BaseModel):
 
     text: str | None = None
     texts: list[str] | None = None
-    target: str | None = None
-    source: str | None = None
-    model: str | None = None
+    target: Name | None = None
+    source: Name | None = None
+    model: Name | None = None
     format: Literal[TEXT_FORMATS] = "text"  # type: ignore[valid-type]  # names of a table
     n_best: Width = 1
     beam: Width | None = None

@@ -13,6 +13,7 @@ from deltalm_ds.serving.errors import ApiError
 
 MAX_TEXTS = 1_000  # of a request
 MAX_BEAM = 16
+MAX_NAME = 100  # characters of a language code or a model's name
 BODY_BYTES = 12  # of a character at most, as %F0%9F%98%80 or 😀
 BODY_S = 10.0  # that a client has to send a request, its head and its body each
 READ_BYTES = 16_384  # of an answer that a client takes in that time, if there are so many; else it is cut off

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,8 +114,8 @@ class Model:
         """
         costs = [len(source) + len(target) + 2 for source, target in zip(sources, targets, strict=True)]
         for batch in batches_by_cost(costs, self.engine.batch_tokens):
-            pairs = [sources[index] for index in batch], [targets[index] for index in batch]
-            future = self._batcher.call(lambda engine, pairs=pairs: attention(engine, *pairs))
+            some, of_some = [sources[index] for index in batch], [targets[index] for index in batch]
+            future = self._batcher.call(partial(attention, sources=some, targets=of_some))
             ticket.add([future])
             yield from zip(batch, future.result(), strict=True)
 

@@ -153,6 +153,7 @@ FAULTS = [
     ({"text": "one", "target": "de", "source": "x y"}, 400, "is not a language code"),
     ({"text": "a\0b", "target": "de"}, 400, "NUL"),
     ({"text": "one", "target": "de", "alignments": "letters"}, 400, "alignments: "),
+    ({"text": "one", "target": "de" + "-1abc" * 20}, 400, "target: "),
     ({"text": "x" * 2_001, "target": "de", "n_best": 2, "alignments": "words"}, 413, "as many characters as 4002"),
     ({"text": ["one"], "target": "de"}, 400, "text: "),
     ({"text": "x" * 4_001, "target": "de"}, 413, "4001 characters"),
