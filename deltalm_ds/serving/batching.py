@@ -123,22 +123,17 @@ class Batcher:
                 self._changed.wait_for(lambda: self._jobs or self._calls or self._is_closed)
                 if not self._jobs and not self._calls:
                     return
-            self._answer_call()
-            with self._changed:
-                if not self._jobs:
-                    continue
-                how = self._jobs[0].how
-                batch = self._take(how)
-            if batch:
+                call = self._calls.popleft() if self._calls else None
+                how = self._jobs[0].how if self._jobs else None
+                batch = self._take(how) if how else []
+            if call:
+                self._answer(*call)
+            if batch and how:
                 self._translate(batch, how)
                 self._observe(len(batch))
 
-    def _answer_call(self) -> None:
-        """Do the one that was called for first, if there is one."""
-        with self._changed:
-            if not self._calls:
-                return
-            work, future = self._calls.popleft()
+    def _answer(self, work: Callable[[Engine], Any], future: "Future[Any]") -> None:
+        """Do what was called for, if somebody waits for it still."""
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work(self._engine))

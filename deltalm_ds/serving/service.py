@@ -78,8 +78,7 @@ class Service:
         how = How(SearchOptions(beam=beam, n_best=beam), exact=asked.num_texts > 1)
         with self.models.used(asked.model, asked.target) as (model, target):
             if asked.alignments and not model.shows_attention:
-                reason = f"The model {model.name} does not show what its outputs look at"
-                raise ApiError(400, f"{reason}: leave alignments out, or export the model again.")
+                raise ApiError(400, f"{model.name} does not show what its outputs look at: leave alignments out.")
             wish = Wish(target, asked.source, asked.format, asked.num_texts, how, asked.alignments)
             return model, translate_texts(model, asked.texts, wish, ticket, on_sentence)
 
