@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -116,7 +117,7 @@ class Echo:
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         self.batches.append(list(sources))
         self.begun.release()
-        assert self._free.wait(30)
+        assert self._free.wait(60)
         if any(self.bad in source for source in sources):
             raise ValueError("a token that nobody translates")
         words = [tuple(token for token in source[1:] if token < 40) for source in sources]
@@ -163,6 +164,19 @@ def running(service: Service, send_buffer: int | None = None) -> Iterator[str]:
         thread.join(20)
 
 
+def get(url: str, **settings: Any) -> httpx2.Response:
+    """Ask for something; a machine that does other things, too, has its time."""
+    return httpx2.get(url, timeout=60, **settings)
+
+
 def post(url: str, body: Any, **settings: Any) -> httpx2.Response:
     """Ask our own API."""
     return httpx2.post(f"{url}/v1/translate", json=body, timeout=60, **settings)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a condition; a failure if it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -8,7 +8,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2
 import psutil
 import pytest
 from libretranslatepy import LibreTranslateAPI
@@ -17,7 +16,7 @@ from deltalm_ds.generation.documents import FORMATS
 from deltalm_ds.generation.documents.translate import TranslatedDocument
 from deltalm_ds.languages import read_code
 from deltalm_ds.serving import page
-from tests.serving.served import Process, post
+from tests.serving.served import Process, get, post
 
 PATHS = ["/", "/v1/translate", "/v1/models", "/translate", "/detect", "/languages", "/metrics", "/health"]
 TRICKS = ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/v1/translate/", "/%00", "/\\..\\", "/é"]
@@ -176,8 +175,8 @@ def test_it_goes_on_for_long_and_memory_does_not_grow(directory):
         assert memory.memory_info().rss < before + 8 * 2**20
         assert memory.num_fds() < 64 and memory.num_threads() < 20
         assert read_code.cache_parameters()["maxsize"] is not None  # codes that clients make up are not kept
-        assert httpx2.get(f"{process.url}/health").status_code == 200
-        assert "deltalm_requests_at_work 0.0" in httpx2.get(f"{process.url}/metrics").text
+        assert get(f"{process.url}/health").status_code == 200
+        assert "deltalm_requests_at_work 0.0" in get(f"{process.url}/metrics").text
         assert process.end() == 0
 
 
