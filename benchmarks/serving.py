@@ -2,10 +2,11 @@
 
 The server is a process of its own, with `--beam` and without a cache, of the model and of its export to CTranslate2.
 Every client sends the next sentence when it has its answer; who is refused waits as long as it is told. Alone, in a
-process of its own as well, with as many threads, is translated what was answered, or `ENOUGH` of it, as ids,
+process of its own as well, with as many threads, are translated `ENOUGH` of the sentences, as ids,
 all at once and sorted by length: by our engine as `deltalm translate` does, and by CTranslate2's own
 `translate_batch`. What the server gives away to that is HTTP, segmentation, smaller batches, sentences of unlike
-length, and the clients, which run on the same machine. Run it on a machine with nothing else to do.
+length, and the clients, which run on the same machine. Alone they run before the servers and after them, and the ratio
+is to the mean: a machine has other things to do at one time and another.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from deltalm_ds.token_ids import EOS_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 ALONE = {"pytorch": "our engine alone", "ctranslate2": "CTranslate2 alone"}
-ENOUGH = 6_000  # sentences to measure an engine alone with
+ENOUGH = 4_000  # sentences to measure an engine alone with
 BATCH_TOKENS = 1_024  # of CTranslate2's own batches: of 256 to 4,096 the fastest here
 
 
@@ -55,21 +56,20 @@ def main() -> None:
     options.add_argument("--beam", type=int, default=5, help="of the search")
     options.add_argument("--queue", type=int, default=1_000, help="requests that may wait in the server")
     options.add_argument("--threads", type=int, default=0, help="of the engine")
-    options.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)  # what, and of how many sentences
+    options.add_argument("--alone", choices=ALONE, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     lines = [line for line in read_lines(arguments.lines) if line.strip()]
     if arguments.alone:
-        print(json.dumps(_alone(arguments, arguments.alone[0], lines, int(arguments.alone[1]))))
+        print(json.dumps(_alone(arguments, arguments.alone, lines)))
         return
-    rows = []
+    rows = _both_alone("before")
     for number in arguments.clients:
         for name, directory in {"pytorch": arguments.model, "ctranslate2": arguments.export}.items():
             rows.append({"what": f"server, {name}, {number:,} clients"} | _served(arguments, directory, lines, number))
             print(rows[-1], file=sys.stderr, flush=True)
-    most = min(max(row["answered"] for row in rows), ENOUGH)
-    for name in ALONE:
-        rows.append(row_of_process(["-m", "benchmarks.serving", *sys.argv[1:], "--alone", name, str(most)]))
-    rows = [row | {"of CTranslate2 alone": row["sentences/s"] / rows[-1]["sentences/s"]} for row in rows]
+    rows += _both_alone("after")
+    mean = np.mean([row["sentences/s"] for row in rows if row["what"].startswith(ALONE["ctranslate2"])])
+    rows = [row | {"of CTranslate2 alone": row["sentences/s"] / float(mean)} for row in rows]
     title = f"A server under load beside CTranslate2 alone, {arguments.model.name}, {os.cpu_count()} cores"
     notes = [
         "Milliseconds from a client's request to its answer; refused: 429 with Retry-After; failed: whatever else. "
@@ -154,12 +154,17 @@ def _number(name: bytes, head: bytes) -> int:
     return int(found[1])
 
 
-def _alone(arguments: argparse.Namespace, name: str, lines: Sequence[str], number: int) -> dict[str, Any]:
+def _both_alone(when: str) -> list[dict[str, Any]]:
+    found = [row_of_process(["-m", "benchmarks.serving", *sys.argv[1:], "--alone", name]) for name in ALONE]
+    return [row | {"what": f"{row['what']}, {when}"} for row in found]
+
+
+def _alone(arguments: argparse.Namespace, name: str, lines: Sequence[str]) -> dict[str, Any]:
     """An engine alone, in this process, with all sentences at once."""
     directory = arguments.model if name == "pytorch" else arguments.export
     vocabulary = Vocabulary.load(directory)
     encode = encoder_for(vocabulary, arguments.target_lang)
-    sources = [encode(line) for line in islice(cycle(lines), number)]
+    sources = [encode(line) for line in islice(cycle(lines), ENOUGH)]
     threads = arguments.threads or threads_to_take()
     translate: Callable[[Sequence[Ids]], Any]
     if name == "pytorch":
@@ -176,7 +181,7 @@ def _alone(arguments: argparse.Namespace, name: str, lines: Sequence[str], numbe
     translate(sources[:64])
     began = time.monotonic()
     translate(sources)
-    return {"what": ALONE[name], "answered": number, "sentences/s": number / (time.monotonic() - began)}
+    return {"what": ALONE[name], "answered": ENOUGH, "sentences/s": ENOUGH / (time.monotonic() - began)}
 
 
 if __name__ == "__main__":
