@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from deltalm_ds.errors import InputError
 
@@ -135,7 +135,7 @@ def split_pair(name: str) -> tuple[str, str]:
     return codes[0], codes[1]
 
 
-@cache
+@lru_cache(maxsize=1 << 12)  # a server's clients make up as many as they like
 def read_code(code: str) -> Language:
     """What a code means, as far as CLDR knows it; InputError if it is no code."""
     from babel.core import get_global

@@ -19,6 +19,7 @@ from deltalm_ds.token_ids import EOS_ID, UNK_ID
 from deltalm_ds.vocabulary import Vocabulary
 
 COVERED = 0.1  # of what an output's token looks at: a source word that none gives so much is not translated
+LINKED = 0.05  # of what a unit of an output looks at: less than this is no link
 DIGITS = 4  # of weights in JSON
 SPACE = "\u2581"  # what SentencePiece writes for it
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
@@ -42,6 +43,12 @@ class Alignment:
         """For JSON."""
         weights = [[round(weight, DIGITS) for weight in row] for row in self.weights.tolist()]
         return {"source": list(self.source), "target": list(self.target), "weights": weights}
+
+    def as_links(self) -> dict[str, Any]:
+        """For JSON, as short as the text: [unit of the output, of the source, weight], weights from `LINKED` on."""
+        places = np.argwhere(self.weights >= LINKED).tolist()
+        links = [[row, column, round(float(self.weights[row, column]), DIGITS)] for row, column in places]
+        return {"source": list(self.source), "target": list(self.target), "links": links}
 
 
 def attention(engine: Engine, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import torch
 
 from deltalm_ds.generation.beam_search import Search
 from deltalm_ds.generation.interface import Hypothesis, Ids, SearchOptions
-from deltalm_ds.kernels.linear import PackedWeights
+from deltalm_ds.kernels.linear import FrozenWeights
 from deltalm_ds.model.cache import DecoderCache, JointCache
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import pack_with_eos
@@ -56,11 +56,11 @@ class JointSearch:
 
     Args:
         model: in evaluation mode.
-        packed: see `PyTorchEngine`.
+        frozen: see `PyTorchEngine`.
     """
 
-    def __init__(self, model: DeltaLM, packed: PackedWeights | None = None) -> None:
-        self._model, self._packed = model, packed
+    def __init__(self, model: DeltaLM, frozen: FrozenWeights | None = None) -> None:
+        self._model, self._frozen = model, frozen
         self._groups: list[_Group] = []
         self._num_admitted = 0
 
@@ -117,4 +117,4 @@ class JointSearch:
         self._groups = [group for group in self._groups if len(group.search.sentences)]
 
     def _multiplying(self) -> AbstractContextManager[None]:
-        return self._packed.used() if self._packed else nullcontext()
+        return self._frozen.used() if self._frozen else nullcontext()

@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from deltalm_ds.generation.documents import FORMATS
+from deltalm_ds.generation.interface import UNITS
 from deltalm_ds.serving.batching import Ticket
 from deltalm_ds.serving.bodies import read_body
 from deltalm_ds.serving.errors import told
-from deltalm_ds.serving.limits import MAX_BEAM
+from deltalm_ds.serving.limits import MAX_BEAM, MAX_NAME
 from deltalm_ds.serving.models import Model
 from deltalm_ds.serving.names import english_name
 from deltalm_ds.serving.service import Asked, Service
@@ -21,6 +22,7 @@ from deltalm_ds.serving.translation import Sentence, Translation
 
 TEXT_FORMATS = tuple(name for name, entry in FORMATS.items() if entry.is_text)
 Width = Annotated[int, Field(ge=1, le=MAX_BEAM)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
 class TranslateRequest(BaseModel):
@@ -30,12 +32,13 @@ class TranslateRequest(BaseModel):
 
     text: str | None = None
     texts: list[str] | None = None
-    target: str | None = None
-    source: str | None = None
-    model: str | None = None
+    target: Name | None = None
+    source: Name | None = None
+    model: Name | None = None
     format: Literal[TEXT_FORMATS] = "text"  # type: ignore[valid-type]  # names of a table
     n_best: Width = 1
     beam: Width | None = None
+    alignments: Literal[UNITS] | None = None  # type: ignore[valid-type]
     stream: bool = False
 
     @model_validator(mode="after")
@@ -48,7 +51,7 @@ class TranslateRequest(BaseModel):
         """The request as the service takes it."""
         texts = self.texts if self.text is None else [self.text]
         assert texts is not None
-        return Asked(texts, self.target, self.source, self.model, self.format, self.n_best, self.beam)
+        return Asked(texts, self.target, self.source, self.model, self.format, self.n_best, self.beam, self.alignments)
 
 
 class Api:
@@ -76,6 +79,8 @@ class Api:
         body = await read_body(request, service.limits.body_bytes, TranslateRequest)
         asked = body.asked()
         service.limits.check_texts(asked.texts)
+        if asked.alignments:
+            service.limits.check_alignments(asked.texts, asked.num_texts)
         if body.stream:
             return await self._stream(request, asked, began)
         model, found = await service.work.result(request, lambda ticket: service.translate(asked, ticket))
@@ -112,7 +117,12 @@ def _line(event: Any) -> str:
 
 def _model(model: Model) -> dict[str, Any]:
     languages = [{"code": code, "name": english_name(code)} for code in model.languages]
-    return {"name": model.name, "engine": model.engine_name, "languages": languages}
+    return {
+        "name": model.name,
+        "engine": model.engine_name,
+        "languages": languages,
+        "alignments": model.shows_attention,
+    }
 
 
 def _answer(model: Model, found: list[Translation], num: int, began: float) -> dict[str, Any]:
@@ -135,5 +145,7 @@ def _translation(translation: Translation, num: int) -> dict[str, Any]:
 
 def _sentence(sentence: Sentence, num: int) -> dict[str, Any]:
     both = list(zip(sentence.texts, sentence.hypotheses, strict=True))[:num]
-    hypotheses = [{"text": text, "score": one.score, "is_cut": one.is_cut} for text, one in both]
+    hypotheses: list[dict[str, Any]] = [{"text": text, "score": one.score, "is_cut": one.is_cut} for text, one in both]
+    for hypothesis, alignment in zip(hypotheses, sentence.alignments, strict=False):
+        hypothesis["alignment"] = alignment
     return {"source": sentence.source, "hypotheses": hypotheses}

@@ -85,7 +85,8 @@ class _Common:
                 await self._app(scope, receive, send_more)
             else:
                 error = ApiError(400, "This server answers to the names of its own machine only.")
-                await answer(Request(scope), error)(scope, receive, send_more)
+                response = await answer(Request(scope), error)
+                await response(scope, receive, send_more)
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.request(path, status, time.monotonic() - began)

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, RunningEngine, RunningSearch, SearchOptions
 from deltalm_ds.generation.translate import NOTHING, SENTENCE_COST_TOKENS, generate, mark_cuts
@@ -13,6 +14,7 @@ MAX_GROUPS = 6  # in a search at a time; each costs a step 1 % more at base size
 SHARE = 0.5  # of the room of a running search that one request may take: the others find some at once
 
 Found = list[Hypothesis]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Batcher:
     def __init__(self, engine: Engine, observe: Callable[[int], None] = lambda num: None) -> None:
         self._engine, self._observe = engine, observe
         self._jobs: deque[_Job] = deque()
+        self._calls: deque[tuple[Callable[[Engine], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._search = _running_search(engine)
@@ -125,6 +128,16 @@ class Batcher:
                 self._changed.notify()
         return futures
 
+    def call(self, work: Callable[[Engine], T]) -> "Future[T]":
+        """What `work` makes of the engine, in its thread, between batches; not if the future is cancelled in time."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the model was closed")
+            self._calls.append((work, future))
+            self._changed.notify()
+        return future
+
     @property
     def num_waiting(self) -> int:
         """Sentences that have not entered a search yet."""
@@ -141,16 +154,27 @@ class Batcher:
         while True:
             self._drop_cancelled()
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._running or self._is_closed)
-                if not self._jobs and not self._running:
+                self._changed.wait_for(lambda: self._jobs or self._running or self._calls or self._is_closed)
+                if not (self._jobs or self._running or self._calls):
                     return
+                call = self._calls.popleft() if self._calls else None
                 entering = self._take()
+            if call:
+                self._answer(*call)
             if self._search is None and entering:
                 self._translate(entering)
                 self._observe(len(entering))
-            elif self._search is not None:
+            elif self._search is not None and (entering or self._running):
                 self._admit(self._search, entering)
                 self._step(self._search)
+
+    def _answer(self, work: Callable[[Engine], Any], future: "Future[Any]") -> None:
+        """Do what was called for, if somebody waits for it still."""
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work(self._engine))
+            except Exception as error:
+                future.set_exception(error)
 
     def _take(self) -> list[_Sentence]:
         """Those that enter now: as many as there is room for, of each request in turn.

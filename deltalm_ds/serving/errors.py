@@ -53,7 +53,7 @@ def told(error: Exception) -> ApiError:
     return ApiError(500, "The server failed here; its log says why.")
 
 
-def answer(request: Request, error: Exception) -> Response:
-    """An exception handler for Starlette."""
+async def answer(request: Request, error: Exception) -> Response:
+    """An exception handler for Starlette, which would give one that is not async a thread."""
     found = told(error)
     return JSONResponse(found.as_json(), found.status, found.headers)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from deltalm_ds.serving.batching import Ticket
 from deltalm_ds.serving.bodies import read_body
 from deltalm_ds.serving.detection import detect
-from deltalm_ds.serving.limits import MAX_BEAM
+from deltalm_ds.serving.limits import MAX_BEAM, MAX_NAME
 from deltalm_ds.serving.names import english_name
 from deltalm_ds.serving.service import Asked, Service
 
@@ -33,8 +33,8 @@ class _Body(BaseModel):
 class TranslateBody(_Body):
     """What `POST /translate` takes."""
 
-    source: str
-    target: str
+    source: str = Field(max_length=MAX_NAME)
+    target: str = Field(max_length=MAX_NAME)
     format: Literal["text", "html"] = "text"
     alternatives: int = Field(0, ge=0, lt=MAX_BEAM)
 

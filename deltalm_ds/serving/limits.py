@@ -13,8 +13,10 @@ from deltalm_ds.serving.errors import ApiError
 
 MAX_TEXTS = 1_000  # of a request
 MAX_BEAM = 16
+MAX_NAME = 100  # characters of a language code or a model's name
 BODY_BYTES = 12  # of a character at most, as %F0%9F%98%80 or 😀
 BODY_S = 10.0  # that a client has to send a request, its head and its body each
+READ_BYTES = 16_384  # of an answer that a client takes in that time, if there are so many; else it is cut off
 AT_WORK = 64  # requests that are divided into sentences and wait for them: enough to fill any batch
 RETRY_AFTER_S = 2
 
@@ -55,6 +57,16 @@ class Limits:
             raise ApiError(413, f"There are {num} characters; a request may have {self.characters}: divide the text.")
         if any("\0" in text for text in texts):
             raise ApiError(400, "The text has a NUL character, as no text has: leave it out.")
+
+    def check_alignments(self, texts: list[str], num_texts: int) -> None:
+        """Refuse to tell of more than this what it looks at."""
+        num = sum(map(len, texts)) * num_texts
+        if num > self.characters:
+            raise ApiError(
+                413,
+                f"Alignments of {num_texts} hypotheses are as many characters as {num}; a request may have "
+                f"{self.characters}: divide the text, or ask for fewer hypotheses.",
+            )
 
 
 class ApiKeys:

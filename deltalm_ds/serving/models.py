@@ -4,18 +4,24 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deltalm_ds.errors import InputError, nearest
+from deltalm_ds.generation.alignment import attention
 from deltalm_ds.generation.engines import ENGINES
 from deltalm_ds.generation.interface import Engine, Ids
 from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.translate import batches_by_cost
 from deltalm_ds.languages import find_language
 from deltalm_ds.serving.batching import Batcher, Found, How, Ticket
 from deltalm_ds.serving.cache import Cache
 from deltalm_ds.serving.errors import ApiError
 from deltalm_ds.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Observer(Protocol):
@@ -40,6 +46,9 @@ class Model:
         cache_size: sentences.
         observer: see `Observer`.
 
+    Attributes:
+        shows_attention: whether its outputs can be aligned.
+
     Raises:
         InputError, DataError: see `load_engine`.
     """
@@ -49,8 +58,10 @@ class Model:
     ) -> None:
         self.name = name
         self.vocabulary = Vocabulary.load(directory)
-        self.vocabulary.decode(self.vocabulary.encode("a"))  # what is made when it is first needed is made once
+        ids = self.vocabulary.encode("a").tolist()
+        self.vocabulary.decode(ids)  # what is made when it is first needed is made once
         self.engine: Engine = load_engine(directory, **runs_on, in_memory=True)
+        self.shows_attention = _shows_attention(self.engine, ids)
         self._observer, self._cache = observer, Cache[Found](cache_size)
         self._batcher = Batcher(self.engine, lambda num: observer.batch(name, num))
         self._users, self._is_retired, self._lock = 0, False, threading.Lock()
@@ -77,7 +88,7 @@ class Model:
         Raises:
             CancelledError: the ticket was.
         """
-        keys = [(tuple(source[: self.engine.max_positions - 1]), how) for source in sources]
+        keys = [(tuple(self.cut(source)), how) for source in sources]
         known = [self._cache.get(key) for key in keys]
         futures = self._batcher.submit([key[0] for key, found in zip(keys, known, strict=True) if found is None], how)
         ticket.add(futures)
@@ -88,6 +99,25 @@ class Model:
                 found = [replace(one, token_scores=None) for one in next(coming).result()]  # they take most memory
                 self._cache.keep(key, found)
             yield found
+
+    def cut(self, source: Ids) -> Ids:
+        """As much of a source as the model's positions allow."""
+        return source[: self.engine.max_positions - 1]
+
+    def attention(
+        self, sources: Sequence[Ids], targets: Sequence[Ids], ticket: Ticket
+    ) -> "Iterator[tuple[int, np.ndarray]]":
+        """What each target looks at in its source (see `AttentionEngine`), with its number; batch after batch.
+
+        Raises:
+            CancelledError: the ticket was.
+        """
+        costs = [len(source) + len(target) + 2 for source, target in zip(sources, targets, strict=True)]
+        for batch in batches_by_cost(costs, self.engine.batch_tokens):
+            some, of_some = [sources[index] for index in batch], [targets[index] for index in batch]
+            future = self._batcher.call(partial(attention, sources=some, targets=of_some))
+            ticket.add([future])
+            yield from zip(batch, future.result(), strict=True)
 
     @contextmanager
     def used(self) -> Iterator["Model"]:
@@ -110,6 +140,14 @@ class Model:
         with self._lock:
             if self._is_retired and not self._users:
                 self._batcher.close()
+
+
+def _shows_attention(engine: Engine, ids: Ids) -> bool:
+    try:
+        attention(engine, [ids], [ids])
+    except InputError:
+        return False
+    return True
 
 
 class Models:

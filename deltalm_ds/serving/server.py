@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.serving.app import make_app
-from deltalm_ds.serving.limits import BODY_S
+from deltalm_ds.serving.limits import BODY_S, READ_BYTES
 from deltalm_ds.serving.service import Service, say
 from deltalm_ds.streams import survive_lost_terminal
 
@@ -110,24 +110,57 @@ class _Server(uvicorn.Server):
 
 
 class LimitedProtocol(H11Protocol):
-    """uvicorn's, which closes connections that take too long to send the head of a request."""
+    """uvicorn's, which closes connections that take too long to send the head of a request, or to read an answer."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # whatever the client does not take at once is watched
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def handle_events(self) -> None:
         try:
-            super().data_received(data)
+            super().handle_events()
         except h11.LocalProtocolError:  # after HEAD uvicorn cannot say what is wrong with the next request
             self.transport.abort()
-        self._wait()
+        if self.transport.is_closing() and self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # after what it was told it gets no answer to what it asked before
+            self.cycle.message_event.set()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_waiting()
+        self._stop_watching()
+
+    def _watch_reader(self) -> None:
+        """Cut the client off if it takes less than `READ_BYTES` in `BODY_S` seconds of what waits for it."""
+
+        def look(before: int = self.transport.get_write_buffer_size()) -> None:
+            if before - self.transport.get_write_buffer_size() < READ_BYTES:
+                self.transport.abort()
+            else:
+                self._watch_reader()
+
+        self._reading = self.loop.call_later(BODY_S, look)
+
+    def _stop_watching(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _wait(self) -> None:
         """The time begins with the first byte of a head; while a request is at work nothing is waited for."""

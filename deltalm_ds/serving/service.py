@@ -9,6 +9,7 @@ from typing import Any
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.serving.batching import How, Ticket
+from deltalm_ds.serving.errors import ApiError
 from deltalm_ds.serving.limits import ApiKeys, Limits
 from deltalm_ds.serving.metrics import Metrics
 from deltalm_ds.serving.models import Model, Models
@@ -26,6 +27,7 @@ class Asked:
         format: see `Wish`.
         num_texts: translations of each text.
         beam: None takes the server's; widened to `num_texts`.
+        alignments: see `Wish`.
     """
 
     texts: list[str]
@@ -35,6 +37,7 @@ class Asked:
     format: str = "text"
     num_texts: int = 1
     beam: int | None = None
+    alignments: str | None = None
 
 
 class Service:
@@ -74,7 +77,9 @@ class Service:
         beam = max(asked.beam or self.limits.beam, asked.num_texts)
         how = How(SearchOptions(beam=beam, n_best=beam), exact=asked.num_texts > 1)
         with self.models.used(asked.model, asked.target) as (model, target):
-            wish = Wish(target, asked.source, asked.format, asked.num_texts, how)
+            if asked.alignments and not model.shows_attention:
+                raise ApiError(400, f"{model.name} does not show what its outputs look at: leave alignments out.")
+            wish = Wish(target, asked.source, asked.format, asked.num_texts, how, asked.alignments)
             return model, translate_texts(model, asked.texts, wish, ticket, on_sentence)
 
     def reload(self) -> None:

@@ -1,11 +1,13 @@
 """The texts of a request to their translations, sentence by sentence, in a thread of its own."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from deltalm_ds.generation.alignment import alignment
 from deltalm_ds.generation.documents import FORMATS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
-from deltalm_ds.generation.interface import Hypothesis
+from deltalm_ds.generation.interface import Hypothesis, Ids
 from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.generation.translator import longest_part
 from deltalm_ds.serving.batching import How, Ticket
@@ -14,11 +16,18 @@ from deltalm_ds.serving.models import Model
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence, or a part of one that is too long, without its markup, and its hypotheses, best first."""
+    """A sentence, or a part of one that is too long, without its markup, and its hypotheses, best first.
+
+    Attributes:
+        source: what was translated.
+        hypotheses, texts: as many as the beam.
+        alignments: of the first of these, for JSON, if they are wished for and all sentences are found.
+    """
 
     source: str
     hypotheses: list[Hypothesis]
     texts: list[str]
+    alignments: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Wish:
         format: one of `FORMATS` that is text.
         num_texts: translations of each text, at most as many as the beam.
         how: to search, with as many hypotheses as the beam.
+        alignments: what they are between, one of `UNITS`; None: there are none.
     """
 
     target: str | None
@@ -53,6 +63,7 @@ class Wish:
     format: str
     num_texts: int
     how: How
+    alignments: str | None = None
 
 
 Heard = Callable[[int, Sentence], None]
@@ -87,6 +98,8 @@ def translate_texts(
             while name not in sentences.found:
                 next(coming)
             on_sentence(number, sentences.found[name])
+    if wish.alignments:
+        sentences.align(wish.alignments)
     translations = []
     for text, document, of_text in zip(texts, documents, names, strict=True):
         others = (sentences.document(text, place) for place in range(1, wish.num_texts))
@@ -112,6 +125,20 @@ class _Sentences:
             outputs = [self._model.vocabulary.decode(hypothesis.ids) for hypothesis in hypotheses]
             self.found[source] = Sentence(source, hypotheses, outputs)
             yield
+
+    def align(self, unit: str) -> None:
+        """Align as many hypotheses of each sentence that is found as there are to be translations of a text."""
+        vocabulary, num = self._model.vocabulary, self._wish.num_texts
+        sources = {name: self._model.cut(self._encode(name)) for name in self.found}
+        pairs = [(name, one.ids) for name, sentence in self.found.items() for one in sentence.hypotheses[:num]]
+        found: dict[tuple[str, Ids], dict[str, Any]] = {}
+        all_sources, targets = [sources[name] for name, _ in pairs], [ids for _, ids in pairs]
+        for index, weights in self._model.attention(all_sources, targets, self._ticket):
+            name, ids = pairs[index]
+            found[name, ids] = alignment(vocabulary, sources[name], ids, weights, unit).as_links()
+        for name, sentence in self.found.items():
+            alignments = tuple(found[name, one.ids] for one in sentence.hypotheses[:num])
+            self.found[name] = replace(sentence, alignments=alignments)
 
     def document(self, text: str, place: int) -> TranslatedDocument:
         """The text to be translated, in which the hypothesis at this place comes first."""

@@ -5,6 +5,7 @@ odd one out; one table, one verdict. Only the collective test (`collective_check
 """
 
 import json
+import math
 import secrets
 import shlex
 import shutil
@@ -199,17 +200,23 @@ def _meeting_place(run: Path, request: dict[str, Any]) -> Iterator[Path]:
             yield folder
 
 
-def _ask(names: Sequence[str], folder: Path, run_command: RunCommand) -> tuple[dict[str, Outcome], dict[str, float]]:
-    """Run the probe on every host; also by how many seconds each one's clock is ahead of this one.
+def _ask(
+    names: Sequence[str], folder: Path, run_command: RunCommand
+) -> tuple[dict[str, Outcome], dict[str, tuple[float, float]]]:
+    """Run the probe on every host; also the least and the most seconds by which each one's clock can be ahead of this.
 
-    Each line with a host's time comes a little later than it was written; the line that took the least counts.
+    A line with a host's time is written before it comes, and its probe begins after it was asked for: what takes long
+    on the way, or on a busy host, leaves the clock uncertain, and is not taken for its fault.
     """
-    ahead: dict[str, float] = {}
+    ahead: dict[str, tuple[float, float]] = {}
+    began = time.time()
 
     def on_line(name: str, line: str) -> None:
         arrived = time.time()
-        if (told := _told(line, probe.CLOCK)) is not None:
-            ahead[name] = max(ahead.get(name, told - arrived), told - arrived)
+        match _told(line, probe.CLOCK):
+            case [now, ran]:
+                least, most = ahead.get(name, (-math.inf, math.inf))
+                ahead[name] = max(least, now - arrived), min(most, now - ran - began)
 
     def on_end(name: str) -> None:
         probe.gone(folder, names.index(name)).touch()

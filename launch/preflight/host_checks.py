@@ -1,7 +1,5 @@
 """Checks of hosts before a start, from what they tell: clocks, code, packages, run directory, data, limits."""
 
-import statistics
-
 from deltalm_ds.launch.host_names import folded
 from deltalm_ds.launch.preflight.facts import Code, Folder, Limits, Unknown
 from deltalm_ds.launch.preflight.findings import FAIL, WARN, Check
@@ -57,12 +55,24 @@ _UNLIKE_CORES = "results of runs that move between unlike hosts differ in roundi
 def clock(survey: Survey) -> Check:
     """Clocks agree: events and file times of all hosts are compared."""
     check = survey.check("clock", f"within {SKEW_WARN_S:.0f} s of the others")
-    usual = statistics.median([0.0, *survey.clocks.values()])
-    for name, ahead in survey.clocks.items():
-        if name in survey.facts and abs(skew := ahead - usual) > SKEW_WARN_S:
+    clocks = [(0.0, 0.0), *survey.clocks.values()]
+
+    def agreeing(time: float) -> tuple[int, float]:
+        return sum(abs(_skew(bounds, time)) <= SKEW_WARN_S for bounds in clocks), -abs(time)
+
+    usual = max((time for bounds in clocks for time in bounds), key=agreeing)
+    for name, bounds in survey.clocks.items():
+        skew = _skew(bounds, usual)
+        if name in survey.facts and abs(skew) > SKEW_WARN_S:
             level = FAIL if abs(skew) > SKEW_FAIL_S else WARN
             check.say(level, name, _CLOCK, seconds=abs(skew), side="ahead of" if skew > 0 else "behind")
     return check
+
+
+def _skew(bounds: tuple[float, float], time: float) -> float:
+    """By how much a clock is ahead of a time at least, below 0 if it is behind; 0 if it may agree."""
+    least, most = bounds
+    return max(least - time, 0.0) or min(most - time, 0.0)
 
 
 def code(survey: Survey) -> Check:

@@ -32,6 +32,7 @@ from deltalm_ds.files import read_json, sha256_of, write_json
 from deltalm_ds.launch.meeting import Listener, own_addresses, reached
 from deltalm_ds.threads import usable_cores
 
+BEGAN = time.monotonic()
 CLOCK, TOLD = "deltalm_clock", "deltalm_facts"  # the keys of the lines that are for the supervisor
 REQUEST, MEETING, LOCKED = "request.json", "meeting.json", "lock"  # in FOLDER
 PACKAGES = ("torch", "deepspeed", "numpy", "pyarrow", "sentencepiece", "triton", "safetensors", "pydantic", "psutil")
@@ -43,7 +44,7 @@ WHOLE_FILE_BYTES = 4 << 20  # of a larger one, its size and both ends are looked
 
 def main(folder: Path, index: int) -> None:
     """Entry point."""
-    tell(CLOCK, time.time())
+    tell_clock()
     until, asked, devices = time.monotonic(), dict[str, Callable[[], Any]](), ["nvml"]
     try:
         request = read_json(folder / REQUEST)
@@ -63,9 +64,14 @@ def main(folder: Path, index: int) -> None:
     parts: dict[str, Callable[[], Any]] = {**asked, "code": code, "limits": limits, **answers}
     own = {"host": socket.gethostname(), "python": platform.python_version(), "packages": packages()}
     facts = {**own, **{name: known(part) for name, part in parts.items()}}
-    tell(CLOCK, time.time())
+    tell_clock()
     tell(TOLD, facts)
     signal.alarm(0)
+
+
+def tell_clock() -> None:
+    """Print what time it is here, and for how many seconds this process has run at least."""
+    tell(CLOCK, [time.time(), time.monotonic() - BEGAN])
 
 
 def tell(key: str, value: Any) -> None:

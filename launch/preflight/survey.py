@@ -17,7 +17,7 @@ class Survey:
     """Attributes:
     hosts: of the job, in order of ranks, spares included.
     facts: what the hosts that answered tell, by name.
-    clocks: seconds by which each host's clock is ahead of this machine's, as far as that can be told.
+    clocks: the least and the most seconds by which each host's clock can be ahead of this machine's.
     code, inputs: of this machine, where the run directory is prepared, as a probe tells them; all are to have the same.
     port: that the user wants on the first host; 0: any.
     checkpoint_bytes: that the run will need for checkpoints, if that was worked out.
@@ -26,7 +26,7 @@ class Survey:
 
     hosts: tuple[Host, ...]
     facts: dict[str, Facts]
-    clocks: dict[str, float]
+    clocks: dict[str, tuple[float, float]]
     code: Code
     inputs: dict[str, Any] = field(default_factory=dict)
     port: int = 0

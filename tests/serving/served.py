@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -115,7 +117,7 @@ class Echo:
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
         self.batches.append(list(sources))
         self.begun.release()
-        assert self._free.wait(30)
+        assert self._free.wait(60)
         if any(self.bad in source for source in sources):
             raise ValueError("a token that nobody translates")
         words = [tuple(token for token in source[1:] if token < 40) for source in sources]
@@ -144,9 +146,11 @@ def echo_service(
 
 
 @contextlib.contextmanager
-def running(service: Service) -> Iterator[str]:
-    """The service behind a real uvicorn in a thread; its address."""
+def running(service: Service, send_buffer: int | None = None) -> Iterator[str]:
+    """The service behind a real uvicorn in a thread; its address. send_buffer: bytes that the system keeps."""
     listener = listen("127.0.0.1", 0)
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     app = make_app(service)
     config = uvicorn.Config(app, http=LimitedProtocol, ws="none", lifespan="off", log_level="critical")
     server = uvicorn.Server(config)
@@ -160,6 +164,19 @@ def running(service: Service) -> Iterator[str]:
         thread.join(20)
 
 
+def get(url: str, **settings: Any) -> httpx2.Response:
+    """Ask for something; a machine that does other things, too, has its time."""
+    return httpx2.get(url, timeout=60, **settings)
+
+
 def post(url: str, body: Any, **settings: Any) -> httpx2.Response:
     """Ask our own API."""
     return httpx2.post(f"{url}/v1/translate", json=body, timeout=60, **settings)
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a condition; a failure if it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)

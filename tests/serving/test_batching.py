@@ -24,7 +24,7 @@ def held():
     engine.hold()
     batcher = Batcher(engine)
     first = batcher.submit([[1, 5]], GREEDY)
-    assert engine.begun.acquire(timeout=10)
+    assert engine.begun.acquire(timeout=60)
     yield batcher, engine, first
     engine.free()
     batcher.close()
@@ -35,7 +35,7 @@ def test_those_that_wait_share_the_next_batch_if_they_are_searched_alike(held):
     futures = batcher.submit([[1, 6]], GREEDY) + batcher.submit([[1, 7]], WIDE) + batcher.submit([[1, 8]], GREEDY)
     assert batcher.num_waiting == 3
     engine.free()
-    assert [future.result(10)[0].ids for future in first + futures] == [(5,), (6,), (7,), (8,)]
+    assert [future.result(60)[0].ids for future in first + futures] == [(5,), (6,), (7,), (8,)]
     assert engine.batches == [[[1, 5]], [[1, 6], [1, 8]], [[1, 7]]]
 
 
@@ -44,7 +44,7 @@ def test_no_batch_is_larger_than_the_engine_wants_and_each_request_has_its_turn(
     long = batcher.submit([[1, 2, 3]] * 60, GREEDY)
     short = batcher.submit([[1, 9]], GREEDY)
     engine.free()
-    assert len([future.result(10) for future in long]) == 60
+    assert len([future.result(60) for future in long]) == 60
     second = engine.batches[1]
     assert [1, 9] in second and short[0].done()  # it does not wait for the 60 before it
     for batch in engine.batches:
@@ -56,7 +56,7 @@ def test_a_sentence_that_is_too_long_for_a_batch_has_one_alone(held):
     batcher, engine, _ = held
     futures = batcher.submit([[1] * 39], How(SearchOptions(beam=16)))
     engine.free()
-    futures[0].result(10)
+    futures[0].result(60)
 
 
 def test_what_nobody_waits_for_is_not_computed(held):
@@ -69,7 +69,7 @@ def test_what_nobody_waits_for_is_not_computed(held):
     ticket.add(late := batcher.submit([[1, 9]], GREEDY))
     assert [future.cancelled() for future in (*first, *given_up, *late, *wanted)] == [True] * 4 + [False]
     engine.free()
-    assert wanted[0].result(10)[0].ids == (8,)
+    assert wanted[0].result(60)[0].ids == (8,)
     assert engine.batches == [[[1, 5]], [[1, 8]]]
 
 
@@ -78,10 +78,27 @@ def test_a_sentence_that_fails_fails_alone(held):
     engine.bad = 13
     futures = batcher.submit([[1, 6], [1, 13], [1, 7]], GREEDY)
     engine.free()
-    assert [future.result(10)[0].ids for future in (futures[0], futures[2])] == [(6,), (7,)]
+    assert [future.result(60)[0].ids for future in (futures[0], futures[2])] == [(6,), (7,)]
     with pytest.raises(ValueError, match="nobody translates"):
-        futures[1].result(10)
-    assert batcher.submit([[1, 8]], GREEDY)[0].result(10)[0].ids == (8,)  # it goes on
+        futures[1].result(60)
+    assert batcher.submit([[1, 8]], GREEDY)[0].result(60)[0].ids == (8,)  # it goes on
+
+
+def test_what_is_called_for_is_done_in_the_thread_of_the_engine(held):
+    batcher, engine, _ = held
+    called, given_up = batcher.call(lambda own: (own, threading.current_thread())), batcher.call(lambda own: own)
+    failed = batcher.call(lambda own: own.nothing)
+    after = batcher.submit([[1, 6]], GREEDY)
+    given_up.cancel()
+    assert not called.done()  # the engine is at work
+    engine.free()
+    assert called.result(60) == (engine, batcher._thread)
+    with pytest.raises(AttributeError):
+        failed.result(60)
+    assert after[0].result(60)[0].ids == (6,)
+    batcher.close()
+    with pytest.raises(RuntimeError):
+        batcher.call(lambda own: own)
 
 
 def test_a_closed_batcher_does_what_it_has_taken(held):
@@ -91,8 +108,8 @@ def test_a_closed_batcher_does_what_it_has_taken(held):
     with pytest.raises(RuntimeError):
         batcher.submit([[1, 7]], GREEDY)
     engine.free()
-    assert all(future.result(10) for future in futures)
-    batcher._thread.join(10)
+    assert all(future.result(60) for future in futures)
+    batcher._thread.join(60)
     assert not batcher._thread.is_alive()
 
 

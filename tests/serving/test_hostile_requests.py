@@ -8,15 +8,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2
 import psutil
 import pytest
 from libretranslatepy import LibreTranslateAPI
 
 from deltalm_ds.generation.documents import FORMATS
 from deltalm_ds.generation.documents.translate import TranslatedDocument
+from deltalm_ds.languages import read_code
 from deltalm_ds.serving import page
-from tests.serving.served import Process, post
+from tests.serving.served import Process, get, post
 
 PATHS = ["/", "/v1/translate", "/v1/models", "/translate", "/detect", "/languages", "/metrics", "/health"]
 TRICKS = ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/v1/translate/", "/%00", "/\\..\\", "/é"]
@@ -64,7 +64,8 @@ UPGRADE = ["Connection: Upgrade", "Upgrade: websocket"]
 
 
 def value(rng: random.Random):
-    return rng.choice([*VALUES, rng.choice(TEXTS), [rng.choice(TEXTS) for _ in range(rng.randrange(4))]])
+    code = f"en-{rng.randrange(10**4):04}-{rng.randrange(10**4):04}"  # by the grammar, and never the same again
+    return rng.choice([*VALUES, code, rng.choice(TEXTS), [rng.choice(TEXTS) for _ in range(rng.randrange(4))]])
 
 
 def almost_right(rng: random.Random) -> dict:
@@ -166,15 +167,16 @@ def test_it_goes_on(server):
 def test_it_goes_on_for_long_and_memory_does_not_grow(directory):
     with Process(directory / "model", "--beam", 1, "--max-characters", 4_000, "--threads", 1, "--cache", 50) as process:
         LibreTranslateAPI(process.url).detect("one")  # its model is loaded when it is first asked
-        attack(process, 500, seed=1)
+        attack(process, 4_000, seed=1)  # what is loaded for one kind of text or another
         memory = psutil.Process(process.process.pid)
         before = memory.memory_info().rss
-        found = attack(process, 1_500, seed=2)
-        assert sum(found.values()) == 1_500
-        assert memory.memory_info().rss < before + 40 * 2**20
-        assert memory.num_fds() < 64 and memory.num_threads() < 100
-        assert httpx2.get(f"{process.url}/health").status_code == 200
-        assert "deltalm_requests_at_work 0.0" in httpx2.get(f"{process.url}/metrics").text
+        found = attack(process, 6_000, seed=2)
+        assert sum(found.values()) == 6_000
+        assert memory.memory_info().rss < before + 8 * 2**20
+        assert memory.num_fds() < 64 and memory.num_threads() < 20
+        assert read_code.cache_parameters()["maxsize"] is not None  # codes that clients make up are not kept
+        assert get(f"{process.url}/health").status_code == 200
+        assert "deltalm_requests_at_work 0.0" in get(f"{process.url}/metrics").text
         assert process.end() == 0
 
 

@@ -9,7 +9,7 @@ from libretranslatepy import LibreTranslateAPI
 import deltalm_ds
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.serving.limits import ApiKeys
-from tests.serving.served import echo_service, running
+from tests.serving.served import echo_service, get, running
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,10 @@ def test_a_source_of_auto_is_told(server):
 def test_forms(server):
     fields = "q=one&q=two&source=en&target=de"
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    answer = httpx2.post(f"{server.url}/translate", content=fields, headers=headers).json()
+    answer = httpx2.post(f"{server.url}/translate", content=fields, headers=headers, timeout=60).json()
     assert answer == ask(server.url, q=["one", "two"], source="en", target="de").json()
     for bad in ("q=%ff&source=en&target=de", "q=one", b"q=\xff", "&".join(["q=x"] * 3_000)):
-        response = httpx2.post(f"{server.url}/translate", content=bad, headers=headers)
+        response = httpx2.post(f"{server.url}/translate", content=bad, headers=headers, timeout=60)
         assert response.status_code == 400 and response.json()["error"]
 
 
@@ -70,12 +70,12 @@ def test_keys_come_as_clients_send_them(directory, tmp_path):
         assert ask(url, **body, api_key="open").status_code == 403
         broken = b'{"q": "one", "source": "en", "target": "de", "api_key": "\\ud83d"}'
         headers = {"Content-Type": "application/json"}
-        assert httpx2.post(f"{url}/translate", content=broken, headers=headers).status_code == 400
+        assert httpx2.post(f"{url}/translate", content=broken, headers=headers, timeout=60).status_code == 400
         assert ask(url, **body, api_key="Bär").status_code == 200
         assert LibreTranslateAPI(url, "open-sesame").translate("one", "en", "de")
         for path in ("v1/models", "metrics"):
-            assert httpx2.get(f"{url}/{path}").status_code == 401
+            assert get(f"{url}/{path}").status_code == 401
             headers = {"Authorization": "Bearer open-sesame"}
-            assert httpx2.get(f"{url}/{path}", headers=headers).status_code == 200
+            assert get(f"{url}/{path}", headers=headers).status_code == 200
         for path in ("", "health", "languages"):
-            assert httpx2.get(f"{url}/{path}").status_code == 200
+            assert get(f"{url}/{path}").status_code == 200

@@ -1,10 +1,11 @@
 """Our own API, asked over the network, beside the same model called in this process."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
-import httpx2
+import numpy as np
 import pytest
 
 import deltalm_ds
@@ -12,7 +13,7 @@ from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.serving.limits import ApiKeys, Limits
 from deltalm_ds.serving.service import Service
 from tests.cli.command import must
-from tests.serving.served import post, running
+from tests.serving.served import get, post, running, until
 
 TEXTS = ["One two three. Four five!\n\nSix seven.", "", "eight", "one.\n - two\n - three", "Größe ▁ 中文。one"]
 PAGE = "<h1>One two</h1>\n<p>three <b>four</b> five. Six &amp; seven.<br>\n  eight</p><script>nine()</script>\n"
@@ -67,10 +68,16 @@ def test_a_batch_gives_what_each_gives_alone(directory):
         for text, times, target, (beam, n_best) in product(words, (1, 3), ("de", "en"), ((1, 1), (2, 2)))
     ]
     service = Service([str(directory / "model")], Limits(), ApiKeys(None), {"threads": 1}, cache_size=0)
+    (model,) = service.models
+    free = threading.Event()
+    model._batcher.call(lambda engine: free.wait(60))  # until all of them wait
     with running(service) as url:
         with ThreadPoolExecutor(len(asked)) as threads:
-            together = list(threads.map(lambda body: post(url, body).json()["translations"], asked))
-        metrics = httpx2.get(f"{url}/metrics").text
+            answers = threads.map(lambda body: post(url, body).json()["translations"], asked)
+            until(lambda: model.num_waiting >= len(asked))
+            free.set()
+            together = list(answers)
+        metrics = get(f"{url}/metrics").text
         alone = [post(url, body).json()["translations"] for body in asked]
     service.close()
     figures = (metrics.split(f"deltalm_batch_sentences_{what}{{")[1].split()[1] for what in ("count", "sum"))
@@ -106,17 +113,36 @@ def test_a_stream_ends_with_the_whole_answer(server):
     assert heard == [translation["sentences"] for translation in whole]
 
 
+@pytest.mark.parametrize("unit", ["words", "pieces"])
+def test_alignments_are_those_of_python(server, translator, unit):
+    body = {"texts": ["One two three. Größe!", "four", "one"], "target": "de", "n_best": 2, "alignments": unit}
+    answer = post(server.url, body).json()
+    *_, last = post(server.url, body | {"stream": True}).text.splitlines()
+    assert json.loads(last)["translations"] == answer["translations"]
+    for sentence in (sentence for one in answer["translations"] for sentence in one["sentences"]):
+        for hypothesis in sentence["hypotheses"]:
+            found = hypothesis["alignment"]
+            weights = np.zeros((len(found["target"]), len(found["source"])))
+            for row, column, weight in found["links"]:
+                weights[row, column] = weight
+            wanted = translator.align(sentence["source"], hypothesis["text"], "de", unit)
+            if "".join(found["target"]) == "".join(wanted.target):  # else the text has other pieces than the output
+                assert (tuple(found["source"]), tuple(found["target"])) == (wanted.source, wanted.target)
+                assert weights == pytest.approx(np.where(wanted.weights >= 0.05, wanted.weights, 0), abs=1e-3)
+            assert len(found["target"]) == 1 or weights.sum() > 0
+
+
 def test_what_can_be_asked_for_is_told(server):
-    found = httpx2.get(f"{server.url}/v1/models").json()
+    found = get(f"{server.url}/v1/models").json()
     (model,) = found["models"]
-    assert (model["name"], model["engine"]) == ("model", "pytorch")
+    assert (model["name"], model["engine"], model["alignments"]) == ("model", "pytorch", True)
     assert model["languages"][1:] == [
         {"code": "de", "name": "German"},
         {"code": "zh_Hans", "name": "Chinese (Simplified)"},
     ]
     assert found["limits"] == {"characters": 4_000, "n_best": 16, "beam": 2}
     assert post(server.url, {"text": "one", "target": "cmn"}).status_code == 200  # another spelling of Chinese
-    assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert get(f"{server.url}/health").json() == {"status": "ok"}
 
 
 FAULTS = [
@@ -132,6 +158,9 @@ FAULTS = [
     ({"text": "one", "target": "de", "format": "docx"}, 400, "format: "),
     ({"text": "one", "target": "de", "source": "x y"}, 400, "is not a language code"),
     ({"text": "a\0b", "target": "de"}, 400, "NUL"),
+    ({"text": "one", "target": "de", "alignments": "letters"}, 400, "alignments: "),
+    ({"text": "one", "target": "de" + "-1abc" * 20}, 400, "target: "),
+    ({"text": "x" * 2_001, "target": "de", "n_best": 2, "alignments": "words"}, 413, "as many characters as 4002"),
     ({"text": ["one"], "target": "de"}, 400, "text: "),
     ({"text": "x" * 4_001, "target": "de"}, 413, "4001 characters"),
     ({"texts": ["x"] * 1_001, "target": "de"}, 413, "1001 texts"),
@@ -152,7 +181,7 @@ def test_what_is_wrong_is_one_sentence(server, body, status, words, stream):
 
 def test_every_answer_has_the_headers_of_a_page_that_runs_nothing(server):
     for path in ("/", "/health", "/v1/models", "/nothing", "/v1/translate", "/metrics"):
-        headers = httpx2.get(server.url + path).headers
+        headers = get(server.url + path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
@@ -167,5 +196,5 @@ def test_another_name_of_this_address_is_refused(server):
         "127.0.0.1": 200,
         "localhost.evil.example": 400,
     }.items():
-        response = httpx2.get(f"{server.url}/health", headers={"Host": name})
+        response = get(f"{server.url}/health", headers={"Host": name})
         assert response.status_code == status, name

@@ -49,7 +49,7 @@ class PyTorchEngine:
     def start_search(self) -> JointSearch | None:
         """See `RunningEngine`; on a GPU there is none, as the shapes of its recorded steps stay the same."""
         self.model.eval()
-        return None if self.model.token_embedding.weight.is_cuda else JointSearch(self.model, self._packed)
+        return None if self.model.token_embedding.weight.is_cuda else JointSearch(self.model, self._frozen)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:

@@ -126,13 +126,15 @@ def test_hosts_with_the_same_fault_share_a_row() -> None:
 @pytest.mark.parametrize(
     ("clocks", "expected"),
     [
-        ({"n1": 0.0, "n2": 0.0, "n3": 1.5}, []),
-        ({"n1": 0.0, "n2": -3.0, "n3": 0.0}, [(WARN, "n2", "3.0 s behind")]),
-        ({"n1": 90.0, "n2": 0.0, "n3": 0.0}, [(FAIL, "n1", "90.0 s ahead")]),
-        ({"n1": 5.0, "n2": 5.0, "n3": 5.0}, []),  # this machine's is wrong
+        ({"n1": (0.0, 0.0), "n2": (0.0, 0.0), "n3": (1.5, 1.5)}, []),
+        ({"n1": (0.0, 0.0), "n2": (-3.0, -3.0), "n3": (-0.1, 0.1)}, [(WARN, "n2", "3.0 s behind")]),
+        ({"n1": (89.8, 90.0), "n2": (0.0, 0.0), "n3": (0.0, 0.0)}, [(FAIL, "n1", "89.8 s ahead")]),
+        ({"n1": (4.9, 5.0), "n2": (5.0, 5.1), "n3": (5.2, 5.3)}, []),  # this machine's is wrong
+        ({"n1": (-9.0, 0.3), "n2": (-4.0, 0.1), "n3": (-0.1, 0.1)}, []),  # lines that took long to come
+        ({"n1": (-9.0, -2.5), "n2": (0.0, 20.0), "n3": (-90.0, 0.1)}, [(WARN, "n1", "2.5 s behind")]),
     ],
 )
-def test_clocks(clocks: dict[str, float], expected: list[tuple[str, str, str]]) -> None:
+def test_clocks(clocks: dict[str, tuple[float, float]], expected: list[tuple[str, str, str]]) -> None:
     found = faults(host_checks.clock, num_hosts=3, clocks=clocks)
     assert [(one.level, *one.hosts) for one in found] == [(level, name) for level, name, _ in expected]
     assert all(text in one.what for one, (_, _, text) in zip(found, expected, strict=True))

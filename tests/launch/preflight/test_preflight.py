@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -77,7 +78,7 @@ def test_each_host_is_named_with_its_own_fault(ssh_bin: Path, recipe: Path, tmp_
     fake_hosts.refuse(ssh_bin, "refuses", "ssh: connect to host refuses port 22: Connection refused\n")
     behave(ssh_bin, "unshared", command="re.sub(r'[.]check-', '.other-', text)")
     behave(ssh_bin, "old", output='re.sub(\'"deepspeed": "[^"]*"\', \'"deepspeed": "0.19.7"\', text)')
-    behave(ssh_bin, "late", output="re.sub(r'(clock\": )1', r'\\g<1>2', text)")
+    behave(ssh_bin, "late", output="re.sub(r'(clock\": .)1', r'\\g<1>2', text)")
     behave(ssh_bin, "strange", output='re.sub(\'"lock": "[a-z]*"\', \'"lock": 7\', text)')
     behave(ssh_bin, "bare", command="re.sub(r'env .*? -m', 'env /nowhere/python -m', text)")
     behave(ssh_bin, "greets", output="'Welcome!\\n{}\\n{\"deltalm\\n' + text")
@@ -100,6 +101,23 @@ def test_each_host_is_named_with_its_own_fault(ssh_bin: Path, recipe: Path, tmp_
         assert of_host(report, name) == []
     named = [(name, one.check) for name in names for one in of_host(report, name)]
     assert named == [(name, expected[name][0]) for name in names if name in expected]  # each once
+
+
+def test_an_answer_that_takes_long_is_no_clock_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds of the clocks, by a time of the test's own: that of `slow` is right, that of `late` 5 s behind."""
+    now = 1000.0
+    monkeypatch.setattr(preflight, "time", SimpleNamespace(time=lambda: now))
+
+    def run_command(names, command, timeout, on_line, on_end, num):
+        nonlocal now
+        now = 1010.0
+        for name, told, ran in (("slow", 1004.0, 3.0), ("late", 1004.5, 9.0), ("slow", 1009.0, 8.0)):
+            on_line(name, json.dumps({probe.CLOCK: [told, ran]}))
+        on_line("slow", json.dumps({probe.CLOCK: "twelve"}))
+        return {}
+
+    _, clocks = preflight._ask(["slow", "late"], tmp_path, run_command)
+    assert clocks == {"slow": (-1.0, 1.0), "late": (-5.5, -4.5)}
 
 
 def test_a_copy_of_the_file_system_is_not_shared(

@@ -95,7 +95,12 @@ def survey(changes: Mapping[str, Mapping[str, Any]] | None = None, num_hosts: in
         facts[name] = told(index, num_hosts)
         for path, value in (changes or {}).get(name, {}).items():
             _put(facts[name], [part.replace("~", "/") for part in path.split("/")], value)
-    fields = {"clocks": dict.fromkeys(facts, 0.0), "code": Code(**CODE), "inputs": INPUTS, "port": 29500} | fields
+    fields = {
+        "clocks": dict.fromkeys(facts, (0.0, 0.0)),
+        "code": Code(**CODE),
+        "inputs": INPUTS,
+        "port": 29500,
+    } | fields
     hosts = tuple(Host(name, 2) for name in facts)
     return Survey(hosts, {name: Facts.model_validate(one) for name, one in facts.items()}, **fields)
 
