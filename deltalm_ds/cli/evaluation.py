@@ -61,8 +61,7 @@ def evaluate(
     from deltalm_ds.evaluation.translation import evaluate_directions
     from deltalm_ds.files import atomic_directory
     from deltalm_ds.generation.interface import SearchOptions
-    from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.vocabulary import Vocabulary
+    from deltalm_ds.generation.loading import load_engine, load_vocabulary
 
     options = SearchOptions(
         beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
@@ -77,7 +76,7 @@ def evaluate(
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
-            runner, vocabulary = load_engine(model, engine, threads, device, dtype), Vocabulary.load(model)
+            runner, vocabulary = load_engine(model, engine, threads, device, dtype), load_vocabulary(model)
             scores = evaluate_directions(runner, vocabulary, test_sets, options, names, tokenizer)
         if out_directory is not None:
             _write_evaluation(out_directory, scores)

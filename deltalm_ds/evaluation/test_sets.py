@@ -24,6 +24,12 @@ class TestSet:
         """The language translated into."""
         return split_codes(self.direction)[-1]
 
+    @property
+    def source_lang(self) -> str | None:
+        """The language translated from, where it is known."""
+        codes = split_codes(self.direction)
+        return codes[0] if len(codes) == 2 else None
+
 
 def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] | None = None) -> list[TestSet]:
     """Test sets from files `{split}.{pair}.{lang}` (`test.en-de.en`, `test.en-de.de`), which serve both directions.

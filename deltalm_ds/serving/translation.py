@@ -101,7 +101,7 @@ class _Sentences:
     def __init__(self, model: Model, wish: Wish, ticket: Ticket) -> None:
         self.found: dict[str, Sentence] = {}
         self._model, self._wish, self._ticket = model, wish, ticket
-        self._encode = encoder_for(model.vocabulary, wish.target)
+        self._encode = encoder_for(model.vocabulary, wish.target, wish.source)
         self._most = longest_part(model.engine, wish.how.options)
 
     def find(self, sources: Sequence[str]) -> Iterator[None]:
