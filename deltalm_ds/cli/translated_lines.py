@@ -91,7 +91,10 @@ class _Looker:
     def __init__(
         self, engine: "Engine", vocabulary: "ModelVocabulary", encode: Callable[[str], Sequence[int]], shown: Shown
     ) -> None:
-        self._engine, self._vocabulary, self._encode, self._shown = engine, vocabulary, encode, shown
+        from deltalm_ds.generation.alignment import with_units
+
+        self._engine, self._encode, self._shown = engine, encode, shown
+        self._units = with_units(vocabulary) if shown.alignments else None
 
     def notes(self, lines: Sequence[str], outputs: "Sequence[Sequence[Output]]") -> list[list[_Note]]:
         """Of each line and output."""
@@ -113,12 +116,12 @@ class _Looker:
         from deltalm_ds.generation.alignment import alignment, uncovered
         from deltalm_ds.generation.checks import findings
 
-        checks, found, unit, ids = None, None, self._shown.alignments, output.hypothesis.ids
+        checks, found, unit, units, ids = None, None, self._shown.alignments, self._units, output.hypothesis.ids
         if self._shown.check:
-            not_covered = uncovered(self._vocabulary, source, weights) if unit else ()
+            not_covered = uncovered(units, source, weights) if units else ()
             checks = findings(line, output.text, source, ids, not_covered)
-        if self._shown.as_json and unit:
-            found = alignment(self._vocabulary, source, ids, weights, unit)
+        if self._shown.as_json and units and unit:
+            found = alignment(units, source, ids, weights, unit)
         return _Note(checks, found)
 
 

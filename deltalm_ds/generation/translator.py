@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
-from deltalm_ds.generation.alignment import Alignment, alignment, attention, check_unit
+from deltalm_ds.generation.alignment import Alignment, alignment, attention, check_unit, with_units
 from deltalm_ds.generation.choosing import Chooser, Wishes
 from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
@@ -145,10 +145,11 @@ class Translator:
             InputError: see `__call__`; or the engine does not show attention, or a side is too long for the model.
         """
         check_unit(unit)
-        source, target = encoder_for(self.vocabulary, target_lang)(text), self.vocabulary.encode(output).tolist()
+        vocabulary = with_units(self.vocabulary)
+        source, target = encoder_for(vocabulary, target_lang)(text), vocabulary.encode(output).tolist()
         check_lengths(self.engine, [source], [target])
         (weights,) = attention(self.engine, [source], [target])
-        return alignment(self.vocabulary, source, target, weights, unit)
+        return alignment(vocabulary, source, target, weights, unit)
 
 
 def longest_part(engine: Engine, options: SearchOptions) -> int:

@@ -76,15 +76,17 @@ def _model(family, tokenizer):
         model = transformers.M2M100ForConditionalGeneration(config)
     elif family in ("mbart", "mbart50"):
         name = type(tokenizer).__name__
-        config = transformers.MBartConfig(**common, decoder_start_token_id=2, tokenizer_class=name)
+        known = {"normalize_before": True, "normalize_embedding": True, "tokenizer_class": name}  # to CTranslate2
+        config = transformers.MBartConfig(**common, **known, decoder_start_token_id=2)
         model = transformers.MBartForConditionalGeneration(config)
     elif family == "marian":
         pad = tokenizer.pad_token_id
         ids = {"pad_token_id": pad, "decoder_start_token_id": pad, "eos_token_id": 0, "forced_eos_token_id": 0}
         model = transformers.MarianMTModel(transformers.MarianConfig(**common, **ids))
         model.final_logits_bias.normal_()
+        model.final_logits_bias[0, pad] = -1e4  # CTranslate2 has no such token
     elif family == "bart":
-        model = transformers.BartForConditionalGeneration(transformers.BartConfig(**common))
+        model = transformers.BartForConditionalGeneration(transformers.BartConfig(**common, normalize_before=False))
         model.generation_config.forced_bos_token_id = 0
     else:
         sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "initializer_factor": 3.0}
@@ -111,11 +113,14 @@ def _nllb(directory):
 
 def _m2m(directory):
     from transformers import M2M100Tokenizer
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
 
     model = sentencepiece_model(directory)
     names = [*SPECIAL, *(piece for piece, _ in pieces(model))]
     (directory / "m2m.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
-    return M2M100Tokenizer(str(directory / "m2m.json"), str(model), num_madeup_words=0)
+    codes = [f"__{code}__" for code in FAIRSEQ_LANGUAGE_CODES["m2m100"]]
+    files = str(directory / "m2m.json"), str(model)
+    return M2M100Tokenizer(*files, num_madeup_words=0, additional_special_tokens=codes)
 
 
 def _mbart(directory):
@@ -131,7 +136,8 @@ def _mbart50(directory):
     from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
     scored = [(name, 0.0) for name in SPECIAL] + pieces(sentencepiece_model(directory))
-    return MBart50Tokenizer(vocab=[*scored, *((code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES), ("<mask>", 0.0)])
+    scored += [*((code, 0.0) for code in FAIRSEQ_LANGUAGE_CODES), ("<mask>", 0.0)]
+    return MBart50Tokenizer(vocab=scored, bos_token="<s>")  # which the converter of CTranslate2 wants
 
 
 def _marian(directory):

@@ -61,11 +61,9 @@ class CTranslate2Engine:
         self.vocabulary_size = len(self._tokens)
         self._id_of_token = {token: token_id for token_id, token in enumerate(self._tokens)}
         self._eos = self._config.get("eos_token") or SPECIAL_TOKENS[EOS_ID]
-        pad = SPECIAL_TOKENS[PAD_ID]
-        self._never = [[pad]] if pad in self._id_of_token else []
-        # first tokens that are not ours to count; CTranslate2 counts them unless the decoder starts with them
-        self._num_first = int(self._family.target != "encoder")
-        self._num_counted = int(self._family.target == "decoder")
+        self._never = [[self._tokens[PAD_ID]]] if self._is_ours else []
+        # a first token that is not ours to count; CTranslate2 gives and counts it unless its decoder starts with it
+        self._num_first = int(self._family.target == "decoder")
         try:
             self.translator = ctranslate2.Translator(
                 str(directory),
@@ -106,8 +104,8 @@ class CTranslate2Engine:
             length_penalty=NO_LENGTH_PENALTY,
             no_repeat_ngram_size=options.no_repeat_ngram_size,
             suppress_sequences=[*self._never, *(self._names(ids) for ids in options.banned)],
-            min_decoding_length=options.min_length + self._num_counted,
-            max_decoding_length=options.limit(self.max_positions) + self._num_counted,
+            min_decoding_length=options.min_length + self._num_first,
+            max_decoding_length=options.limit(self.max_positions) + self._num_first,
             target_prefix=self._begin(sources, options.prefix),
             max_input_length=0,
             return_scores=True,
@@ -135,7 +133,7 @@ class CTranslate2Engine:
             batch_type="tokens",
             max_input_length=0,
         )
-        return [result.log_probs[self._num_counted :] for result in results]
+        return [result.log_probs[self._num_first :] for result in results]
 
     def attention(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[np.ndarray]:
         """See `AttentionEngine`; of searches whose outputs are given as prefixes.
@@ -180,7 +178,7 @@ class CTranslate2Engine:
 
     def _begin(self, sources: Sequence[Ids], prefix: Ids) -> list[list[str]] | None:
         """What outputs begin with, the languages among it; None if that is nothing."""
-        if not self._num_first and not prefix:
+        if self._family.target == "encoder" and not prefix:
             return None
         return [self._names([*self._family.divided(source).decoder, *prefix]) for source in sources]
 

@@ -111,7 +111,7 @@ class TransformersEngine:
     def __init__(self, model: Any, family: Family) -> None:
         config = model.config
         self.model, self._family = model, family
-        self._start = [] if family.target == "start" else _first_tokens(model, family)
+        self._start = [] if family.target == "start" else [_start_token(model)]
         self._eos_id = config.eos_token_id
         self.ids = IdMap(self._eos_id, config.pad_token_id)
         positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -208,13 +208,16 @@ def open_engine(directory: Path, options: EngineOptions) -> TransformersEngine:
     return TransformersEngine(model, family)
 
 
-def _first_tokens(model: Any, family: Family) -> list[int]:
-    """What every output begins with: the start token, and where no language follows it, one that is forced there."""
+def _start_token(model: Any) -> int:
+    """What the decoder starts with.
+
+    Raises:
+        DataError: the model does not say it.
+    """
     for config in (model.generation_config, model.config):
         if (start := getattr(config, "decoder_start_token_id", None)) is not None:
-            forced = getattr(config, "forced_bos_token_id", None)
-            return [start, forced] if forced is not None and family.target == "encoder" else [start]
-    raise DataError("The model's config.json does not say with which token outputs start (decoder_start_token_id).")
+            return start
+    raise DataError("The model's config.json does not say what outputs start with (decoder_start_token_id).")
 
 
 def _padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -33,6 +33,7 @@ class Family:
         target: where the target's token goes; to the decoder in place of its start token (`start`), after that, or
             first in what the encoder reads.
         source: where the source's token goes in what the encoder reads; None if it is not told.
+        first: the token that goes there in place of a language's, of models that are told none.
         adds_end: the encoder wants `</s>` at the end.
     """
 
@@ -42,6 +43,7 @@ class Family:
     language: str = ""
     target: Literal["decoder", "start", "encoder"] = "encoder"
     source: Literal["first", "behind"] | None = None
+    first: str = ""
     adds_end: bool = True
 
     def divided(self, source: Ids) -> Divided:
@@ -66,7 +68,7 @@ FAMILIES = (
     Family("mBART-50", ("mbart",), ("MBart50Tokenizer",), _LOCALE, "decoder", "first"),
     Family("Marian", ("marian",), ("MarianTokenizer",), r">>([A-Za-z_]+)<<"),
     Family("T5", ("t5", "mt5", "umt5"), ("T5Tokenizer",), r"<2([a-z]{2,3}(?:_[A-Za-z]+)?)>"),
-    Family("BART", ("bart",), ("BartTokenizer", "RobertaTokenizer")),
+    Family("BART", ("bart",), ("BartTokenizer", "RobertaTokenizer"), target="decoder", first="<s>"),
 )
 OWN = Family("DeltaLM")  # a vocabulary of ours gives tags for the encoder
 PLAIN = Family("sequence-to-sequence", adds_end=False)  # pieces alone, as OpenNMT trains

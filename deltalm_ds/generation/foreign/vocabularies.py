@@ -49,7 +49,7 @@ class SentencePieces:
     def pieces(self, text: str, is_output: bool) -> list[str]:
         """See `Segmentation`."""
         segmenter = self._segmenters[is_output]
-        return [segmenter.pieces[number] for number in segmenter.segment([text])[0]]
+        return [segmenter.pieces[number] for number in np.frombuffer(bytes(segmenter.segment([text])[0]), np.int32)]
 
     def join(self, pieces: Sequence[str]) -> str:
         """See `Segmentation`."""
@@ -132,7 +132,8 @@ class ForeignVocabulary:
                     f"This {self._family.title} model has no tokens of languages: it translates as it was trained to; "
                     "leave --target-lang out."
                 )
-            return self._with_ids(self._segmentation.begin)
+            first = [self._family.first] if self._family.first else []
+            return [*self._with_ids(first, side=1), *self._with_ids(self._segmentation.begin)]
         if target_lang is None:
             raise InputError(f"Name the language to translate into (--target-lang): {_some(self.languages)}.")
         target = self._code(target_lang, self.languages)
