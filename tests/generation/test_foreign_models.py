@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 from foreign_toys import LINES, model_of
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import deltalm_ds
@@ -44,7 +45,7 @@ def directories(tmp_path_factory):
     logging.disable_progress_bar()
     directory = tmp_path_factory.mktemp("foreign")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sacremoses is recommended for Marian
+        warnings.simplefilter("ignore")
         return {family: model_of(family, directory) for family in FAMILIES}
 
 
@@ -442,6 +443,11 @@ def test_downloads_that_are_not_finished(tmp_path, directories, converted):
         (directory / "model.safetensors.index.json").write_text(json.dumps(parts))
         (directory / "model-00001-of-00002.safetensors").touch()
 
+    def lacking(directory):
+        weights = load_file(directory / "model.safetensors")
+        weights.pop("model.decoder.layers.1.fc1.weight")
+        save_file(weights, directory / "model.safetensors", {"format": "pt"})
+
     def incomplete(directory):
         (directory / ".cache/huggingface/download").mkdir(parents=True)
         (directory / ".cache/huggingface/download/x.incomplete").touch()
@@ -449,6 +455,7 @@ def test_downloads_that_are_not_finished(tmp_path, directories, converted):
     for family, change, message in (
         ("nllb", pointer, "model.safetensors is only git-lfs's pointer to the file: run `git lfs pull`"),
         ("nllb", index, "has no model-00002-of-00002.safetensors: the download is not finished"),
+        ("nllb", lacking, r"lacks 1 of the model's tensors, such as model\.decoder\.layers\.1\.fc1\.weight"),
         ("nllb", incomplete, r"is an unfinished download \(x.incomplete\)"),
         ("nllb", lambda path: (path / "model.safetensors").unlink(), "has no model.safetensors"),
         (
@@ -473,7 +480,7 @@ def test_downloads_that_are_not_finished(tmp_path, directories, converted):
 def test_our_own_bart_runs(tmp_path):
     """The export that `deltalm` did not run before, beside the model itself."""
     from deltalm_ds.checkpoints.directory import save_model
-    from deltalm_ds.export.package import export
+    from deltalm_ds.export.formats.bart import write_bart
     from deltalm_ds.model.config import DeltaLMConfig
     from deltalm_ds.model.deltalm import DeltaLM
     from deltalm_ds.vocabulary import Vocabulary
@@ -483,7 +490,9 @@ def test_our_own_bart_runs(tmp_path):
     torch.manual_seed(0)
     tiny = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=vocabulary.num_tokens, max_positions=40))
     save_model(tmp_path / "model", tiny.config, tiny.state_dict(), vocabulary, {})
-    export(tmp_path / "model", tmp_path / "bart", "bart")
+    vocabulary.save(tmp_path / "bart")
+    write_bart(tiny, vocabulary, tmp_path / "bart", "float32")
+    (tmp_path / "bart" / "deltalm.json").write_text('{"format": "bart"}')
     sources = [encoder_for(load_vocabulary(tmp_path / "bart"), "de")(text) for text in TEXTS]
     options = SearchOptions(beam=3, n_best=3, max_length=10)
     ours, exported = (generate(load_engine(tmp_path / name), sources, options) for name in ("model", "bart"))

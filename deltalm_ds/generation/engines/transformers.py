@@ -26,6 +26,7 @@ from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 SCORED_TOGETHER = 8  # sentences whose logits over the vocabulary are in memory at a time
 IGNORED = -1
+ZERO_IF_MISSING = {"final_logits_bias"}
 DEFAULT_POSITIONS = 512  # of models without a table of positions, such as T5: what they are trained on
 
 
@@ -116,7 +117,7 @@ class TransformersEngine:
         self.ids = IdMap(self._eos_id, config.pad_token_id)
         positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         num_first = len(self._start) + (family.target != "encoder")
-        self.vocabulary_size = config.vocab_size
+        self.vocabulary_size = getattr(config, "decoder_vocab_size", None) or config.vocab_size  # Marian has the first
         self.max_positions = (positions or DEFAULT_POSITIONS) - (num_first - 1)
         self.batch_tokens = BATCH_TOKENS[model.device.type]
 
@@ -195,10 +196,15 @@ def open_engine(directory: Path, options: EngineOptions) -> TransformersEngine:
     device, dtype = torch_device_and_dtype(options)
     logging.disable_progress_bar()  # it would show for a moment
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
     except Exception as error:  # whatever a model of any class finds wrong with its files
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{directory} cannot be opened by transformers: {reason}.") from None
+    missing = sorted(info["missing_keys"] - ZERO_IF_MISSING)
+    if missing:  # transformers would draw them
+        raise DataError(f"{directory} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
     model = model.to(device).eval()
     if options.in_memory and device == "cpu":
         for parameter in model.parameters():

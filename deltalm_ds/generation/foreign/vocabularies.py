@@ -1,6 +1,7 @@
 """Text to the ids of models that are not ours, and back, by the tokenizer in their directory."""
 
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -274,10 +275,17 @@ def _open_tokenizer(directory: Path) -> Any:
         raise InputError(
             f"The tokenizer in {directory} needs the package transformers: pip install 'deltalm-ds[export]'."
         ) from None
+    has_config = (directory / "tokenizer_config.json").is_file()
     try:
-        if (directory / "tokenizer_config.json").is_file() or not (directory / "tokenizer.json").is_file():
-            return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        return PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Marian's recommends a package of which it makes no use
+            if has_config or not (directory / "tokenizer.json").is_file():
+                tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            else:
+                tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
     except Exception as error:  # whatever a tokenizer of any class finds wrong with its files
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"The tokenizer in {directory} cannot be opened ({reason}): are all its files there?") from None
+    if getattr(tokenizer, "separate_vocabs", False):
+        raise InputError(f"The tokenizer in {directory} has other ids for each side, which is not supported here.")
+    return tokenizer
