@@ -16,6 +16,7 @@ from deltalm_ds.cli.options import (
     LengthPenalty,
     MaxLength,
     NoRepeatNgramSize,
+    SourceLang,
     TargetLang,
     Threads,
 )
@@ -37,6 +38,7 @@ def evaluate(
     reference: Annotated[Path | None, typer.Option(help="The references of --source or --hypotheses.")] = None,
     hypotheses: Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")] = None,
     target_lang: TargetLang = None,
+    source_lang: SourceLang = None,
     beam: Beam = 5,
     length_penalty: LengthPenalty = 1.0,
     max_length: MaxLength = 200,
@@ -74,6 +76,8 @@ def evaluate(
             scores = [_score_outputs(hypotheses, reference, target_lang, names, tokenizer)]
         else:
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
+            if source_lang is not None:
+                test_sets = [test.with_source(source_lang) for test in test_sets]
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
             runner, vocabulary = load_engine(model, engine, threads, device, dtype), load_vocabulary(model)

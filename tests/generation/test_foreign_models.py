@@ -275,8 +275,10 @@ def test_verbs_take_them(directories, converted, run, tmp_path):
         sides = "--source", tmp_path / "test.en-fr.en", "--target", tmp_path / "test.en-fr.fr"
         with pytest.raises(InputError, match="Line 3: the source has"):
             run("score", directory, *sides, *to_french)
-        report = json.loads(run("evaluate", directory, "--data", tmp_path, "--directions", "en-fr", "--json", *options))
-        assert report
+        whole = json.loads(run("evaluate", directory, "--data", tmp_path, "--directions", "en-fr", "--json", *options))
+        files = "--source", tmp_path / "test.en-fr.en", "--reference", tmp_path / "test.en-fr.fr"
+        named = json.loads(run("evaluate", directory, *files, *to_french, "--json", *options))
+        assert whole["directions"][0]["bleu"] == named["directions"][0]["bleu"]
     (tmp_path / "a").write_text("a\n")
     rows = run("score", directories["mbart50"], "--source", tmp_path / "a", "--target", tmp_path / "a", *to_french)
     assert float(rows.split("\t")[0]) < 0
