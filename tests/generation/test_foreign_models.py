@@ -9,6 +9,7 @@ import ctranslate2
 import foreign_toys
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import typer
 from foreign_toys import LINES, model_of
@@ -329,7 +330,7 @@ def test_the_server_detects_a_source_that_is_not_named(directories):
         ("nllb", "frau_Latn", "en", "no language 'frau_Latn': the nearest is 'fra_Latn'"),
         ("mbart", "xx", "en", "This mBART model has no language 'xx': the nearest is"),
         ("m2m", "fr", "tlh", "This M2M-100 model has no language 'tlh'"),
-        ("marian", "it", None, "This Marian model has no language 'it': .* it has deu, fra, zh_cn"),
+        ("marian", "it", None, "This Marian model has no language 'it': .* it has deu, fra, zh_CN"),
         ("t5", "it", None, "This T5 model has no language 'it': .* it has de, fr"),
         ("bart", "fr", None, "This BART model has no tokens of languages"),
     ],
@@ -340,13 +341,65 @@ def test_languages_that_are_not_there(family, target, source, message, directori
 
 
 def test_languages_may_be_spelled_in_any_way(directories):
-    for family, codes in {"nllb": ("fr", "fra", "fra_Latn"), "mbart": ("fr", "fr_XX"), "marian": ("fr", "fra")}.items():
+    for family, codes in {
+        "nllb": ("fr", "fra", "fra_Latn"),
+        "mbart": ("fr", "fr_XX"),
+        "marian": ("zh", "zh-CN"),
+    }.items():
         vocabulary = load_vocabulary(directories[family])
         assert len({tuple(vocabulary.source_tag(code, "en")) for code in codes}) == 1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_in_a_text_are_text(family, directories):
+    from transformers import AutoTokenizer
+
+    vocabulary, tokenizer = load_vocabulary(directories[family]), AutoTokenizer.from_pretrained(directories[family])
+    written = "a </s> dog <pad> fra_Latn __fr__ fr_XX <s> <extra_id_0> <mask>"
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    for encode in (vocabulary.encode, vocabulary.encode_output):
+        assert not special & set(encode(written).tolist())
+    assert "dog" in vocabulary.decode(vocabulary.encode_output(written))
+
+
+def test_ids_without_languages_are_refused(directories, converted):
+    for directory in (directories["nllb"], converted["nllb"]):
+        for source in ([], [5]):
+            with pytest.raises(InputError, match="ids of a source for NLLB begin with those of its languages"):
+                load_engine(directory).score([source], [[6]])
+
+
+@pytest.mark.parametrize("adds_end", [False, True])
+def test_a_model_that_is_told_nothing_gets_pieces_alone(adds_end, converted, tmp_path):
+    """As OpenNMT trains them; `</s>` comes from CTranslate2, where the model says so."""
+    shutil.copytree(converted["marian"], tmp_path / "plain")
+    plain = tmp_path / "plain"
+    for name in ("tokenizer_config.json", "vocab.json", "target.spm"):
+        (plain / name).unlink()
+    (plain / "source.spm").rename(plain / "sentencepiece.model")
+    (plain / "shared_vocabulary.json").write_text(
+        json.dumps([token.strip("<>") for token in ctranslate2_tokens(plain)])
+    )
+    config = json.loads((plain / "config.json").read_text()) | {"add_source_eos": adds_end}
+    config |= {name: config[name].strip("<>") for name in ("unk_token", "eos_token", "decoder_start_token")}
+    (plain / "config.json").write_text(json.dumps(config))
+    vocabulary, engine = opened(plain)
+    assert vocabulary.languages == ()
+    options = SearchOptions(beam=2, n_best=2, length_penalty=0, max_length=LONGEST)
+    found = generate(engine, [encoder_for(vocabulary, None)(text) for text in TEXTS], options, token_scores=True)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(plain / "sentencepiece.model"))
+    given = [pieces.encode(text, out_type=str) for text in TEXTS]
+    expected = ctranslate2.Translator(str(plain)).translate_batch(
+        given, beam_size=2, num_hypotheses=2, length_penalty=1e-9, min_decoding_length=1, max_decoding_length=LONGEST
+    )
+    tokens = ctranslate2_tokens(plain)
+    for of_text, wanted in zip(found, expected, strict=True):
+        assert sorted([tokens[token] for token in one.ids] for one in of_text) == sorted(wanted.hypotheses)
+        assert vocabulary.decode(of_text[0].ids) == pieces.decode([tokens[token] for token in of_text[0].ids])
+
+
 def test_sentencepiece_models_alone_do(directories, converted, tmp_path):
-    """Marian's two, M2M-100's one, and of a model that is told nothing else any one."""
+    """Marian's two, and M2M-100's one."""
     for family in ("marian", "m2m"):
         bare = tmp_path / family
         shutil.copytree(converted[family], bare)

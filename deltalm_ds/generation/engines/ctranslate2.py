@@ -10,9 +10,9 @@ import ctranslate2
 import numpy as np
 
 from deltalm_ds.errors import DataError, InputError
-from deltalm_ds.files import read_json
 from deltalm_ds.generation.exports import format_of, precision_of, sizes_of
 from deltalm_ds.generation.foreign.ctranslate2_file import read_model_file
+from deltalm_ds.generation.foreign.directories import read_config
 from deltalm_ds.generation.foreign.families import OWN
 from deltalm_ds.generation.foreign.vocabularies import family_of_ctranslate2, tokens_of_ctranslate2
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
@@ -49,7 +49,7 @@ class CTranslate2Engine:
         gpu = options.gpu(ctranslate2.get_cuda_device_count())
         device = "cpu" if gpu is None else "cuda"
         self.batch_tokens = BATCH_TOKENS[device]
-        self._config, self._is_ours = _config(directory), format_of(directory) is not None
+        self._config, self._is_ours = read_config(directory), format_of(directory) is not None
         if self._is_ours:
             self.vocabulary_size, self.max_positions = sizes_of(directory)
             self._family = OWN
@@ -186,12 +186,6 @@ class CTranslate2Engine:
 def open_engine(directory: Path, options: EngineOptions) -> CTranslate2Engine:
     """See `EngineEntry.open`."""
     return CTranslate2Engine(directory, options)
-
-
-def _config(directory: Path) -> dict[str, Any]:
-    """What config.json says; models of CTranslate2 2 have none."""
-    path = directory / "config.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def _compute_type(directory: Path, gpu: int | None, dtype: str | None) -> str:

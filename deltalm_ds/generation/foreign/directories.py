@@ -30,17 +30,17 @@ def foreign_format(directory: Path) -> str | None:
     Raises:
         DataError: a download has not come to its end.
     """
-    content = _config(directory)
+    content = read_config(directory)
     if "model" in content:
         return None
     is_ctranslate2 = (directory / "model.bin").exists() or any(directory.glob("*_vocabulary.json"))
     if not is_ctranslate2 and "model_type" not in content:
         return None
-    check_downloaded(directory)
+    _check_downloaded(directory)
     return CTRANSLATE2 if is_ctranslate2 and "model_type" not in content else TRANSFORMERS
 
 
-def check_downloaded(directory: Path) -> None:
+def _check_downloaded(directory: Path) -> None:
     """Refuse what a download has left half-way, or git has not fetched.
 
     Raises:
@@ -59,7 +59,7 @@ def transformers_config(directory: Path) -> tuple[dict[str, Any], Family]:
     Raises:
         InputError: it is another kind of model, or of no known family. DataError: its weights are missing.
     """
-    content = _config(directory)
+    content = read_config(directory)
     model_type, architecture = content.get("model_type"), next(iter(content.get("architectures") or []), "")
     family = family_of_model(content, tokenizer_class(directory) or content.get("tokenizer_class") or "")
     other = next((kind for end, kind in OTHER_KINDS.items() if architecture.endswith(end)), None)
@@ -86,7 +86,8 @@ def tokenizer_class(directory: Path) -> str:
     return content.get("tokenizer_class") or "" if isinstance(content, dict) else ""
 
 
-def _config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """What config.json says; nothing where there is none, as in models of CTranslate2 2."""
     path = directory / "config.json"
     content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Ids
 
 
@@ -47,8 +48,16 @@ class Family:
     adds_end: bool = True
 
     def divided(self, source: Ids) -> Divided:
-        """What each side of the model gets of a source, its tokens of languages in front."""
+        """What each side of the model gets of a source, its tokens of languages in front.
+
+        Raises:
+            InputError: there are no such tokens, as ids of a user may have none.
+        """
         num_decoder = self.target != "encoder"
+        if len(source) < num_decoder + (self.source is not None):
+            raise InputError(
+                f"The ids of a source for {self.title} begin with those of its languages, the target's first."
+            )
         decoder, encoder = source[:num_decoder], source[num_decoder:]
         return Divided(decoder, encoder[1:], encoder[:1]) if self.source == "behind" else Divided(decoder, encoder, ())
 
@@ -57,16 +66,16 @@ class Family:
         if not self.language:
             return {}
         pattern = re.compile(self.language)
-        return {match[1]: token for token in tokens if (match := pattern.fullmatch(token))}
+        return {_code(match[1]): token for token in tokens if (match := pattern.fullmatch(token))}
 
 
 _FLORES, _LOCALE = r"([a-z]{3}_[A-Z][a-z]{3})", r"([a-z]{2}_[A-Z]{2})"
 FAMILIES = (
-    Family("NLLB", ("m2m_100", "nllb-moe"), ("NllbTokenizer",), _FLORES, "decoder", "first"),
+    Family("NLLB", ("m2m_100",), ("NllbTokenizer",), _FLORES, "decoder", "first"),
     Family("M2M-100", ("m2m_100",), ("M2M100Tokenizer",), r"__([a-z]{2,3})__", "decoder", "first"),
     Family("mBART", ("mbart",), ("MBartTokenizer",), _LOCALE, "start", "behind"),
     Family("mBART-50", ("mbart",), ("MBart50Tokenizer",), _LOCALE, "decoder", "first"),
-    Family("Marian", ("marian",), ("MarianTokenizer",), r">>([A-Za-z_]+)<<"),
+    Family("Marian", ("marian",), ("MarianTokenizer",), r">>([A-Za-z0-9_-]+)<<"),
     Family("T5", ("t5", "mt5", "umt5"), ("T5Tokenizer",), r"<2([a-z]{2,3}(?:_[A-Za-z]+)?)>"),
     Family("BART", ("bart",), ("BartTokenizer", "RobertaTokenizer"), target="decoder", first="<s>"),
 )
@@ -107,6 +116,12 @@ def family_of_tokens(tokens: Sequence[str], tokenizer_class: str, decoder_start:
     if decoder_start == "<pad>":
         return next(family for family in FAMILIES if family.title == "T5")
     return next(family for family in FAMILIES if family.title == "Marian") if has_two else PLAIN
+
+
+def _code(written: str) -> str:
+    """A region in capital letters: Marian's `zh_cn` is zh_CN."""
+    language, _, region = written.partition("_")
+    return f"{language}_{region.upper()}" if len(region) == 2 else written
 
 
 def _is_of(family: Family, tokenizer_class: str) -> bool:

@@ -13,6 +13,7 @@ from deltalm_ds.files import read_json
 from deltalm_ds.generation.foreign.directories import (
     CTRANSLATE2,
     foreign_format,
+    read_config,
     tokenizer_class,
     transformers_config,
 )
@@ -58,12 +59,14 @@ class SentencePieces:
 
 
 class TransformersTokenizer:
-    """A tokenizer of transformers; special tokens written out in a text are text, where it can be told so."""
+    """A tokenizer of transformers; special tokens written out in a text are text, or `<unk>` if it knows no better."""
 
     def __init__(self, directory: Path) -> None:
         self._tokenizer = _open_tokenizer(directory)
         self._has_two = hasattr(self._tokenizer, "spm_target")
         self._lock = threading.Lock()  # it changes state while it works
+        self.unknown: str = self._tokenizer.unk_token or UNKNOWN
+        self._special = {*self._tokenizer.all_special_tokens} - {self.unknown}
         whole, bare = self._ids("a", True), self._ids("a", False)
         num_before = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
         self.begin: tuple[str, ...] = tuple(self._tokenizer.convert_ids_to_tokens(whole[:num_before]))
@@ -81,7 +84,8 @@ class TransformersTokenizer:
         with self._lock:
             side = {"text_target": text} if is_output and self._has_two else {"text": text}
             ids = self._tokenizer(**side, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            return self._tokenizer.convert_ids_to_tokens(ids)
+            names = self._tokenizer.convert_ids_to_tokens(ids)
+        return [self.unknown if name in self._special else name for name in names]
 
     def join(self, pieces: Sequence[str]) -> str:
         """See `Segmentation`."""
@@ -101,6 +105,7 @@ class ForeignVocabulary:
         family: how the model is told languages.
         segmentation: of text.
         source_tokens, target_tokens: the names of ids on either side.
+        unknown: that of what has no other.
         tasks: language translated into -> language of the source -> what a source begins with, of models that are
             told languages in words.
     """
@@ -111,10 +116,11 @@ class ForeignVocabulary:
         segmentation: Segmentation,
         source_tokens: Sequence[str],
         target_tokens: Sequence[str],
+        unknown: str = UNKNOWN,
         tasks: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._family, self._segmentation, self._tasks = family, segmentation, tasks or {}
-        self._names = (source_tokens, target_tokens)
+        self._names, self._unknown = (source_tokens, target_tokens), unknown
         self._ids = [{name: number for number, name in enumerate(side)} for side in self._names]
         self._token_of = family.languages(target_tokens if family.target != "encoder" else source_tokens)
         self._tags = frozenset(self._token_of.values())
@@ -166,7 +172,7 @@ class ForeignVocabulary:
 
     def _with_ids(self, names: Iterable[str], side: int = 0) -> list[int]:
         ids = self._ids[side]
-        return [ids.get(name, ids.get(UNKNOWN, 0)) for name in names]
+        return [ids.get(name, ids.get(self._unknown, 0)) for name in names]
 
     def _task(self, target: str, source_lang: str | None) -> list[int]:
         """The ids of words such as `translate English to German:`."""
@@ -204,7 +210,7 @@ def load_foreign_vocabulary(directory: Path) -> ForeignVocabulary:
     config, family = transformers_config(directory)
     tokenizer = TransformersTokenizer(directory)
     names = tokenizer.names()
-    return ForeignVocabulary(family, tokenizer, names, names, tasks_of(config))
+    return ForeignVocabulary(family, tokenizer, names, names, tokenizer.unknown, tasks_of(config))
 
 
 def tasks_of(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -235,9 +241,7 @@ def tokens_of_ctranslate2(directory: Path) -> tuple[list[str], list[str]]:
 
 def family_of_ctranslate2(directory: Path) -> Family:
     """How the model of a directory of CTranslate2 is told languages; errors as `tokens_of_ctranslate2`."""
-    path = directory / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    start = config.get("decoder_start_token", "<s>")
+    start = read_config(directory).get("decoder_start_token", "<s>")
     has_two = len(set(sentencepiece_models(directory))) == 2
     return family_of_tokens(tokens_of_ctranslate2(directory)[1], tokenizer_class(directory), start, has_two)
 
@@ -265,7 +269,8 @@ def _of_ctranslate2(directory: Path) -> ForeignVocabulary:
             f"{directory} has no tokenizer: put those of the original model beside model.bin: tokenizer.json with "
             "tokenizer_config.json, or its SentencePiece model (*.model, or source.spm and target.spm)."
         )
-    return ForeignVocabulary(family_of_ctranslate2(directory), segmentation, source_tokens, target_tokens)
+    unknown = read_config(directory).get("unk_token") or UNKNOWN
+    return ForeignVocabulary(family_of_ctranslate2(directory), segmentation, source_tokens, target_tokens, unknown)
 
 
 def _open_tokenizer(directory: Path) -> Any:
