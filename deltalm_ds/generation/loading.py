@@ -44,10 +44,10 @@ def load_engine(
             f"{directory} is an export to {found}, which no engine here runs; its README.md says what does."
         )
     if engine is not None and engine not in able:
-        raise InputError(
-            f"{directory} is for {' or '.join(able)}, not for {engine}: leave --engine out, or make another export of "
-            "the model with `deltalm export --to`."
+        others = (
+            "" if is_foreign(Path(directory)) else ", or make another export of the model with `deltalm export --to`"
         )
+        raise InputError(f"{directory} is for {' or '.join(able)}, not for {engine}: leave --engine out{others}.")
     return ENGINES[engine or able[0]].open(Path(directory), options)
 
 

@@ -26,6 +26,8 @@ from deltalm_ds.generation.loading import load_engine, load_vocabulary
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import encoder_for, generate, translate
 
+pytest.importorskip("transformers", reason="the extra export is not installed")
+
 # Of each family the tokenizer's own codes of English and French, where it takes such, and what the text begins with.
 CODES = {
     "nllb": ("eng_Latn", "fra_Latn"),
