@@ -16,6 +16,7 @@ from deltalm_ds.cli.options import (
     LengthPenalty,
     MaxLength,
     NoRepeatNgramSize,
+    SourceLang,
     TargetLang,
     Threads,
 )
@@ -37,6 +38,7 @@ def evaluate(
     reference: Annotated[Path | None, typer.Option(help="The references of --source or --hypotheses.")] = None,
     hypotheses: Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")] = None,
     target_lang: TargetLang = None,
+    source_lang: SourceLang = None,
     beam: Beam = 5,
     length_penalty: LengthPenalty = 1.0,
     max_length: MaxLength = 200,
@@ -61,8 +63,7 @@ def evaluate(
     from deltalm_ds.evaluation.translation import evaluate_directions
     from deltalm_ds.files import atomic_directory
     from deltalm_ds.generation.interface import SearchOptions
-    from deltalm_ds.generation.loading import load_engine
-    from deltalm_ds.vocabulary import Vocabulary
+    from deltalm_ds.generation.loading import load_engine, load_vocabulary
 
     options = SearchOptions(
         beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
@@ -75,9 +76,11 @@ def evaluate(
             scores = [_score_outputs(hypotheses, reference, target_lang, names, tokenizer)]
         else:
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
+            if source_lang is not None:
+                test_sets = [test.with_source(source_lang) for test in test_sets]
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
-            runner, vocabulary = load_engine(model, engine, threads, device, dtype), Vocabulary.load(model)
+            runner, vocabulary = load_engine(model, engine, threads, device, dtype), load_vocabulary(model)
             scores = evaluate_directions(runner, vocabulary, test_sets, options, names, tokenizer)
         if out_directory is not None:
             _write_evaluation(out_directory, scores)

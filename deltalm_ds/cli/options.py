@@ -19,9 +19,9 @@ AcceptChangedData = Annotated[
     bool, typer.Option("--accept-changed-data", help="Go on with other data than the run had; it is recorded.")
 ]
 
-_EXPORTS = " or ".join(entry.title for entry in ENGINES.values() if entry.formats != (MODEL_DIRECTORY,))
-Model = Annotated[Path, typer.Argument(help=f"A model directory, or an export to {_EXPORTS}.", show_default=False)]
-TargetLang = Annotated[str | None, typer.Option(help="Language to translate into, where the vocabulary has tags.")]
+_OTHERS = ", ".join(entry.title for entry in ENGINES.values() if entry.formats != (MODEL_DIRECTORY,))
+Model = Annotated[Path, typer.Argument(help=f"A model directory, or one of {_OTHERS}.", show_default=False)]
+TargetLang = Annotated[str | None, typer.Option(help="Language to translate into, where the model has tags for such.")]
 Beam = Annotated[int, typer.Option(help="Beams kept at each step; 1 is greedy.")]
 LengthPenalty = Annotated[float, typer.Option(help="Scores are divided by length to this power; 0 takes the sum.")]
 MinLength = Annotated[int, typer.Option(help="Least tokens of an output, without </s>.")]
@@ -63,8 +63,8 @@ FormatName = Annotated[
 SourceLang = Annotated[
     str | None,
     typer.Option(
-        help="Of the sources: by whose rules a document's sentences end (by default as its script tells), and what a "
-        "reverse model translates into."
+        help="Of the sources: which models such as NLLB must be told, by whose rules a document's sentences end (by "
+        "default as its script tells), and what a reverse model translates into."
     ),
 ]
 Protect = Annotated[

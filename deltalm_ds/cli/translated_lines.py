@@ -14,9 +14,8 @@ from deltalm_ds.lines import STDIN, read_lines
 if TYPE_CHECKING:
     from deltalm_ds.generation.alignment import Alignment
     from deltalm_ds.generation.choosing import Output, Wishes
-    from deltalm_ds.generation.interface import Engine, SearchOptions
+    from deltalm_ds.generation.interface import Engine, ModelVocabulary, SearchOptions
     from deltalm_ds.generation.line_translator import LineTranslator
-    from deltalm_ds.vocabulary import Vocabulary
 
 
 class Shown(NamedTuple):
@@ -31,7 +30,7 @@ class Shown(NamedTuple):
 def translate_lines(
     model: Path,
     input: Path,
-    target_lang: str | None,
+    languages: tuple[str | None, str | None],
     prefix: str,
     options: "SearchOptions",
     wishes: "Wishes",
@@ -44,7 +43,7 @@ def translate_lines(
     Args:
         model: a model directory or an export.
         input: text, or ids if these are shown.
-        target_lang: the language to translate into, where the vocabulary has tags.
+        languages: to translate into, where the vocabulary has tags, and of the lines, for models that are told it.
         prefix: what every output begins with.
         options: of the search.
         wishes: what is asked of outputs besides.
@@ -54,9 +53,8 @@ def translate_lines(
     """
     from deltalm_ds.generation.alignment import check_unit
     from deltalm_ds.generation.line_translator import LineTranslator
-    from deltalm_ds.generation.loading import load_engine
+    from deltalm_ds.generation.loading import load_engine, load_vocabulary
     from deltalm_ds.generation.translate import encoder_for, parse_ids
-    from deltalm_ds.vocabulary import Vocabulary
 
     if shown.alignments:
         check_unit(shown.alignments)
@@ -70,10 +68,10 @@ def translate_lines(
         )
         _print_all(numbers, None, input, options, shown)
         return
-    vocabulary = Vocabulary.load(model)
+    vocabulary = load_vocabulary(model)
     if prefix:
-        options = replace(options, prefix=tuple(vocabulary.encode(prefix).tolist()))
-    encode = encoder_for(vocabulary, target_lang)
+        options = replace(options, prefix=tuple(vocabulary.encode_output(prefix).tolist()))
+    encode = encoder_for(vocabulary, *languages)
     translator = LineTranslator(engine, encode, vocabulary.decode, options)
     if wishes or protected:
         translator.choose(vocabulary, wishes, protected)
@@ -91,9 +89,12 @@ class _Looker:
     """Looks at outputs beside their lines. encode: line -> ids with the language tag."""
 
     def __init__(
-        self, engine: "Engine", vocabulary: "Vocabulary", encode: Callable[[str], Sequence[int]], shown: Shown
+        self, engine: "Engine", vocabulary: "ModelVocabulary", encode: Callable[[str], Sequence[int]], shown: Shown
     ) -> None:
-        self._engine, self._vocabulary, self._encode, self._shown = engine, vocabulary, encode, shown
+        from deltalm_ds.generation.alignment import with_units
+
+        self._engine, self._encode, self._shown = engine, encode, shown
+        self._units = with_units(vocabulary) if shown.alignments else None
 
     def notes(self, lines: Sequence[str], outputs: "Sequence[Sequence[Output]]") -> list[list[_Note]]:
         """Of each line and output."""
@@ -115,12 +116,12 @@ class _Looker:
         from deltalm_ds.generation.alignment import alignment, uncovered
         from deltalm_ds.generation.checks import findings
 
-        checks, found, unit, ids = None, None, self._shown.alignments, output.hypothesis.ids
+        checks, found, unit, units, ids = None, None, self._shown.alignments, self._units, output.hypothesis.ids
         if self._shown.check:
-            not_covered = uncovered(self._vocabulary, source, weights) if unit else ()
+            not_covered = uncovered(units, source, weights) if units else ()
             checks = findings(line, output.text, source, ids, not_covered)
-        if self._shown.as_json and unit:
-            found = alignment(self._vocabulary, source, ids, weights, unit)
+        if self._shown.as_json and units and unit:
+            found = alignment(units, source, ids, weights, unit)
         return _Note(checks, found)
 
 

@@ -99,6 +99,7 @@ def translate(
     Example: echo "3.5 kilometers" | deltalm translate models/cldr --target-lang de
     """
     from deltalm_ds.generation.interface import SearchOptions
+    from deltalm_ds.generation.loading import is_foreign
 
     bounds = (min_length, max_length, no_repeat_ngram_size, min_length_ratio, max_length_ratio)
     options = SearchOptions(beam, n_best, length_penalty, *bounds, (), temperature, top_k, top_p, seed)
@@ -112,13 +113,14 @@ def translate(
         layout = _Layout(format, source_lang, protect, out)
         _translate_document(model, input, target_lang, options, asked.wishes(), runs_on, layout)
     else:
-        for_documents = None if rerank == "reverse" else source_lang
+        for_documents = None if rerank == "reverse" or is_foreign(model) else source_lang
         _refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
         if ids:
             _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
             _refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})
         _refuse("without --json or --check", {"--alignments": alignments and not (as_json or check)})
-        translate_lines(model, input, target_lang, prefix, options, asked.wishes(), protect, runs_on, shown)
+        languages = target_lang, source_lang
+        translate_lines(model, input, languages, prefix, options, asked.wishes(), protect, runs_on, shown)
 
 
 class _Asked(NamedTuple):
@@ -194,6 +196,7 @@ def score(
     source: Annotated[Path, typer.Option(help="UTF-8 sources, one a line.", show_default=False)],
     target: Annotated[Path, typer.Option(help="UTF-8 targets, as many lines.", show_default=False)],
     target_lang: TargetLang = None,
+    source_lang: SourceLang = None,
     engine: EngineName = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -205,21 +208,21 @@ def score(
 
     Example: deltalm score models/cldr --source test.en --target test.de --target-lang de
     """
-    from deltalm_ds.generation.loading import load_engine
+    from deltalm_ds.generation.loading import is_foreign, load_engine, load_vocabulary
     from deltalm_ds.generation.score import score as score_targets
-    from deltalm_ds.generation.translate import parse_ids, tag_of
+    from deltalm_ds.generation.translate import parse_ids
     from deltalm_ds.progress import progress
-    from deltalm_ds.vocabulary import Vocabulary
 
+    _refuse("with a model of ours", {"--source-lang": None if is_foreign(model) else source_lang})
     sources, targets = read_parallel_lines(source, target)
     runner = load_engine(model, engine, threads, device, dtype)
     if ids:
         source_ids, target_ids = ([parse_ids(s, runner.vocabulary_size) for s in side] for side in (sources, targets))
     else:
-        vocabulary = Vocabulary.load(model)
-        tag = tag_of(vocabulary, target_lang)
-        source_ids = [[*tag, *tokens.tolist()] for tokens in vocabulary.encode_batch(sources)]
-        target_ids = [tokens.tolist() for tokens in vocabulary.encode_batch(targets)]
+        vocabulary = load_vocabulary(model)
+        tag = vocabulary.source_tag(target_lang, source_lang)
+        source_ids = [[*tag, *vocabulary.encode(line).tolist()] for line in sources]
+        target_ids = [vocabulary.encode_output(line).tolist() for line in targets]
     with progress("score", len(sources)) as advance:
         found = score_targets(runner, source_ids, target_ids, advance)
     for source_line, target_line, tokens, scores in zip(sources, targets, target_ids, found, strict=True):

@@ -1,11 +1,11 @@
 """Test sets: sources and references of a direction, from files."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.languages import find_language, split_codes, split_pair
+from deltalm_ds.languages import check_code, find_language, split_codes, split_pair
 from deltalm_ds.lines import COMPRESSIONS, read_parallel_lines
 
 
@@ -23,6 +23,22 @@ class TestSet:
     def target_lang(self) -> str:
         """The language translated into."""
         return split_codes(self.direction)[-1]
+
+    @property
+    def source_lang(self) -> str | None:
+        """The language translated from, where it is known."""
+        codes = split_codes(self.direction)
+        return codes[0] if len(codes) == 2 else None
+
+    def with_source(self, language: str) -> "TestSet":
+        """The same from this language.
+
+        Raises:
+            InputError: it is no language code, or the direction names the source already.
+        """
+        if self.source_lang is not None:
+            raise InputError(f"--source-lang: the direction {self.direction} names the source already; leave it out.")
+        return replace(self, direction=f"{check_code(language)}-{self.direction}")
 
 
 def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] | None = None) -> list[TestSet]:

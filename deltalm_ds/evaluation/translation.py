@@ -7,9 +7,8 @@ from deltalm_ds.evaluation.metrics import DEFAULT_METRICS
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
 from deltalm_ds.evaluation.test_sets import TestSet
-from deltalm_ds.generation.interface import Engine, SearchOptions
+from deltalm_ds.generation.interface import Engine, ModelVocabulary, SearchOptions
 from deltalm_ds.generation.translate import encoder_for, translate
-from deltalm_ds.vocabulary import Vocabulary
 
 
 def make_scorer(test: TestSet, metrics: Iterable[str], tokenizer: str | None = None) -> DirectionScorer:
@@ -19,7 +18,7 @@ def make_scorer(test: TestSet, metrics: Iterable[str], tokenizer: str | None = N
 
 def evaluate_directions(
     engine: Engine,
-    vocabulary: Vocabulary,
+    vocabulary: ModelVocabulary,
     test_sets: Sequence[TestSet],
     options: SearchOptions,
     metrics: Iterable[str] = DEFAULT_METRICS,
@@ -39,7 +38,10 @@ def evaluate_directions(
     """
     metrics = tuple(metrics)
     scorers = [make_scorer(test, metrics, tokenizer) for test in test_sets]
-    encoders = [encoder_for(vocabulary, test.target_lang if vocabulary.languages else None) for test in test_sets]
+    has_languages = bool(vocabulary.languages)
+    encoders = [
+        encoder_for(vocabulary, test.target_lang if has_languages else None, test.source_lang) for test in test_sets
+    ]
     scores = []
     for test, encode, scorer in zip(test_sets, encoders, scorers, strict=True):
         start = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.interface import UNITS, AttentionEngine, Engine, Ids
+from deltalm_ds.generation.interface import UNITS, AttentionEngine, Engine, Ids, ModelVocabulary
 from deltalm_ds.generation.translate import batches_by_cost
 from deltalm_ds.languages import is_within_word
 from deltalm_ds.token_ids import EOS_ID, UNK_ID
@@ -76,6 +76,17 @@ def check_unit(name: str) -> None:
     """
     if name not in UNITS:
         raise InputError(f"Alignments are between {' or '.join(UNITS)}, not {name!r}.")
+
+
+def with_units(vocabulary: ModelVocabulary) -> Vocabulary:
+    """The same, if it can say which units tokens are of.
+
+    Raises:
+        InputError: it is of a model that is not ours.
+    """
+    if not isinstance(vocabulary, Vocabulary):
+        raise InputError("--alignments are shown of our own models only, and this one is not: leave it out.")
+    return vocabulary
 
 
 def alignment(vocabulary: Vocabulary, source: Ids, target: Ids, weights: np.ndarray, unit: str) -> Alignment:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from deltalm_ds.generation.glossary import Forcing, Glossary, missing
-from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, ModelVocabulary, SearchOptions
 from deltalm_ds.generation.phrases import Phrase, normal
 from deltalm_ds.generation.rerank import Candidates, Reranker
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import translate
-from deltalm_ds.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Chooser:
     def __init__(
         self,
         engine: Engine,
-        vocabulary: Vocabulary,
+        vocabulary: ModelVocabulary,
         encode: Callable[[str], Ids],
         options: SearchOptions,
         wishes: Wishes,
@@ -79,7 +78,7 @@ class Chooser:
         banned = (*options.banned, *sorted(sequences))
         self.options = replace(options, n_best=max(options.n_best, options.beam), banned=banned)
         self.num_faulty = 0
-        self._encode_output = lambda text: vocabulary.encode(text).tolist()
+        self._encode_output = lambda text: vocabulary.encode_output(text).tolist()
         self._forcing = Forcing(engine, self._encode_output, vocabulary.decode, self.options)
 
     def choose(self, lines: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[list[Output]]:
@@ -144,8 +143,8 @@ def _score(output: Output) -> float:
     return output.hypothesis.score if output.rerank_score is None else output.rerank_score
 
 
-def sequences_of(phrase: Phrase, vocabulary: Vocabulary) -> set[tuple[int, ...]]:
+def sequences_of(phrase: Phrase, vocabulary: ModelVocabulary) -> set[tuple[int, ...]]:
     """The ids of a phrase at the begin of a word; without capital letters in it, with one, and with such alone, too."""
     text = phrase.text
     written = {text} if phrase.has_capitals else {text, text[0].upper() + text[1:], text.upper()}
-    return {tuple(vocabulary.encode(one).tolist()) for one in written} - {()}
+    return {tuple(vocabulary.encode_output(one).tolist()) for one in written} - {()}

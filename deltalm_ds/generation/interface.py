@@ -1,7 +1,7 @@
 """What can run a model, what it is asked and what it answers: ids without `</s>`. Imports no torch."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -166,6 +166,40 @@ class Hypothesis:
     score: float
     token_scores: tuple[float, ...] | None = None
     is_cut: bool = False
+
+
+class ModelVocabulary(Protocol):
+    """What turns text into a model's ids and back; `Vocabulary` is the one of our own models.
+
+    needs_source_lang: sources need the token of their own language, too.
+    """
+
+    needs_source_lang: bool
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of the languages that the model can be told to translate into; none if it need not be told."""
+        ...
+
+    def source_tag(self, target_lang: str | None, source_lang: str | None = None) -> list[int]:
+        """The ids that a source begins with, for these languages.
+
+        Raises:
+            InputError: a language is unknown, or none is given where the model must be told.
+        """
+        ...
+
+    def encode(self, text: str) -> "np.ndarray":
+        """The ids of a source's text [tokens] int64, without its tag or `</s>`."""
+        ...
+
+    def encode_output(self, text: str) -> "np.ndarray":
+        """The ids of an output [tokens] int64."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of an output, on one line."""
+        ...
 
 
 class Engine(Protocol):

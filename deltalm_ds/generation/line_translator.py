@@ -4,11 +4,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from deltalm_ds.generation.choosing import Chooser, Output, Wishes
-from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, ModelVocabulary, SearchOptions
 from deltalm_ds.generation.translate import no_progress, translate_chunks
 from deltalm_ds.generation.verbatim import copying
 from deltalm_ds.progress import Advance
-from deltalm_ds.vocabulary import Vocabulary
 
 
 class LineTranslator:
@@ -36,7 +35,7 @@ class LineTranslator:
         self._protected: re.Pattern[str] | None = None
         self.num_divided = 0
 
-    def choose(self, vocabulary: Vocabulary, wishes: Wishes, protected: re.Pattern[str] | None) -> None:
+    def choose(self, vocabulary: ModelVocabulary, wishes: Wishes, protected: re.Pattern[str] | None) -> None:
         """Choose among as many candidates as the beam from now on.
 
         Args:

@@ -14,11 +14,10 @@ import numpy as np
 
 from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.generation.alignment import attention
-from deltalm_ds.generation.interface import RERANKERS, Engine, Hypothesis, Ids
-from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.interface import RERANKERS, Engine, Hypothesis, Ids, ModelVocabulary
+from deltalm_ds.generation.loading import load_engine, load_vocabulary
 from deltalm_ds.generation.score import score
 from deltalm_ds.generation.translate import encoder_for
-from deltalm_ds.vocabulary import Vocabulary
 
 LEAST_COVERAGE = 1e-6  # of a token that nothing looks at: its logarithm is finite
 
@@ -74,7 +73,7 @@ class ReverseModel:
     """
 
     engine: Engine
-    vocabulary: Vocabulary
+    vocabulary: ModelVocabulary
     source_lang: str | None = None
     weight: float = 1.0
 
@@ -84,7 +83,7 @@ class ReverseModel:
         encode = encoder_for(self.vocabulary, self.source_lang)
         pairs = [(text, one.line) for one in sentences for text in one.texts]
         outputs = [list(encode(text))[:longest] for text, _ in pairs]
-        lines = [self.vocabulary.encode(line).tolist()[:longest] for _, line in pairs]
+        lines = [self.vocabulary.encode_output(line).tolist()[:longest] for _, line in pairs]
         means = iter([sum(log_p) / len(log_p) for log_p in score(self.engine, outputs, lines)])
         return [[found.score + self.weight * next(means) for found in one.hypotheses] for one in sentences]
 
@@ -145,7 +144,9 @@ def reranker_of(
     if name == "coverage":
         return Coverage(**weights)
     assert reverse_model is not None
-    vocabulary = Vocabulary.load(reverse_model)
+    vocabulary = load_vocabulary(reverse_model)
+    if vocabulary.needs_source_lang:
+        raise InputError("--reverse-model: this one must be told both languages; take one that is told the target's.")
     if vocabulary.languages and source_lang is None:
         raise InputError(
             f"The reverse model has tags: name the language of the sources (--source-lang): "

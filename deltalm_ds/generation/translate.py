@@ -9,9 +9,8 @@ from itertools import islice
 import numpy as np
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, SearchOptions
+from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, ModelVocabulary, SearchOptions
 from deltalm_ds.progress import Advance, progress
-from deltalm_ds.vocabulary import Vocabulary
 
 SENTENCE_COST_TOKENS = 16  # what a sentence costs beside its tokens: logits over the vocabulary for every beam
 CHUNK_LINES = 20_000  # lines sorted and translated together: output starts early, memory stays bounded
@@ -158,35 +157,24 @@ def batches_by_cost(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
         start += size
 
 
-def encoder_for(vocabulary: Vocabulary, target_lang: str | None) -> Callable[[str], Ids]:
-    """Text -> ids, the target language's tag in front where the vocabulary has tags; no ids for no text.
+def encoder_for(
+    vocabulary: ModelVocabulary, target_lang: str | None, source_lang: str | None = None
+) -> Callable[[str], Ids]:
+    """Text -> ids, the tag of the languages in front where the vocabulary has such; no ids for no text.
 
     There is nothing to translate in a line without tokens of its own, and in one that shows nothing
     (`has_visible_text`): a model would make something up.
 
     Raises:
-        InputError: as `tag_of`.
+        InputError: as `ModelVocabulary.source_tag`.
     """
-    tag = tag_of(vocabulary, target_lang)
+    tag = vocabulary.source_tag(target_lang, source_lang)
 
     def encode(line: str) -> Ids:
         ids = vocabulary.encode(line).tolist() if has_visible_text(line) else []
         return [*tag, *ids] if ids else []
 
     return encode
-
-
-def tag_of(vocabulary: Vocabulary, target_lang: str | None) -> list[int]:
-    """The ids that a source begins with: the target language's tag, or none without tags [facts: language tag].
-
-    Raises:
-        InputError: the language is unknown, or none is given where the vocabulary has tags.
-    """
-    if target_lang is not None:
-        return [vocabulary.language_id(target_lang)]
-    if vocabulary.languages:
-        raise InputError(f"Name the language to translate into (--target-lang): {', '.join(vocabulary.languages)}.")
-    return []
 
 
 def has_visible_text(line: str) -> bool:

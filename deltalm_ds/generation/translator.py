@@ -5,17 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
-from deltalm_ds.generation.alignment import Alignment, alignment, attention, check_unit
+from deltalm_ds.generation.alignment import Alignment, alignment, attention, check_unit, with_units
 from deltalm_ds.generation.choosing import Chooser, Wishes
 from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
 from deltalm_ds.generation.interface import Engine, SearchOptions
-from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.loading import load_engine, load_vocabulary
 from deltalm_ds.generation.score import check_lengths
 from deltalm_ds.generation.translate import encoder_for
 from deltalm_ds.lines import STDIN
-from deltalm_ds.vocabulary import Vocabulary
 
 Many = list[str] | tuple[str, ...]
 
@@ -30,7 +29,8 @@ class Translator:
         translator("<p>Some <b>markup</b>.</p>", target_lang="fr", format="html")
 
     Args:
-        directory: a model directory, a checkpoint of a run, or an export that an engine runs.
+        directory: a model directory, a checkpoint of a run, an export that an engine runs, or a model of transformers
+            or CTranslate2 that is not ours.
         engine: a name from `ENGINES`; None takes what the model is for.
         device: `cpu`, `cuda` or `cuda:N`; None takes a GPU if there is one that the engine can use.
         dtype: what is computed in: float32, bfloat16, float16; None leaves it to the engine.
@@ -55,7 +55,7 @@ class Translator:
         wishes: Wishes | None = None,
     ) -> None:
         self.options, self.wishes = options or SearchOptions(), wishes or Wishes()
-        self.vocabulary = Vocabulary.load(directory)
+        self.vocabulary = load_vocabulary(directory)
         self.engine = load_engine(directory, engine, threads, device, dtype)
 
     @property
@@ -87,7 +87,8 @@ class Translator:
         Args:
             text: one or several.
             target_lang: the language to translate into, where the vocabulary has tags.
-            source_lang: a language code, by whose rules sentences end; None goes by the script.
+            source_lang: the language of the text, by whose rules sentences end; None goes by the script. Models such as
+                NLLB need it.
             format: one of `FORMATS` that is text: text, markdown, html, subtitles.
 
         Raises:
@@ -120,7 +121,7 @@ class Translator:
         Raises:
             InputError: see `__call__`; or the data is not in that format.
         """
-        encode = encoder_for(self.vocabulary, target_lang)
+        encode = encoder_for(self.vocabulary, target_lang, source_lang)
         most = longest_part(self.engine, self.options)
         chooser = Chooser(self.engine, self.vocabulary, encode, self.options, self.wishes)
 
@@ -144,10 +145,11 @@ class Translator:
             InputError: see `__call__`; or the engine does not show attention, or a side is too long for the model.
         """
         check_unit(unit)
-        source, target = encoder_for(self.vocabulary, target_lang)(text), self.vocabulary.encode(output).tolist()
+        vocabulary = with_units(self.vocabulary)
+        source, target = encoder_for(vocabulary, target_lang)(text), vocabulary.encode(output).tolist()
         check_lengths(self.engine, [source], [target])
         (weights,) = attention(self.engine, [source], [target])
-        return alignment(self.vocabulary, source, target, weights, unit)
+        return alignment(vocabulary, source, target, weights, unit)
 
 
 def longest_part(engine: Engine, options: SearchOptions) -> int:

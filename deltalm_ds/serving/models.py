@@ -12,13 +12,12 @@ from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.generation.alignment import attention
 from deltalm_ds.generation.engines import ENGINES
 from deltalm_ds.generation.interface import Engine, Ids
-from deltalm_ds.generation.loading import load_engine
+from deltalm_ds.generation.loading import load_engine, load_vocabulary
 from deltalm_ds.generation.translate import batches_by_cost
 from deltalm_ds.languages import find_language
 from deltalm_ds.serving.batching import Batcher, Found, How, Ticket
 from deltalm_ds.serving.cache import Cache
 from deltalm_ds.serving.errors import ApiError
-from deltalm_ds.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +56,7 @@ class Model:
         self, name: str, directory: Path, runs_on: Mapping[str, Any], cache_size: int, observer: Observer
     ) -> None:
         self.name = name
-        self.vocabulary = Vocabulary.load(directory)
+        self.vocabulary = load_vocabulary(directory)
         ids = self.vocabulary.encode("a").tolist()
         self.vocabulary.decode(ids)  # what is made when it is first needed is made once
         self.engine: Engine = load_engine(directory, **runs_on, in_memory=True)

@@ -9,6 +9,7 @@ from typing import Any
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.serving.batching import How, Ticket
+from deltalm_ds.serving.detection import detect
 from deltalm_ds.serving.errors import ApiError
 from deltalm_ds.serving.limits import ApiKeys, Limits
 from deltalm_ds.serving.metrics import Metrics
@@ -23,7 +24,7 @@ class Asked:
 
     Attributes:
         texts: to translate.
-        target, source, model: None where the client names none.
+        target, source, model: None where the client names none; models that must be told the source have it detected.
         format: see `Wish`.
         num_texts: translations of each text.
         beam: None takes the server's; widened to `num_texts`.
@@ -79,7 +80,10 @@ class Service:
         with self.models.used(asked.model, asked.target) as (model, target):
             if asked.alignments and not model.shows_attention:
                 raise ApiError(400, f"{model.name} does not show what its outputs look at: leave alignments out.")
-            wish = Wish(target, asked.source, asked.format, asked.num_texts, how, asked.alignments)
+            source = asked.source
+            if source is None and model.vocabulary.needs_source_lang:
+                source = next((language for language, _ in detect("\n".join(asked.texts))), None)
+            wish = Wish(target, source, asked.format, asked.num_texts, how, asked.alignments)
             return model, translate_texts(model, asked.texts, wish, ticket, on_sentence)
 
     def reload(self) -> None:

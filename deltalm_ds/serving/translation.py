@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deltalm_ds.generation.alignment import alignment
+from deltalm_ds.generation.alignment import alignment, with_units
 from deltalm_ds.generation.documents import FORMATS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
 from deltalm_ds.generation.interface import Hypothesis, Ids
@@ -114,7 +114,7 @@ class _Sentences:
     def __init__(self, model: Model, wish: Wish, ticket: Ticket) -> None:
         self.found: dict[str, Sentence] = {}
         self._model, self._wish, self._ticket = model, wish, ticket
-        self._encode = encoder_for(model.vocabulary, wish.target)
+        self._encode = encoder_for(model.vocabulary, wish.target, wish.source)
         self._most = longest_part(model.engine, wish.how.options)
 
     def find(self, sources: Sequence[str]) -> Iterator[None]:
@@ -135,7 +135,7 @@ class _Sentences:
         all_sources, targets = [sources[name] for name, _ in pairs], [ids for _, ids in pairs]
         for index, weights in self._model.attention(all_sources, targets, self._ticket):
             name, ids = pairs[index]
-            found[name, ids] = alignment(vocabulary, sources[name], ids, weights, unit).as_links()
+            found[name, ids] = alignment(with_units(vocabulary), sources[name], ids, weights, unit).as_links()
         for name, sentence in self.found.items():
             alignments = tuple(found[name, one.ids] for one in sentence.hypotheses[:num])
             self.found[name] = replace(sentence, alignments=alignments)

@@ -27,6 +27,11 @@ FORMAT_VERSION = 1
 _CONTROL = re.compile("\r\n|[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+def on_one_line(text: str) -> str:
+    """Text without line breaks of any kind (those of Unicode too) and control characters other than the tab."""
+    return _CONTROL.sub(" ", text)
+
+
 class Vocabulary:
     """All tokens of a model, in named blocks, with the SentencePiece model that makes pieces from text.
 
@@ -194,6 +199,24 @@ class Vocabulary:
             raise InputError(f"The vocabulary has no tag for the language {language!r}; it has: {known}.")
         return self._id_of_token[tag_of(found[0])]
 
+    needs_source_lang = False  # a tag of the target alone is what sources have
+
+    def source_tag(self, target_lang: str | None, source_lang: str | None = None) -> list[int]:
+        """The ids that a source begins with: the target language's tag, or none without tags [facts: language tag].
+
+        Args:
+            target_lang: the language to translate into.
+            source_lang: is not looked at.
+
+        Raises:
+            InputError: the language is unknown, or none is given where there are tags.
+        """
+        if target_lang is not None:
+            return [self.language_id(target_lang)]
+        if self.languages:
+            raise InputError(f"Name the language to translate into (--target-lang): {', '.join(self.languages)}.")
+        return []
+
     @cached_property
     def sentinel_ids(self) -> np.ndarray:
         """[number of sentinels] int64: the id of sentinel 0, 1, …"""
@@ -247,6 +270,10 @@ class Vocabulary:
     def encode(self, text: str) -> np.ndarray:
         """[tokens] int64: the ids of one text, without `</s>` or tags."""
         return self.encode_batch([text])[0]
+
+    def encode_output(self, text: str) -> np.ndarray:
+        """The ids of an output: both sides of a model have one vocabulary."""
+        return self.encode(text)
 
     def encode_batch(self, texts: Sequence[str], sample_alpha: float | None = None, seed: int = 0) -> list[np.ndarray]:
         """The ids of each text, [tokens] int64; see `encode_rows`."""
@@ -310,7 +337,7 @@ class Vocabulary:
         """
         named = [(token_id, self.token(token_id)) for token_id in map(int, ids)]
         pieces = [name for token_id, name in named if self.is_piece(token_id)]
-        return _CONTROL.sub(" ", self._segmenter.join(pieces))
+        return on_one_line(self._segmenter.join(pieces))
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -60,8 +60,8 @@ def test_a_wrong_engine_or_directory_is_named(tmp_path):
     for other in ("pytorch", "onnx"):
         with pytest.raises(InputError, match=f"for ctranslate2, not for {other}"):
             load_engine(tmp_path, other)
-    (tmp_path / "deltalm.json").write_text('{"format": "bart"}')
-    with pytest.raises(InputError, match="an export to bart, which no engine here runs"):
+    (tmp_path / "deltalm.json").write_text('{"format": "fairseq"}')
+    with pytest.raises(InputError, match="an export to fairseq, which no engine here runs"):
         load_engine(tmp_path)
     for content in ("{}", "[]", '{"format": 1}'):
         (tmp_path / "deltalm.json").write_text(content)

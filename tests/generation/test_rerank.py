@@ -32,8 +32,13 @@ class Characters:
 
     languages = ()
 
+    def source_tag(self, target_lang, source_lang=None):
+        return []
+
     def encode(self, text):
         return np.array(list(map(ord, text)), dtype=np.int64)
+
+    encode_output = encode
 
 
 def test_risk_is_the_mean_chrf():

@@ -17,7 +17,8 @@ class EngineEntry:
     Attributes:
         title: its name for people.
         module: where its `open_engine` is, with all the imports that it needs.
-        formats: what it opens: values of `format` in an export's deltalm.json, or `MODEL_DIRECTORY`.
+        formats: what it opens: values of `format` in an export's deltalm.json, `MODEL_DIRECTORY`, or formats of
+            directories that are not ours (`foreign_format`).
     """
 
     title: str
@@ -40,4 +41,5 @@ ENGINES = {
     "pytorch": EngineEntry("PyTorch", f"{__name__}.pytorch", (MODEL_DIRECTORY,)),
     "ctranslate2": EngineEntry("CTranslate2", f"{__name__}.ctranslate2", ("ctranslate2",)),
     "onnx": EngineEntry("ONNX Runtime", f"{__name__}.onnx", ("onnx",)),
+    "transformers": EngineEntry("Hugging Face transformers", f"{__name__}.transformers", ("transformers", "bart")),
 }

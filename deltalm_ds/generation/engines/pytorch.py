@@ -93,15 +93,9 @@ def _shifted(targets: Sequence[Ids]) -> PackedSequences:
 
 def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
     """See `EngineEntry.open`; the threads are this process's."""
-    gpu = options.gpu(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    dtype = _dtype(options.dtype, gpu)
-    sum_products_in_float32()
-    if gpu is None:
-        keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    model = load_model(directory).to("cpu" if gpu is None else f"cuda:{gpu}", dtype)
-    if options.in_memory and gpu is None:
+    device, dtype = torch_device_and_dtype(options)
+    model = load_model(directory).to(device, dtype)
+    if options.in_memory and device == "cpu":
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
     return engine_of_frozen(model)
@@ -110,6 +104,22 @@ def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
 def engine_of_frozen(model: DeltaLM) -> PyTorchEngine:
     """An engine of a model that does not change any more."""
     return PyTorchEngine(model, FrozenWeights(model.step_weights()))
+
+
+def torch_device_and_dtype(options: EngineOptions) -> tuple[str, torch.dtype]:
+    """Where and in what PyTorch is to compute; this process is made ready for it.
+
+    Raises:
+        InputError: there is no such GPU, or it does not compute in that dtype.
+    """
+    gpu = options.gpu(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    dtype = _dtype(options.dtype, gpu)
+    sum_products_in_float32()
+    if gpu is None:
+        keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return "cpu" if gpu is None else f"cuda:{gpu}", dtype
 
 
 def _dtype(name: str | None, gpu: int | None) -> torch.dtype:

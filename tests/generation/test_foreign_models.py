@@ -1,0 +1,558 @@
+"""Models of transformers and CTranslate2 that are not ours, beside what these libraries do with them themselves."""
+
+import json
+import shutil
+import struct
+import warnings
+
+import ctranslate2
+import foreign_toys
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+import typer
+from foreign_toys import LINES, model_of
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import deltalm_ds
+from deltalm_ds.cli import evaluation, translation
+from deltalm_ds.errors import DataError, InputError
+from deltalm_ds.generation.engines.transformers import IdMap
+from deltalm_ds.generation.foreign.ctranslate2_file import read_model_file
+from deltalm_ds.generation.interface import SearchOptions
+from deltalm_ds.generation.loading import load_engine, load_vocabulary
+from deltalm_ds.generation.score import score
+from deltalm_ds.generation.translate import encoder_for, generate, translate
+
+pytest.importorskip("transformers", reason="the extra export is not installed")
+
+# Of each family the tokenizer's own codes of English and French, where it takes such, and what the text begins with.
+CODES = {
+    "nllb": ("eng_Latn", "fra_Latn"),
+    "m2m": ("en", "fr"),
+    "mbart": ("en_XX", "fr_XX"),
+    "mbart50": ("en_XX", "fr_XX"),
+}
+IN_TEXT = {"marian": ">>fra<<", "t5": "The dog is two: "}
+FAMILIES = (*CODES, *IN_TEXT, "bart")
+TEXTS = [line for line in LINES if line]
+LONGEST = 12  # tokens of outputs
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    directory = tmp_path_factory.mktemp("foreign")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {family: model_of(family, directory) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def converted(directories):
+    """The same, by CTranslate2's own converter."""
+    from ctranslate2.converters import TransformersConverter
+
+    found = {}
+    for family, directory in directories.items():
+        left_out = {"config.json", "generation_config.json", "model.safetensors"}
+        files = [path.name for path in directory.iterdir() if path.name not in left_out]
+        found[family] = directory.with_name(f"{family}-ct2")
+        TransformersConverter(str(directory), copy_files=files).convert(str(found[family]))
+    return found
+
+
+def languages_of(family):
+    """What we are told: the target and the source."""
+    return (None if family == "bart" else "fr"), ("en" if family in CODES else None)
+
+
+class Theirs:
+    """A model as transformers' documentation says that it is used."""
+
+    def __init__(self, family, directory):
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        self.family = family
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+        self.model.generation_config.forced_eos_token_id = None  # fairseq's rules: it has its own log p
+        self.begin = [self.model.generation_config.decoder_start_token_id]
+        if family in CODES:
+            self.tokenizer.src_lang, target = CODES[family]
+            self.tokenizer.tgt_lang = target
+            token = f"__{target}__" if family == "m2m" else target
+            language = self.tokenizer.convert_tokens_to_ids(token)
+            self.begin = [language] if family == "mbart" else [*self.begin, language]
+        if family == "bart":
+            self.begin.append(0)
+
+    def batch(self, texts):
+        texts = [IN_TEXT.get(self.family, "") + text for text in texts]
+        return self.tokenizer(texts, return_tensors="pt", padding=True)
+
+    def search(self, texts, beam, **options):
+        """Of each text the ids between the first tokens and `</s>`, and with a beam the score."""
+        from deltalm_ds.export.hugging_face_files.modeling_deltalm import EndAt
+
+        found = self.model.generate(
+            **self.batch(texts),
+            decoder_input_ids=torch.tensor([self.begin] * len(texts)),
+            decoder_start_token_id=self.begin[0],
+            num_beams=beam,
+            early_stopping=beam > 1,
+            do_sample=False,
+            bad_words_ids=[[self.tokenizer.pad_token_id]],
+            logits_processor=[EndAt(LONGEST + 1 + len(self.begin), self.tokenizer.eos_token_id)],
+            max_new_tokens=LONGEST + 1,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **options,
+        )
+        rows = [row[len(self.begin) :] for row in found.sequences.tolist()]
+        return [row[: row.index(self.tokenizer.eos_token_id)] for row in rows], found.get("sequences_scores")
+
+    @torch.inference_mode()
+    def log_p(self, text, ids):
+        """Of the ids and `</s>`: a forward pass without padding."""
+        given = torch.tensor([[*self.begin, *ids]])
+        logits = self.model(**self.batch([text]), decoder_input_ids=given).logits[0, len(self.begin) - 1 :]
+        wanted = torch.tensor([*ids, self.tokenizer.eos_token_id])
+        return logits.log_softmax(1).gather(1, wanted[:, None])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_itself_finds_the_same(family, directories):
+    theirs, vocabulary, engine = Theirs(family, directories[family]), *opened(directories[family])
+    encode = encoder_for(vocabulary, *languages_of(family))
+    for text, row, mask in zip(TEXTS, *theirs.batch(TEXTS).values(), strict=True):
+        inputs, begin = engine._inputs([encode(text)])
+        assert inputs["input_ids"].tolist() == [row[mask.bool()].tolist()]
+        assert begin.tolist() == [theirs.begin]
+    for beam, options in (
+        (1, {}),
+        (4, {}),
+        (3, {"min_new_tokens": 6, "no_repeat_ngram_size": 2, "length_penalty": 0.5}),
+    ):
+        ours = SearchOptions(
+            beam=beam,
+            min_length=options.get("min_new_tokens", 0),
+            max_length=LONGEST,
+            no_repeat_ngram_size=options.get("no_repeat_ngram_size", 0),
+            length_penalty=options.get("length_penalty", 1.0),
+        )
+        found = [hypotheses[0] for hypotheses in generate(engine, list(map(encode, TEXTS)), ours)]
+        rows, scores = theirs.search(TEXTS, beam, **options)
+        assert [list(one.ids) for one in found] == rows
+        if beam > 1:
+            assert [one.score for one in found] == pytest.approx(scores.tolist(), abs=1e-4)
+    texts = theirs.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    if family not in ("m2m", "marian", "bart"):  # they show languages or line breaks
+        assert [vocabulary.decode(one.ids) for one in found] == texts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_a_forward_pass(family, directories):
+    theirs, vocabulary, engine = Theirs(family, directories[family]), *opened(directories[family])
+    encode = encoder_for(vocabulary, *languages_of(family))
+    outputs = [theirs.tokenizer(text_target=text, add_special_tokens=False)["input_ids"] for text in ("the dog", "a")]
+    assert [vocabulary.encode_output(text).tolist() for text in ("the dog", "a")] == outputs
+    found = score(engine, list(map(encode, TEXTS)), [*outputs, []])
+    for text, ids, log_p in zip(TEXTS, [*outputs, []], found, strict=True):
+        assert log_p == pytest.approx(theirs.log_p(text, ids), rel=1e-5, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ctranslate2_itself_finds_the_same(family, converted, directories):
+    """Given the tokens that the tokenizer of transformers gives, with the target's language as a prefix."""
+    directory, theirs = converted[family], Theirs(family, directories[family])
+    vocabulary, engine = opened(directory)
+    target, source = (None, None) if family == "t5" else languages_of(family)  # T5's tasks are not in such a directory
+    encode = encoder_for(vocabulary, target, source)
+    texts = [(IN_TEXT["t5"] if family == "t5" else "") + text for text in TEXTS]
+    found = generate(engine, list(map(encode, texts)), SearchOptions(beam=4, length_penalty=0, max_length=LONGEST))
+    names = theirs.tokenizer.convert_ids_to_tokens
+    prefix = names(theirs.begin if family == "mbart" else theirs.begin[1:])
+    given = [
+        names([token for token, is_there in zip(row, mask, strict=True) if is_there])
+        for row, mask in zip(*(part.tolist() for part in theirs.batch(TEXTS).values()), strict=True)
+    ]
+    expected = ctranslate2.Translator(str(directory)).translate_batch(
+        given,
+        target_prefix=[prefix] * len(given) if prefix else None,
+        beam_size=4,
+        num_hypotheses=4,
+        length_penalty=1e-9,
+        min_decoding_length=1 + len(theirs.begin[1:]),
+        max_decoding_length=LONGEST + len(theirs.begin[1:]),
+    )
+    tokens = ctranslate2_tokens(directory)
+    for text, of_text, wanted in zip(TEXTS, found, expected, strict=True):
+        outputs = [one[len(theirs.begin[1:]) :] for one in wanted.hypotheses]
+        assert [tokens[token] for token in of_text[0].ids] in outputs
+        ids = theirs.tokenizer.convert_tokens_to_ids([tokens[token] for token in of_text[0].ids])
+        (again,) = score(engine, [encode(texts[TEXTS.index(text)])], [of_text[0].ids])
+        assert again == pytest.approx(theirs.log_p(text, ids), abs=0.01)  # without Marian's <pad>, a little more
+
+
+def opened(directory):
+    return load_vocabulary(directory), load_engine(directory, threads=1)
+
+
+def ctranslate2_tokens(directory):
+    return json.loads((directory / "shared_vocabulary.json").read_text())
+
+
+def test_ids_that_are_elsewhere_have_places_in_the_search():
+    for eos, pad in ((1, 0), (0, 58), (2, 1), (1, 2), (5, 1), (2, 9), (7, 8), (0, 2)):
+        ids = IdMap(eos, pad)
+        there = ids.to_search(range(60))
+        assert sorted(there) == list(range(60)) and ids.to_model(there) == tuple(range(60))
+        assert (there[eos], there[pad]) == (2, 1)
+        assert ids.rows_to_model(torch.tensor(there)).tolist() == list(range(60))
+        assert ids.columns_to_search(torch.arange(60.0)[None])[0, list(there)].tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("family", ["nllb", "t5"])
+def test_a_sentence_gives_what_it_gives_alone(family, directories):
+    vocabulary, engine = opened(directories[family])
+    encode = encoder_for(vocabulary, *languages_of(family))
+    sources = [encode(text) for text in TEXTS]
+    banned = (tuple(vocabulary.encode_output("a").tolist()),)
+    prefix = tuple(vocabulary.encode_output("the").tolist())
+    for options in (
+        SearchOptions(beam=3, n_best=3, max_length=9, banned=banned, prefix=prefix, max_length_ratio=0.9),
+        SearchOptions(n_best=3, max_length=9, temperature=0.8, top_k=20, seed=3),
+    ):
+        together = generate(engine, sources, options)
+        for source, found in zip(sources, together, strict=True):
+            (alone,) = generate(engine, [source], options)
+            assert [one.ids for one in alone] == [one.ids for one in found]
+            np.testing.assert_allclose([one.score for one in alone], [one.score for one in found], rtol=1e-5, atol=1e-4)
+
+
+def test_directions_share_a_batch(directories):
+    vocabulary, engine = opened(directories["mbart"])
+    sources = [encoder_for(vocabulary, *of)(TEXTS[0]) for of in (("fr", "en"), ("de", "en"), ("fr", "de"))]
+    options = SearchOptions(beam=2, max_length=9)
+    alone = [generate(engine, [source], options)[0][0].ids for source in sources]
+    assert [found[0].ids for found in generate(engine, sources, options)] == alone
+    assert len(set(alone)) == 3
+
+
+@pytest.fixture(scope="module")
+def run():
+    app = typer.Typer()
+    for verb in (translation.translate, translation.score, evaluation.evaluate):
+        app.command()(verb)
+
+    def run(*arguments, input=None):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+def test_verbs_take_them(directories, converted, run, tmp_path):
+    """Lines are kept, empty and long ones too; what verbs and Python give is the same."""
+    lines = ["A dog.", "", "The river is wide. " * 20]
+    (tmp_path / "test.en-fr.en").write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "test.en-fr.fr").write_text("le\n\nla rivi\u00e8re\n")
+    to_french = "--target-lang", "fr", "--source-lang", "en"
+    for directory in (directories["nllb"], converted["m2m"]):
+        options = "--beam", 2, "--max-length", 9
+        output = run("translate", directory, "--input", tmp_path / "test.en-fr.en", *to_french, *options)
+        assert len(output.splitlines()) == 3 and not output.splitlines()[1]
+        translator = deltalm_ds.Translator(directory, options=SearchOptions(beam=2, max_length=9))
+        encode = encoder_for(translator.vocabulary, "fr", "en")
+        found = translate(translator.engine, lines, encode, translator.options)
+        assert [translator.vocabulary.decode(one[0].ids) for one in found] == output.splitlines()
+        assert translator("A dog.", "fr", "en")
+        sides = "--source", tmp_path / "test.en-fr.en", "--target", tmp_path / "test.en-fr.fr"
+        with pytest.raises(InputError, match="Line 3: the source has"):
+            run("score", directory, *sides, *to_french)
+        whole = json.loads(run("evaluate", directory, "--data", tmp_path, "--directions", "en-fr", "--json", *options))
+        files = "--source", tmp_path / "test.en-fr.en", "--reference", tmp_path / "test.en-fr.fr"
+        named = json.loads(run("evaluate", directory, *files, *to_french, "--json", *options))
+        assert whole["directions"][0]["bleu"] == named["directions"][0]["bleu"]
+    (tmp_path / "a").write_text("a\n")
+    rows = run("score", directories["mbart50"], "--source", tmp_path / "a", "--target", tmp_path / "a", *to_french)
+    assert float(rows.split("\t")[0]) < 0
+
+
+def test_options_of_the_search_and_choices_work(directories, run, tmp_path):
+    (tmp_path / "glossary").write_text("dog\tHund\n")
+    for options in (
+        ("--temperature", 1, "--n-best", 2),
+        ("--prefix", "the", "--no-repeat-ngram-size", 2),
+        ("--glossary", tmp_path / "glossary", "--beam", 2),
+        ("--rerank", "mbr", "--beam", 2),
+        ("--document",),
+    ):
+        languages = "--target-lang", "de", "--source-lang", "en"
+        output = run("translate", directories["mbart50"], *languages, "--max-length", 9, *options, input="A dog.\n")
+        assert output.strip()
+        if "--glossary" in options:
+            assert "Hund" in output
+        if "--prefix" in options:
+            assert output.startswith("the")
+    with pytest.raises(InputError, match="--alignments are shown of our own models only, and this one is not"):
+        run("translate", directories["nllb"], *languages, "--alignments", "words", "--json", input="A dog.\n")
+
+
+def test_the_server_detects_a_source_that_is_not_named(directories):
+    from deltalm_ds.serving.batching import Ticket
+    from deltalm_ds.serving.limits import ApiKeys, Limits
+    from deltalm_ds.serving.service import Asked, Service
+
+    service = Service([f"m={directories['mbart']}"], Limits(beam=2), ApiKeys(None), {"threads": 1}, 10)
+    try:
+        texts = [TEXTS[1]]
+        answers = [service.translate(Asked(texts, "fr", source), Ticket())[1][0].texts for source in (None, "en", "de")]
+        assert answers[0] == answers[1] != answers[2]
+        (model,) = service.models
+        assert model.engine_name == "transformers"
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "source", "message"),
+    [
+        ("nllb", "fra", None, r"NLLB must be told the language of its sources \(--source-lang\): eng_Latn"),
+        ("nllb", None, "en", r"Name the language to translate into \(--target-lang\): eng_Latn"),
+        ("nllb", "zh", "en", "'zh' could be each of these: zho_Hans, zho_Hant"),
+        ("nllb", "frau_Latn", "en", "no language 'frau_Latn': the nearest is 'fra_Latn'"),
+        ("mbart", "xx", "en", "This mBART model has no language 'xx': the nearest is"),
+        ("m2m", "fr", "tlh", "This M2M-100 model has no language 'tlh'"),
+        ("marian", "it", None, "This Marian model has no language 'it': .* it has deu, fra, zh_CN"),
+        ("t5", "it", None, "This T5 model has no language 'it': .* it has de, fr"),
+        ("bart", "fr", None, "This BART model has no tokens of languages"),
+    ],
+)
+def test_languages_that_are_not_there(family, target, source, message, directories):
+    with pytest.raises(InputError, match=message):
+        load_vocabulary(directories[family]).source_tag(target, source)
+
+
+def test_languages_may_be_spelled_in_any_way(directories):
+    for family, codes in {
+        "nllb": ("fr", "fra", "fra_Latn"),
+        "mbart": ("fr", "fr_XX"),
+        "marian": ("zh", "zh-CN"),
+    }.items():
+        vocabulary = load_vocabulary(directories[family])
+        assert len({tuple(vocabulary.source_tag(code, "en")) for code in codes}) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_in_a_text_are_text(family, directories):
+    from transformers import AutoTokenizer
+
+    vocabulary, tokenizer = load_vocabulary(directories[family]), AutoTokenizer.from_pretrained(directories[family])
+    written = "a </s> dog <pad> fra_Latn __fr__ fr_XX <s> <extra_id_0> <mask>"
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    for encode in (vocabulary.encode, vocabulary.encode_output):
+        assert not special & set(encode(written).tolist())
+    assert "dog" in vocabulary.decode(vocabulary.encode_output(written))
+
+
+def test_ids_without_languages_are_refused(directories, converted):
+    for directory in (directories["nllb"], converted["nllb"]):
+        for source in ([], [5]):
+            with pytest.raises(InputError, match="ids of a source for NLLB begin with those of its languages"):
+                load_engine(directory).score([source], [[6]])
+
+
+@pytest.mark.parametrize("adds_end", [False, True])
+def test_a_model_that_is_told_nothing_gets_pieces_alone(adds_end, converted, tmp_path):
+    """As OpenNMT trains them; `</s>` comes from CTranslate2, where the model says so."""
+    shutil.copytree(converted["marian"], tmp_path / "plain")
+    plain = tmp_path / "plain"
+    for name in ("tokenizer_config.json", "vocab.json", "target.spm"):
+        (plain / name).unlink()
+    (plain / "source.spm").rename(plain / "sentencepiece.model")
+    (plain / "shared_vocabulary.json").write_text(
+        json.dumps([token.strip("<>") for token in ctranslate2_tokens(plain)])
+    )
+    config = json.loads((plain / "config.json").read_text()) | {"add_source_eos": adds_end}
+    config |= {name: config[name].strip("<>") for name in ("unk_token", "eos_token", "decoder_start_token")}
+    (plain / "config.json").write_text(json.dumps(config))
+    vocabulary, engine = opened(plain)
+    assert vocabulary.languages == ()
+    options = SearchOptions(beam=2, n_best=2, length_penalty=0, max_length=LONGEST)
+    found = generate(engine, [encoder_for(vocabulary, None)(text) for text in TEXTS], options, token_scores=True)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(plain / "sentencepiece.model"))
+    given = [pieces.encode(text, out_type=str) for text in TEXTS]
+    expected = ctranslate2.Translator(str(plain)).translate_batch(
+        given, beam_size=2, num_hypotheses=2, length_penalty=1e-9, min_decoding_length=1, max_decoding_length=LONGEST
+    )
+    tokens = ctranslate2_tokens(plain)
+    for of_text, wanted in zip(found, expected, strict=True):
+        assert sorted([tokens[token] for token in one.ids] for one in of_text) == sorted(wanted.hypotheses)
+        assert vocabulary.decode(of_text[0].ids) == pieces.decode([tokens[token] for token in of_text[0].ids])
+
+
+def test_sentencepiece_models_alone_do(directories, converted, tmp_path):
+    """Marian's two, and M2M-100's one."""
+    for family in ("marian", "m2m"):
+        bare = tmp_path / family
+        shutil.copytree(converted[family], bare)
+        for name in ("tokenizer_config.json", "vocab.json", "added_tokens.json"):
+            (bare / name).unlink(missing_ok=True)
+        with_tokenizer, alone = load_vocabulary(converted[family]), load_vocabulary(bare)
+        assert alone.languages == with_tokenizer.languages
+        for text in TEXTS:
+            encoded = [encoder_for(one, *languages_of(family))(text) for one in (with_tokenizer, alone)]
+            assert encoded[0] == encoded[1]
+            ids = alone.encode_output(text)
+            assert alone.decode(ids) == with_tokenizer.decode(ids)
+        sources = [encoder_for(alone, *languages_of(family))(TEXTS[0])]
+        options = SearchOptions(beam=2, max_length=6)
+        pair = [load_engine(directory).generate(sources, options) for directory in (converted[family], bare)]
+        assert pair[0] == pair[1]
+    (tmp_path / "m2m" / "other.model").write_bytes(b"")
+    with pytest.raises(InputError, match=r"has no tokenizer: put those of the original model beside model\.bin"):
+        load_vocabulary(tmp_path / "m2m")
+
+
+def test_other_kinds_of_models_are_named(tmp_path, directories):
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 20, "num_hidden_layers": 1}
+    GPT2LMHeadModel(GPT2Config(vocab_size=20, n_layer=1, n_embd=16, n_head=2)).save_pretrained(tmp_path / "gpt2")
+    bert = BertConfig(**sizes, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+    BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
+    for name, message in {
+        "gpt2": r"is a decoder alone \(a language model\): GPT2LMHeadModel",
+        "bert": "is an encoder alone: BertForMaskedLM",
+    }.items():
+        for load in (load_engine, load_vocabulary):
+            with pytest.raises(InputError, match=message):
+                load(tmp_path / name)
+    config = json.loads((directories["nllb"] / "config.json").read_text())
+    (tmp_path / "gpt2" / "config.json").write_text(
+        json.dumps(config | {"model_type": "fsmt", "architectures": ["FSMTForConditionalGeneration"]})
+    )
+    with pytest.raises(
+        InputError, match="is a fsmt: how it is told languages is not known here; models may be m2m_100"
+    ):
+        load_engine(tmp_path / "gpt2")
+    for engine in ("pytorch", "ctranslate2"):
+        with pytest.raises(InputError, match=f"is for transformers, not for {engine}"):
+            load_engine(directories["nllb"], engine)
+
+
+def model_bin(path, name, variables=()):
+    """A model.bin as CTranslate2 writes it, of variables (name, shape) in float32."""
+
+    def text(value):
+        return struct.pack("H", len(value) + 1) + value.encode() + b"\0"
+
+    content = struct.pack("I", 6) + text(name) + struct.pack("II", 7, len(variables))
+    for variable, shape in variables:
+        size = 4 * int(np.prod(shape))
+        content += text(variable) + struct.pack(f"B{len(shape)}I", len(shape), *shape)
+        content += struct.pack("<BI", 0, size) + bytes(size)
+    path.write_bytes(content + struct.pack("I", 0))
+    return path
+
+
+def test_the_head_of_a_model_of_ctranslate2(tmp_path, converted):
+    assert read_model_file(converted["nllb"] / "model.bin").max_positions == 64
+    assert read_model_file(converted["t5"] / "model.bin").max_positions is None
+    for name, message in {
+        "TransformerDecoderSpec": r"is a decoder alone \(a language model\): translation needs",
+        "TransformerEncoderSpec": "is an encoder alone",
+        "WhisperSpec": "is a model of speech",
+        "NewSpec": "is a NewSpec",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read_model_file(model_bin(tmp_path / "model.bin", name))
+    whole = (converted["nllb"] / "model.bin").read_bytes()
+    for size in (0, 3, 11, 100, len(whole) // 2, len(whole) - 200):
+        (tmp_path / "model.bin").write_bytes(whole[:size])
+        with pytest.raises(DataError, match="is cut short, or no model of CTranslate2"):
+            read_model_file(tmp_path / "model.bin")
+
+
+def test_downloads_that_are_not_finished(tmp_path, directories, converted):
+    def damaged(family, change):
+        directory = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(directories.get(family) or converted[family[:-4]], directory)
+        change(directory)
+        return directory
+
+    def pointer(directory):
+        text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+        (directory / "model.safetensors").write_text(text)
+
+    def index(directory):
+        (directory / "model.safetensors").unlink()
+        parts = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(parts))
+        (directory / "model-00001-of-00002.safetensors").touch()
+
+    def lacking(directory):
+        weights = load_file(directory / "model.safetensors")
+        weights.pop("model.decoder.layers.1.fc1.weight")
+        save_file(weights, directory / "model.safetensors", {"format": "pt"})
+
+    def incomplete(directory):
+        (directory / ".cache/huggingface/download").mkdir(parents=True)
+        (directory / ".cache/huggingface/download/x.incomplete").touch()
+
+    for family, change, message in (
+        ("nllb", pointer, "model.safetensors is only git-lfs's pointer to the file: run `git lfs pull`"),
+        ("nllb", index, "has no model-00002-of-00002.safetensors: the download is not finished"),
+        ("nllb", lacking, r"lacks 1 of the model's tensors, such as model\.decoder\.layers\.1\.fc1\.weight"),
+        ("nllb", incomplete, r"is an unfinished download \(x.incomplete\)"),
+        ("nllb", lambda path: (path / "model.safetensors").unlink(), "has no model.safetensors"),
+        (
+            "nllb",
+            lambda path: (path / "model.safetensors").write_bytes(b"1234567890"),
+            "cannot be opened by transformers",
+        ),
+        ("nllb-ct2", lambda path: (path / "shared_vocabulary.json").unlink(), "has no vocabulary: one of shared_vocab"),
+        ("nllb-ct2", lambda path: (path / "model.bin").unlink(), "model.bin does not exist"),
+        ("nllb-ct2", incomplete, "is an unfinished download"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_engine(damaged(family, change))
+    for family, change in (
+        ("m2m", lambda path: (path / "sentencepiece.bpe.model").unlink()),
+        ("mbart", lambda path: (path / "tokenizer.json").write_text("{}")),
+    ):
+        with pytest.raises(DataError, match=r"The tokenizer in .* cannot be opened"):
+            load_vocabulary(damaged(family, change))
+
+
+def test_our_own_bart_runs(tmp_path):
+    """The export that `deltalm` did not run before, beside the model itself."""
+    from deltalm_ds.checkpoints.directory import save_model
+    from deltalm_ds.export.formats.bart import write_bart
+    from deltalm_ds.model.config import DeltaLMConfig
+    from deltalm_ds.model.deltalm import DeltaLM
+    from deltalm_ds.vocabulary import Vocabulary
+
+    foreign_toys.sentencepiece_model(tmp_path)
+    vocabulary = Vocabulary.from_spm(tmp_path / "spm.model", num_sentinels=2, languages=["de", "en"])
+    torch.manual_seed(0)
+    tiny = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=vocabulary.num_tokens, max_positions=40))
+    save_model(tmp_path / "model", tiny.config, tiny.state_dict(), vocabulary, {})
+    vocabulary.save(tmp_path / "bart")
+    write_bart(tiny, vocabulary, tmp_path / "bart", "float32")
+    (tmp_path / "bart" / "deltalm.json").write_text('{"format": "bart"}')
+    sources = [encoder_for(load_vocabulary(tmp_path / "bart"), "de")(text) for text in TEXTS]
+    options = SearchOptions(beam=3, n_best=3, max_length=10)
+    ours, exported = (generate(load_engine(tmp_path / name), sources, options) for name in ("model", "bart"))
+    for a, b in zip(ours, exported, strict=True):
+        assert [one.ids for one in a] == [one.ids for one in b]
+        assert [one.score for one in a] == pytest.approx([one.score for one in b], abs=1e-4)
