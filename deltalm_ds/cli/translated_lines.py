@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deltalm_ds.cli.output import print_json
 from deltalm_ds.generation.documents.protected import pattern_of
+from deltalm_ds.languages import check_code
 from deltalm_ds.lines import STDIN, read_lines
+from deltalm_ds.token_ids import UNK_ID
 
 if TYPE_CHECKING:
     from deltalm_ds.generation.alignment import Alignment
@@ -31,7 +33,7 @@ class Shown(NamedTuple):
 def translate_lines(
     model: Path,
     input: Path,
-    target_lang: str | None,
+    languages: tuple[str | None, str | None],
     prefix: str,
     options: "SearchOptions",
     wishes: "Wishes",
@@ -44,7 +46,7 @@ def translate_lines(
     Args:
         model: a model directory or an export.
         input: text, or ids if these are shown.
-        target_lang: the language to translate into, where the vocabulary has tags.
+        languages: to translate into, where the vocabulary has tags, and of the lines, where that is known.
         prefix: what every output begins with.
         options: of the search.
         wishes: what is asked of outputs besides.
@@ -60,6 +62,8 @@ def translate_lines(
 
     if shown.alignments:
         check_unit(shown.alignments)
+    if languages[1] is not None:
+        check_code(languages[1])
     protected = pattern_of(filter(None, protect.split(","))) if protect else None
     engine = load_engine(model, **runs_on)
     if shown.ids:
@@ -73,11 +77,11 @@ def translate_lines(
     vocabulary = Vocabulary.load(model)
     if prefix:
         options = replace(options, prefix=tuple(vocabulary.encode(prefix).tolist()))
-    encode = encoder_for(vocabulary, target_lang)
+    encode = encoder_for(vocabulary, languages[0])
     translator = LineTranslator(engine, encode, vocabulary.decode, options)
     if wishes or protected:
         translator.choose(vocabulary, wishes, protected)
-    _print_all(translator, _Looker(engine, vocabulary, encode, shown), input, options, shown)
+    _print_all(translator, _Looker(engine, vocabulary, encode, shown, languages), input, options, shown)
 
 
 class _Note(NamedTuple):
@@ -88,12 +92,26 @@ class _Note(NamedTuple):
 
 
 class _Looker:
-    """Looks at outputs beside their lines. encode: line -> ids with the language tag."""
+    """Looks at outputs beside their lines.
+
+    Args:
+        engine: that made them.
+        vocabulary: of its model.
+        encode: line -> ids with the language tag.
+        shown: what is asked for.
+        languages: see `translate_lines`.
+    """
 
     def __init__(
-        self, engine: "Engine", vocabulary: "Vocabulary", encode: Callable[[str], Sequence[int]], shown: Shown
+        self,
+        engine: "Engine",
+        vocabulary: "Vocabulary",
+        encode: Callable[[str], Sequence[int]],
+        shown: Shown,
+        languages: tuple[str | None, str | None],
     ) -> None:
         self._engine, self._vocabulary, self._encode, self._shown = engine, vocabulary, encode, shown
+        self._languages = languages
 
     def notes(self, lines: Sequence[str], outputs: "Sequence[Sequence[Output]]") -> list[list[_Note]]:
         """Of each line and output."""
@@ -118,7 +136,8 @@ class _Looker:
         checks, found, unit, ids = None, None, self._shown.alignments, output.hypothesis.ids
         if self._shown.check:
             not_covered = uncovered(self._vocabulary, source, weights) if unit else ()
-            checks = findings(line, output.text, source, ids, not_covered)
+            num_unknown = list(source).count(UNK_ID)
+            checks = findings(line, output.text, source, ids, not_covered, self._languages, num_unknown)
         if self._shown.as_json and unit:
             found = alignment(self._vocabulary, source, ids, weights, unit)
         return _Note(checks, found)

@@ -112,13 +112,14 @@ def translate(
         layout = _Layout(format, source_lang, protect, out)
         _translate_document(model, input, target_lang, options, asked.wishes(), runs_on, layout)
     else:
-        for_documents = None if rerank == "reverse" else source_lang
+        for_documents = None if rerank == "reverse" or check else source_lang
         _refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
         if ids:
             _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
             _refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})
         _refuse("without --json or --check", {"--alignments": alignments and not (as_json or check)})
-        translate_lines(model, input, target_lang, prefix, options, asked.wishes(), protect, runs_on, shown)
+        languages = target_lang, source_lang
+        translate_lines(model, input, languages, prefix, options, asked.wishes(), protect, runs_on, shown)
 
 
 class _Asked(NamedTuple):
