@@ -70,7 +70,7 @@ class Parity:
         translator = LineTranslator(engine, self.encode, self._vocabulary.decode, case.options)
         if case.wishes or case.protected:
             translator.choose(self._vocabulary, case.wishes, case.protected)
-        return [of_line for _, found in translator.translate(chunks) for of_line in found]
+        return [of_line for _, found in translator.translate(chunks, case.options.n_best > 1) for of_line in found]
 
     def cases(self, engine: Engine, source_lang: str | None, model: Path) -> "dict[str, Run]":
         """What is compared, by option. engine: whose outputs are scored and aligned."""
