@@ -52,7 +52,8 @@ Dtype = Annotated[
     ),
 ]
 Check = Annotated[
-    bool, typer.Option("--check", help="Say of each output what looks wrong: length, repetition, what is missing.")
+    bool,
+    typer.Option("--check", help="Say of each output what looks wrong: script, length, repetition, what is missing."),
 ]
 AsDocument = Annotated[
     bool, typer.Option("--document", help="A document: sentence by sentence, nothing left out, layout and markup kept.")
@@ -64,7 +65,7 @@ SourceLang = Annotated[
     str | None,
     typer.Option(
         help="Of the sources: which models such as NLLB must be told, by whose rules a document's sentences end (by "
-        "default as its script tells), and what a reverse model translates into."
+        "default as its script tells), what a reverse model translates into, and whose script --check expects."
     ),
 ]
 Protect = Annotated[

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deltalm_ds.cli.output import print_json
 from deltalm_ds.generation.documents.protected import pattern_of
+from deltalm_ds.languages import check_code
 from deltalm_ds.lines import STDIN, read_lines
+from deltalm_ds.token_ids import UNK_ID
 
 if TYPE_CHECKING:
     from deltalm_ds.generation.alignment import Alignment
@@ -43,7 +45,7 @@ def translate_lines(
     Args:
         model: a model directory or an export.
         input: text, or ids if these are shown.
-        languages: to translate into, where the vocabulary has tags, and of the lines, for models that are told it.
+        languages: to translate into, where the vocabulary has tags, and of the lines, where that is known or must be.
         prefix: what every output begins with.
         options: of the search.
         wishes: what is asked of outputs besides.
@@ -58,6 +60,8 @@ def translate_lines(
 
     if shown.alignments:
         check_unit(shown.alignments)
+    if languages[1] is not None:
+        check_code(languages[1])
     protected = pattern_of(filter(None, protect.split(","))) if protect else None
     engine = load_engine(model, **runs_on)
     if shown.ids:
@@ -75,7 +79,7 @@ def translate_lines(
     translator = LineTranslator(engine, encode, vocabulary.decode, options)
     if wishes or protected:
         translator.choose(vocabulary, wishes, protected)
-    _print_all(translator, _Looker(engine, vocabulary, encode, shown), input, options, shown)
+    _print_all(translator, _Looker(engine, vocabulary, encode, shown, languages), input, options, shown)
 
 
 class _Note(NamedTuple):
@@ -86,15 +90,30 @@ class _Note(NamedTuple):
 
 
 class _Looker:
-    """Looks at outputs beside their lines. encode: line -> ids with the language tag."""
+    """Looks at outputs beside their lines.
+
+    Args:
+        engine: that made them.
+        vocabulary: of its model.
+        encode: line -> ids with the language tag.
+        shown: what is asked for.
+        languages: see `translate_lines`.
+    """
 
     def __init__(
-        self, engine: "Engine", vocabulary: "ModelVocabulary", encode: Callable[[str], Sequence[int]], shown: Shown
+        self,
+        engine: "Engine",
+        vocabulary: "ModelVocabulary",
+        encode: Callable[[str], Sequence[int]],
+        shown: Shown,
+        languages: tuple[str | None, str | None],
     ) -> None:
         from deltalm_ds.generation.alignment import with_units
+        from deltalm_ds.vocabulary import Vocabulary
 
-        self._engine, self._encode, self._shown = engine, encode, shown
+        self._engine, self._encode, self._shown, self._languages = engine, encode, shown, languages
         self._units = with_units(vocabulary) if shown.alignments else None
+        self._unknown = UNK_ID if isinstance(vocabulary, Vocabulary) else -1  # theirs has another number
 
     def notes(self, lines: Sequence[str], outputs: "Sequence[Sequence[Output]]") -> list[list[_Note]]:
         """Of each line and output."""
@@ -119,7 +138,8 @@ class _Looker:
         checks, found, unit, units, ids = None, None, self._shown.alignments, self._units, output.hypothesis.ids
         if self._shown.check:
             not_covered = uncovered(units, source, weights) if units else ()
-            checks = findings(line, output.text, source, ids, not_covered)
+            num_unknown = list(source).count(self._unknown)
+            checks = findings(line, output.text, source, ids, not_covered, self._languages, num_unknown)
         if self._shown.as_json and units and unit:
             found = alignment(units, source, ids, weights, unit)
         return _Note(checks, found)

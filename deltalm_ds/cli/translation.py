@@ -113,7 +113,7 @@ def translate(
         layout = _Layout(format, source_lang, protect, out)
         _translate_document(model, input, target_lang, options, asked.wishes(), runs_on, layout)
     else:
-        for_documents = None if rerank == "reverse" or is_foreign(model) else source_lang
+        for_documents = None if rerank == "reverse" or check or is_foreign(model) else source_lang
         _refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
         if ids:
             _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})

@@ -20,6 +20,9 @@ SEARCH_NOTE = (
     "`generate` follows fairseq's rules: its best output is that of `deltalm translate`; the lower places of an n-best "
     "list may hold others. Decomposed text (NFD) should be brought into NFC first."
 )
+STOCK_SEARCH_NOTE = (
+    f"{SEARCH_NOTE} An output that reaches the maximum length is ranked without the log-probability of its `</s>`."
+)
 # Programs for model cards (see `ExportFormat`); `{options}`: what `from_pretrained` needs besides the directory.
 EXAMPLE = """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

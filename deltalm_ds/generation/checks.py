@@ -5,21 +5,33 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Ids
+from deltalm_ds.languages import LETTERS_OF_SCRIPT, main_script, scripts_of
 
 LENGTH_RATIOS = (0.4, 2.5)  # tokens out to tokens in; a vocabulary of many languages cuts them alike
 SHORT_TOKENS = 8  # a difference up to this says nothing, whatever the ratio
 LONGEST_PERIOD = 8  # tokens of what repeats
 REPEATS = 3  # times in a row
 REPEATED_TOKENS = 6  # together, at least
-COPIED_TOKENS = 4  # shorter outputs may well be their source: names
+COPIED_TOKENS = 4  # shorter outputs may well be their source, or in another script: names
+UNKNOWN_SHARE = 0.25  # of a source's tokens; some sign or other may be unknown in any text
 _DIGITS = re.compile(r"\d+")
 
 
-def findings(source: str, output: str, source_ids: Ids, output_ids: Ids, uncovered: Sequence[str] = ()) -> list[str]:
+def findings(
+    source: str,
+    output: str,
+    source_ids: Ids,
+    output_ids: Ids,
+    uncovered: Sequence[str] = (),
+    languages: tuple[str | None, str | None] = (None, None),
+    num_unknown: int = 0,
+) -> list[str]:
     """What looks wrong, in a few words each; empty where nothing does.
 
-    Looked at are the length, what repeats, outputs that are their source, sentences and numbers that are missing.
+    Looked at are the scripts and what the model cannot read, the length, what repeats, outputs that are their source,
+    sentences and numbers that are missing.
 
     Args:
         source: a line.
@@ -27,8 +39,14 @@ def findings(source: str, output: str, source_ids: Ids, output_ids: Ids, uncover
         source_ids: tokens of the line; whether the language tag is one of them does not matter.
         output_ids: tokens of the translation.
         uncovered: words of the source that no token of the translation looks at (`alignment.uncovered`).
+        languages: codes of the output's and the source's, as far as they are known.
+        num_unknown: tokens of the source that are `<unk>`.
     """
+    target_lang, source_lang = languages
     checks = (
+        _script("source", source, len(source_ids), source_lang),
+        _unknown(num_unknown, len(source_ids)),
+        _script("output", output, len(output_ids), target_lang),
         _length(len(source_ids), len(output_ids)),
         _repetition(source_ids, output_ids),
         "copied" if len(source_ids) >= COPIED_TOKENS and output.split() == source.split() else None,
@@ -37,6 +55,22 @@ def findings(source: str, output: str, source_ids: Ids, output_ids: Ids, uncover
         f"uncovered: {' '.join(uncovered)}" if uncovered else None,
     )
     return [check for check in checks if check]
+
+
+def _script(side: str, text: str, num_tokens: int, language: str | None) -> str | None:
+    """Whether most letters are of a script that the language is not written in; nothing where either is unclear."""
+    script = main_script([text]) if language and num_tokens >= COPIED_TOKENS else None
+    if script is None or language is None:
+        return None
+    try:
+        is_usual = not set(LETTERS_OF_SCRIPT[script]).isdisjoint(scripts_of(language))
+    except InputError:  # its script is not known
+        return None
+    return None if is_usual else f"{side} in the script {script}, not that of {language}"
+
+
+def _unknown(num_unknown: int, num_source: int) -> str | None:
+    return f"unknown {num_unknown} of {num_source} tokens" if num_unknown > UNKNOWN_SHARE * num_source else None
 
 
 def _length(num_source: int, num_output: int) -> str | None:

@@ -120,11 +120,13 @@ def test_languages_are_named(translator):
 def test_what_looks_wrong_is_said_of_each_line(world):
     arguments = "translate", world / "model", *OPTIONS, "--check"
     stdin = b"one two 2026\n\none two three four five six seven eight. nine ten. one two three.\n"
-    outcome = deltalm(*arguments, stdin=stdin)
+    stdin += "Моя собака сегодня очень устала\n".encode()
+    outcome = deltalm(*arguments, "--source-lang", "en", stdin=stdin)
     assert "translate: line 1: " in outcome.stderr and "numbers missing: 2026" in outcome.stderr
-    assert "line 2:" not in outcome.stderr and "of 3 outputs look wrong." in outcome.stderr
+    assert "line 2:" not in outcome.stderr and "of 4 outputs look wrong." in outcome.stderr
+    assert "translate: line 4: source in the script Cyrl, not that of en; unknown " in outcome.stderr
     assert outcome.stdout == must(*arguments[:-1], stdin=stdin)
-    first, empty, _ = map(json.loads, must(*arguments, "--json", "--n-best", 2, stdin=stdin).splitlines())
+    first, empty, *_ = map(json.loads, must(*arguments, "--json", "--n-best", 2, stdin=stdin).splitlines())
     assert all("numbers missing: 2026" in found["checks"] for found in first["hypotheses"])
     assert len(first["hypotheses"]) == 2 and empty["hypotheses"][0]["checks"] == []
     outcome = deltalm("translate", world / "model", "--ids", "--check", stdin=b"4\n")

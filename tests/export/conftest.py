@@ -21,3 +21,9 @@ def trained(tmp_path_factory):
 def with_text(tmp_path_factory):
     """A model directory with a vocabulary of text."""
     return text_model(tmp_path_factory.mktemp("text") / "model")
+
+
+@pytest.fixture(scope="session")
+def large_with_text(tmp_path_factory):
+    """One without embedding norm, as DeltaLM large is."""
+    return text_model(tmp_path_factory.mktemp("large") / "model", seed=1, eos_logit=2, embedding_norm=False)

@@ -78,10 +78,10 @@ def text_vocabulary(directory, **training):
     return Vocabulary.from_spm(directory / "spm.model", num_sentinels=2, languages=["en", "de"], tasks=["[S]"])
 
 
-def text_model(directory):
+def text_model(directory, seed=0, eos_logit=3, **changes):
     """A directory with a random model whose outputs end before the maximum length, and its vocabulary."""
     vocabulary = text_vocabulary(directory.parent)
-    model = random_model(vocabulary_size=vocabulary.num_tokens, max_positions=64)
+    model = random_model(seed, vocabulary_size=vocabulary.num_tokens, max_positions=64, **changes)
     eos = model.token_embedding.weight.data[EOS_ID]
-    model.decoder.blocks[-1].ffn_2.norm.bias.data += 3 * eos / eos.norm() ** 2  # a higher logit at every step
+    model.decoder.blocks[-1].ffn_2.norm.bias.data += eos_logit * eos / eos.norm() ** 2  # so much more at every step
     return save(model, directory, vocabulary)

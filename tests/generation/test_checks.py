@@ -32,6 +32,34 @@ def test_what_looks_wrong_is_named():
     assert found("12 and 12", "12") == ["numbers missing: 12"]
 
 
+def test_another_script_than_the_languages_is_named():
+    def scripts(source, output, target_lang, source_lang):
+        return findings(
+            source, output, [4] * len(source.split()), [4] * len(output.split()), (), (target_lang, source_lang)
+        )
+
+    english, russian, hindi = "My dog is tired today", "Моя собака сегодня устала", "मेरा कुत्ता आज थका है"
+    assert scripts(english, hindi, "hi", "en") == scripts(russian, english, "en", "ru") == []
+    assert scripts(russian, hindi, "hi", "en") == ["source in the script Cyrl, not that of en"]
+    assert scripts(english, russian, "hi", None) == ["output in the script Cyrl, not that of hi"]
+    assert scripts(english, russian, None, None) == scripts("NASA", "NASA", "hi", "ru") == []  # unknown; names
+    assert (
+        scripts(russian, "Moj pas je danas umoran", "sr", "uk")
+        == scripts(russian, "Мој пас је уморан", "sr", "uk")
+        == []
+    )
+    assert (
+        scripts("犬は今日とても疲れて いる と 思う", "今天 我的 狗 很 累", "zh", "ja") == []
+    )  # both have Chinese characters
+    assert scripts("1 2 3 4 5", "1 2 3 4 5", "hi", "ru") == ["copied"]
+
+
+def test_what_the_model_cannot_read_is_named():
+    source, output = "Моя собака устала", "My dog"
+    assert findings(source, output, [5, 3, 3, 9], [7, 8], num_unknown=2) == ["unknown 2 of 4 tokens"]
+    assert findings(source, output, [5, 3, 8, 9], [7, 8], num_unknown=1) == []
+
+
 @given(st.lists(st.integers(0, 2), max_size=14))
 def test_repetition_is_that_of_brute_force(ids):
     expected = 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # help texts name the formats, and are to come without heavy 
     from deltalm_ds.vocabulary import Vocabulary
 
 # The first is the default.
-FORMATS = ("ctranslate2", "huggingface", "bart", "onnx", "fairseq")
+FORMATS = ("ctranslate2", "huggingface", "bart", "marian", "onnx", "fairseq")
 
 
 @dataclass(frozen=True)
