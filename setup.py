@@ -33,7 +33,7 @@ setup(
     package_data={
         "deltalm_ds": ["py.typed"],
         "deltalm_ds.ds_configs": ["*.json"],
-        "deltalm_ds.recipes": ["*.yaml"],
+        "deltalm_ds.recipes": ["*.yaml", "tasks/*.yaml"],
         "deltalm_ds.launch.examples": ["hostfile.*"],
         "deltalm_ds.launch.slurm": ["*.sbatch"],
         "deltalm_ds.serving": ["*.html"],

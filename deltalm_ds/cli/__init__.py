@@ -19,6 +19,7 @@ from deltalm_ds.cli import (
     recipe,
     report,
     serving,
+    tasks,
     training,
     translation,
     vocab,
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data.app.command()(tasks.prepare)
 app.add_typer(vocab.app, name="vocab")
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")

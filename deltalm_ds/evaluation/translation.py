@@ -1,13 +1,13 @@
 """Translating test sets and scoring the result, direction by direction."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
 from deltalm_ds.evaluation.test_sets import TestSet
-from deltalm_ds.generation.interface import Engine, SearchOptions
+from deltalm_ds.generation.interface import Engine, Ids, SearchOptions
 from deltalm_ds.generation.translate import encoder_for, translate
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -39,11 +39,30 @@ def evaluate_directions(
     """
     metrics = tuple(metrics)
     scorers = [make_scorer(test, metrics, tokenizer) for test in test_sets]
-    encoders = [encoder_for(vocabulary, test.target_lang if vocabulary.languages else None) for test in test_sets]
+    for test in test_sets:
+        _encoder(vocabulary, test)
     scores = []
-    for test, encode, scorer in zip(test_sets, encoders, scorers, strict=True):
+    for test, scorer in zip(test_sets, scorers, strict=True):
         start = time.perf_counter()
-        outputs = translate(engine, test.sources, encode, options, what=f"translate {test.direction}")
-        hypotheses = [vocabulary.decode(found[0].ids) for found in outputs]
+        hypotheses = translate_test_set(engine, vocabulary, test, options)
         scores.append(scorer.score(hypotheses, time.perf_counter() - start))
     return scores
+
+
+def translate_test_set(engine: Engine, vocabulary: Vocabulary, test: TestSet, options: SearchOptions) -> list[str]:
+    """The best hypothesis for each source.
+
+    Args:
+        engine: of a model with this vocabulary.
+        test: what to translate.
+        options: of the search.
+
+    Raises:
+        InputError: the target language has no tag in a vocabulary that has tags.
+    """
+    outputs = translate(engine, test.sources, _encoder(vocabulary, test), options, what=f"translate {test.direction}")
+    return [vocabulary.decode(found[0].ids) for found in outputs]
+
+
+def _encoder(vocabulary: Vocabulary, test: TestSet) -> Callable[[str], Ids]:
+    return encoder_for(vocabulary, test.target_lang if vocabulary.languages else None)
