@@ -24,6 +24,7 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS
 
 if TYPE_CHECKING:
+    from deltalm_ds.evaluation.metrics.interface import References
     from deltalm_ds.evaluation.scores import DirectionScore
     from deltalm_ds.evaluation.test_sets import TestSet
 
@@ -34,7 +35,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which files of --data.")] = "test",
     directions: Annotated[str, typer.Option(help="Such as en-de,de-en; or all.")] = "all",
     source: Annotated[Path | None, typer.Option(help="Instead of --data: sources, one a line.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="The references of --source or --hypotheses.")] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="The references of --source or --hypotheses; named again for further ones (empty: none)."),
+    ] = None,
     hypotheses: Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")] = None,
     target_lang: TargetLang = None,
     beam: Beam = 5,
@@ -49,15 +53,21 @@ def evaluate(
         DEFAULT_METRICS
     ),
     tokenizer: Annotated[
-        str | None, typer.Option(help="sacreBLEU's, for BLEU; by default that of the language: zh, ja-mecab, …, 13a.")
+        str | None,
+        typer.Option(help="For BLEU sacreBLEU's, for ROUGE rouge_score or unicode; by default that of the language."),
+    ] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Of --hypotheses: those that off_target is to tell apart, such as en,de.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New directory for the outputs and scores.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """BLEU, chrF and more of a model per direction, or of given outputs, by sacreBLEU with its signatures.
+    """How good the outputs of a model are per direction, or given ones: values ± half of a 95 % interval, signatures.
 
     Example: deltalm evaluate models/cldr --data corpus --directions en-de,de-en
     """
+    from deltalm_ds.evaluation.scores import DirectionScorer
+    from deltalm_ds.evaluation.test_sets import read_references
     from deltalm_ds.evaluation.translation import evaluate_directions
     from deltalm_ds.files import atomic_directory
     from deltalm_ds.generation.interface import SearchOptions
@@ -67,12 +77,14 @@ def evaluate(
     options = SearchOptions(
         beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
     )
-    names = _split(metrics)
+    names = split_names(metrics)
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
-            if reference is None or model is not None or data is not None or source is not None:
-                raise InputError("--hypotheses goes with --reference alone: no model, no --data, no --source.")
-            scores = [_score_outputs(hypotheses, reference, target_lang, names, tokenizer)]
+            if model is not None or data is not None:
+                raise InputError("--hypotheses goes with --reference and --source: no model, no --data.")
+            settings = reference_settings(target_lang, tokenizer, languages)
+            (outputs,), references = read_references([hypotheses], reference or [], source, settings)
+            scores = [DirectionScorer(references.language or "given", references, names).score(outputs)]
         else:
             test_sets = _test_sets(data, split, directions, source, reference, target_lang)
             if model is None:
@@ -86,21 +98,18 @@ def evaluate(
     _print_scores(scores, as_json)
 
 
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",")]
-
-
-def _score_outputs(
-    hypotheses: Path, reference: Path, target_lang: str | None, metrics: list[str], tokenizer: str | None
-) -> "DirectionScore":
+def reference_settings(target_lang: str | None, tokenizer: str | None, languages: str | None) -> "References":
+    """What the command line says of outputs that are given; InputError where a language is no code."""
     from deltalm_ds.evaluation.metrics.interface import References
-    from deltalm_ds.evaluation.scores import DirectionScorer
     from deltalm_ds.languages import check_code
-    from deltalm_ds.lines import read_parallel_lines
 
-    outputs, texts = read_parallel_lines(hypotheses, reference)
-    language = target_lang and check_code(target_lang)
-    return DirectionScorer(language or "given", References(texts, language, tokenizer), metrics).score(outputs)
+    among = [check_code(code) for code in split_names(languages)] if languages else []
+    return References(language=target_lang and check_code(target_lang), tokenizer=tokenizer, languages=among)
+
+
+def split_names(names: str) -> list[str]:
+    """`a, b` -> [a, b]."""
+    return [name.strip() for name in names.split(",")]
 
 
 def _test_sets(
@@ -108,17 +117,18 @@ def _test_sets(
     split: str,
     directions: str,
     source: Path | None,
-    reference: Path | None,
+    reference: list[Path] | None,
     target_lang: str | None,
 ) -> "list[TestSet]":
-    from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
+    from deltalm_ds.evaluation.test_sets import TestSet, further_references, read_test_sets
     from deltalm_ds.languages import check_code
-    from deltalm_ds.lines import read_parallel_lines
+    from deltalm_ds.lines import read_all_parallel_lines
 
-    if data is not None and source is None and reference is None:
-        return read_test_sets(data, split, None if directions == "all" else _split(directions))
-    if data is None and source is not None and reference is not None and target_lang is not None:
-        return [TestSet(check_code(target_lang), *read_parallel_lines(source, reference))]
+    if data is not None and source is None and not reference:
+        return read_test_sets(data, split, None if directions == "all" else split_names(directions))
+    if data is None and source is not None and reference and target_lang is not None:
+        sources, first, *others = read_all_parallel_lines([source, *reference])
+        return [TestSet(check_code(target_lang), sources, first, further_references(others) if others else ())]
     raise InputError("Give either --data, or --source with --reference and --target-lang.")
 
 
@@ -135,6 +145,7 @@ def _write_evaluation(directory: Path, scores: "list[DirectionScore]") -> None:
 
 def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
     from deltalm_ds.evaluation.scores import summarize
+    from deltalm_ds.evaluation.significance import margin
 
     summary = summarize(scores)
     if as_json:
@@ -143,7 +154,8 @@ def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
     titles = {name: metric["title"] for name, metric in summary["metrics"].items()}
     rows: list[list[str | int | None]] = []
     for score in scores:
-        rows.append([score.direction, *(f"{score.scores[name]:.2f}" for name in titles), score.num_sentences])
+        values = [f"{score.scores[name]:.2f}{margin(score.intervals.get(name))}" for name in titles]
+        rows.append([score.direction, *values, score.num_sentences])
     if len(scores) > 1:
         averages = [f"{summary[f'average_{name}']:.2f}" for name in titles]
         rows.append(["average", *averages, sum(score.num_sentences for score in scores)])
