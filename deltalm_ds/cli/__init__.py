@@ -10,6 +10,7 @@ import sys
 import typer
 
 from deltalm_ds.cli import (
+    comparison,
     data,
     evaluation,
     export,
@@ -54,6 +55,7 @@ for verb in (
     translation.score,
     serving.serve,
     evaluation.evaluate,
+    comparison.compare,
     export.export,
 ):
     app.command()(verb)

@@ -1,7 +1,7 @@
 """`deltalm evaluate --suite`: several systems on all test sets of a task, in the paper's tables."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,9 @@ from deltalm_ds.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from deltalm_ds.evaluation.suites import PreparedTask, Rows
-    from deltalm_ds.generation.interface import Engine, SearchOptions
+    from deltalm_ds.evaluation.systems import System
+    from deltalm_ds.evaluation.test_sets import TestSet
+    from deltalm_ds.generation.interface import SearchOptions
 
 TEXT, MARKDOWN, LATEX = "text", "markdown", "latex"
 TABLE_FORMATS = (TEXT, MARKDOWN, LATEX)
@@ -18,32 +20,27 @@ TABLE_FORMATS = (TEXT, MARKDOWN, LATEX)
 
 def evaluate_suite(
     prepared: "PreparedTask",
-    systems: Sequence[str],
-    split: str | None,
-    directions: Sequence[str] | None,
+    systems: "Sequence[System]",
+    test_sets: "Sequence[TestSet]",
     options: "SearchOptions",
     metrics: Sequence[str],
     out: Path,
     table_format: str,
     as_json: bool,
-    open_engine: "Callable[[Path], Engine]",
 ) -> None:
     """Print the tables of a task for some systems; see `run_suite`."""
     from deltalm_ds.evaluation.suites import run_suite, table_of
-    from deltalm_ds.evaluation.systems import find_systems
 
     if table_format not in TABLE_FORMATS:
         raise InputError(
             f"There is no table format {table_format!r}, the nearest is {nearest(table_format, TABLE_FORMATS)!r}: "
             f"{', '.join(TABLE_FORMATS)}."
         )
-    found = find_systems(systems, open_engine)
-    test_sets = prepared.test_sets(split, directions)
-    results = run_suite(prepared, found, test_sets, options, metrics, out)
+    results = run_suite(prepared, systems, test_sets, options, metrics, out)
     notes = [*prepared.warnings, *(note for result in results for note in result.score.notes)]
     for note in dict.fromkeys(notes):
         print(f"Note: {note}", file=sys.stderr)
-    tables = [table_of(table, results, [system.name for system in found]) for table in prepared.form.tables]
+    tables = [table_of(table, results, [system.name for system in systems]) for table in prepared.form.tables]
     if as_json:
         lines = [result.as_dict(prepared.task.name, prepared.form.name, options) for result in results]
         print_json({"tables": [_as_dict(table) for table in tables], "results": lines})

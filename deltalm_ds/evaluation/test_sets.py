@@ -1,14 +1,15 @@
 """Test sets: sources and references of a direction, from files."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from deltalm_ds.data_tools.published.objects import is_list, read_objects
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.languages import find_language, split_codes, split_pair
-from deltalm_ds.lines import COMPRESSIONS, read_parallel_lines
+from deltalm_ds.lines import COMPRESSIONS, read_all_parallel_lines, read_parallel_lines
 
 JSONL = ".jsonl"
 
@@ -113,6 +114,33 @@ def _named(directory: Path, split: str) -> Iterable[tuple[Path, str]]:
         if path.name.startswith(f"{split}.") and path.is_file():
             name = path.stem if path.suffix in COMPRESSIONS else path.name
             yield path, name.removeprefix(f"{split}.")
+
+
+def read_references(
+    outputs: Sequence[Path], references: Sequence[Path], source: Path | None, settings: References
+) -> tuple[list[list[str]], References]:
+    """Files of outputs, and what they are judged by, line by line.
+
+    Args:
+        outputs: at least one.
+        references: any number; where one after the first has an empty line, there is no further reference.
+        source: what the outputs were made from, if it is known.
+        settings: language, tokenizer and languages.
+
+    Raises:
+        InputError: files of different lengths (both are named), or one that cannot be read.
+    """
+    files = [*outputs, *references, *([source] if source is not None else [])]
+    lines = read_all_parallel_lines(files)
+    texts = lines[len(outputs) : len(outputs) + len(references)]
+    sources = lines[-1] if source is not None else []
+    further = further_references(texts[1:]) if len(texts) > 1 else []
+    return lines[: len(outputs)], replace(settings, texts=texts[0] if texts else [], further=further, sources=sources)
+
+
+def further_references(texts: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """For each line those of the texts that have something there."""
+    return [tuple(text for text in of_line if text) for of_line in zip(*texts, strict=True)]
 
 
 def _find_files(directory: Path, split: str) -> dict[tuple[str, str], Path]:

@@ -12,9 +12,21 @@ from deltalm_ds.generation.translate import encoder_for, translate
 from deltalm_ds.vocabulary import Vocabulary
 
 
-def make_scorer(test: TestSet, metrics: Iterable[str], tokenizer: str | None = None) -> DirectionScorer:
-    """What scores outputs for a test set; errors as `DirectionScorer`."""
-    return DirectionScorer(test.direction, References(test.references, test.target_lang, tokenizer), metrics)
+def make_scorer(
+    test: TestSet, metrics: Iterable[str], languages: Sequence[str] = (), tokenizer: str | None = None
+) -> DirectionScorer:
+    """What scores outputs for a test set; errors as `DirectionScorer`.
+
+    Args:
+        test: the references, and what else metrics may need.
+        metrics: names from `METRICS`.
+        languages: those that an output may be in by mistake, such as the vocabulary's; none for any.
+        tokenizer: for metrics of words; None takes that of the target language.
+    """
+    references = References(
+        test.references, test.target_lang, tokenizer, test.further_references, test.sources, languages
+    )
+    return DirectionScorer(test.direction, references, metrics)
 
 
 def evaluate_directions(
@@ -31,14 +43,14 @@ def evaluate_directions(
         engine: of a model with this vocabulary.
         options: of the search.
         metrics: names from `METRICS`.
-        tokenizer: one of sacreBLEU's, for metrics of words; None takes that of the target language.
+        tokenizer: for metrics of words; None takes that of the target language.
 
     Raises:
         InputError: a target language has no tag in a vocabulary that has tags, or a metric lacks something; before
             anything is translated.
     """
     metrics = tuple(metrics)
-    scorers = [make_scorer(test, metrics, tokenizer) for test in test_sets]
+    scorers = [make_scorer(test, metrics, vocabulary.languages, tokenizer) for test in test_sets]
     for test in test_sets:
         _encoder(vocabulary, test)
     scores = []

@@ -8,6 +8,7 @@ from command import deltalm, must
 from published_tasks import PUBLISH, lines, objects, small_vocabulary, xgiga
 
 from deltalm_ds.data.shards import ShardDataset
+from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.evaluation.suites import PreparedTask
 from deltalm_ds.evaluation.tasks import TASKS
 from deltalm_ds.recipe.loading import RECIPES, load_recipe
@@ -170,3 +171,4 @@ def test_recipes_train_on_what_is_prepared(name: str) -> None:
         directory = recipe.vocabulary.parent
         assert {group.path.parent for group in recipe.data.train} == {directory}
         assert {group.path.name for group in recipe.data.train} <= {"train", "mono"}
+    assert all(set(form.metrics) <= set(METRICS) for form in TASKS[name].forms)

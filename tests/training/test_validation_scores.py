@@ -16,7 +16,7 @@ TESTS = (TestSet("en-de", SENTENCES, SENTENCES), TestSet("de-en", SENTENCES[:2],
 def test_each_direction_has_its_own_outputs():
     outputs = [*SENTENCES, SENTENCES[0], "six seven eight nine eleven"]
     recipe = SimpleNamespace(validation=SimpleNamespace(metrics=("bleu", "ter")))
-    record = _scores(SimpleNamespace(tests=TESTS), recipe, outputs)
+    record = _scores(SimpleNamespace(tests=TESTS, vocabulary=SimpleNamespace(languages=())), recipe, outputs)
     expected = {
         name: METRICS[name].scorer(References(SENTENCES[:2], "en")).score(outputs[3:]).value for name in ("bleu", "ter")
     }

@@ -93,6 +93,11 @@ class Form:
         return [part for part in self.parts if part.split in splits]
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that its tables show."""
+        return tuple(dict.fromkeys(name for table in self.tables for name in table.metrics))
+
+    @property
     def tagged_languages(self) -> tuple[str, ...]:
         """The languages that need a tag: all that are trained to be generated, where there are several."""
         trained = dict.fromkeys(language for part in self.of_split("train") for language in targets_of(part))
@@ -123,8 +128,3 @@ class Task:
     split: str = "test"
     search: SearchOptions = PAPER
     task_tokens: tuple[str, ...] = ()
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """All that its tables show."""
-        return tuple(dict.fromkeys(name for form in self.forms for table in form.tables for name in table.metrics))

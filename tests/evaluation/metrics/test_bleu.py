@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from wmt17 import lines_of, needs_outputs, published_scores
+from wmt17 import ROWS, lines_of, needs_outputs, published_scores
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS
@@ -26,8 +26,9 @@ def bleu(hypotheses, references, language=None, tokenizer=None):
 
 
 @needs_outputs
-def test_published_scores_of_a_wmt17_system():
-    published, references = published_scores()[0], lines_of("ref")
+@pytest.mark.parametrize("row", ROWS)
+def test_published_scores_of_a_wmt17_system(row):
+    published, references = published_scores()[row], lines_of("ref")
     score, _ = bleu(lines_of(published["system"]), references, "de")
     assert len(references) == 3004
     assert f"{score.value:.4f}" == published["BLEU_sacrebleu_2.6.0"]
