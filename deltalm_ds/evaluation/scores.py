@@ -68,11 +68,11 @@ class DirectionScorer:
     def __init__(self, direction: str, references: References, metrics: Iterable[str] = DEFAULT_METRICS) -> None:
         chosen = find_metrics(metrics)
         _check_needs(direction, references, chosen)
+        _check_tokenizer(references.tokenizer, chosen)
         self.direction = direction
         self.references = references
         self.scorers = {metric.name: metric.scorer(_for_metric(references, metric)) for metric in chosen}
         self.notes = _notes(direction, references, [scorer.note for scorer in self.scorers.values()])
-        _check_tokenizer(references.tokenizer, chosen)
 
     def score(self, hypotheses: Sequence[str], seconds: float = 0.0) -> DirectionScore:
         """The scores of some outputs; InputError if there are none, or not as many as references or sources."""

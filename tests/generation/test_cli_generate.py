@@ -290,8 +290,9 @@ def test_evaluate_writes_outputs_and_scores(model, run, tmp_path):
     assert [score["direction"] for score in summary["directions"]] == ["de-en", "en-de"]
     assert len((tmp_path / "out/de-en.hyp").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "out/scores.json").read_text()) == summary
-    table = run(*arguments, "--directions", "en-de")
-    assert "en-de" in table and "de-en" not in table and "tok:13a" in table
+    table = run(*arguments, "--directions", "en-de", "--metrics", "bleu,rouge1,meteor,copy_rate,off_target")
+    assert "en-de" in table and "de-en" not in table and "BLEU: nrefs:1|case:mixed|eff:no|tok:13a" in table
+    assert table.split()[:7] == ["direction", "BLEU", "ROUGE-1", "METEOR", "copies", "off-target", "sentences"]
     with pytest.raises(InputError, match="exists already"):
         run(*arguments, "--out", tmp_path / "out")
 

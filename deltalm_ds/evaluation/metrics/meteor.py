@@ -31,7 +31,7 @@ def scorer(references: References) -> Scorer:
 
     Words are those of sacreBLEU's tokenizer for the language. Stems exist in the languages of nltk's stemmers, synonyms
     in English, where the environment names the directory of WordNet's files (`WNSEARCHDIR`); nltk looks for them by
-    stems. METEOR 1.5 in Java weighs other things, and its numbers are others.
+    stems. METEOR 1.5 weighs other things: see `meteor_1_5.py`.
 
     Raises:
         InputError: nltk or the tokenizer is missing, or what the environment names is not WordNet.

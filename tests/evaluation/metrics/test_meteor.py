@@ -1,5 +1,6 @@
 """METEOR against nltk's own call and its formula; synonyms by a WordNet of five words made here."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.metrics.meteor import WORDNET, WORDNET_FILES
 
-DEBIAN = Path("/usr/share/wordnet")
+INSTALLED = Path(os.environ.get(WORDNET, "/usr/share/wordnet"))
 TEXTS = (
     "It is a guide to action which ensures that the military always obeys the commands of the party",
     "It is a guide to action that ensures that the military will forever heed Party commands",
@@ -98,12 +99,13 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DEBIAN.exists(), reason=f"{DEBIAN} (Debian's package wordnet-base) is not here")
-def test_debians_wordnet(monkeypatch):
+@pytest.mark.skipif(not INSTALLED.exists(), reason=f"{INSTALLED} (Debian's package wordnet-base) is not here")
+def test_a_whole_wordnet(monkeypatch):
     """0.6944 without synonyms by nltk's documentation of `meteor_score`, which has these sentences, with them too."""
-    monkeypatch.setenv(WORDNET, str(DEBIAN))
+    monkeypatch.setenv(WORDNET, str(INSTALLED))
     further = (
         "It is the guiding principle which guarantees the military forces always being under the command of the Party",
         "It is the practical guide for the army always to heed the directions of the party",
     )
     assert round(meteor(*TEXTS, "en", further)[0].value, 2) == 69.44
+    assert meteor("the auto stops", "the car stops", "en")[0].value > 90
