@@ -1,4 +1,4 @@
-"""`deltalm evaluate --suite` and `--task` through the command line, on a prepared task and a model of random weights."""
+"""`deltalm evaluate --suite` and `--task` by the command line, on a prepared task and a model of random weights."""
 
 import json
 from pathlib import Path
