@@ -1,11 +1,12 @@
 """Tasks from files in their published forms: what the model reads, what it is scored with, what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from command import deltalm, must
-from published_tasks import PUBLISH, lines, objects, small_vocabulary, xgiga
+from published_tasks import ENTRY, PUBLISH, lines, objects, small_vocabulary, xgiga
 
 from deltalm_ds.data.shards import ShardDataset
 from deltalm_ds.evaluation.metrics import METRICS
@@ -114,8 +115,6 @@ def test_a_new_vocabulary_and_what_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path: Path, vocabulary: Path, change: str, message: str) -> None:
-    import re
-
     xgiga(tmp_path / "x")
     headlines = tmp_path / "x" / "train.y.fr"
     headlines.unlink()
@@ -131,6 +130,12 @@ def test_files_that_do_not_belong_together(tmp_path: Path, vocabulary: Path, cha
     ("name", "file", "content", "message"),
     [
         ("webnlg", "en/train/a.xml", "<benchmark><entry>", "a.xml is not well-formed XML, or cut short"),
+        (
+            "webnlg",
+            "en/train/a.xml",
+            f"<b>\n{ENTRY}{ENTRY}</b>".format(number=1, subject="A", texts="<lex>A</lex>"),
+            "a.xml, line 9, entry Id1: the id 'Id1' stands there twice, first at .*line 5",
+        ),
         ("xqg", "xquad/zh.jsonl", '{"passage": "a"\n', "zh.jsonl, line 1: not valid JSON"),
         (
             "xqg",
@@ -144,8 +149,6 @@ def test_files_that_do_not_belong_together(tmp_path: Path, vocabulary: Path, cha
     ],
 )
 def test_malformed_files(tmp_path: Path, vocabulary: Path, name: str, file: str, content: str, message: str) -> None:
-    import re
-
     path = tmp_path / "published" / file
     path.parent.mkdir(parents=True)
     path.write_text(content)
