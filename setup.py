@@ -33,7 +33,7 @@ setup(
     package_data={
         "deltalm_ds": ["py.typed"],
         "deltalm_ds.ds_configs": ["*.json"],
-        "deltalm_ds.recipes": ["*.yaml"],
+        "deltalm_ds.recipes": ["*.yaml", "tasks/*.yaml"],
         "deltalm_ds.launch.examples": ["hostfile.*"],
         "deltalm_ds.launch.slurm": ["*.sbatch"],
         "deltalm_ds.serving": ["*.html"],
@@ -66,7 +66,7 @@ setup(
         "export": ["transformers>=5.12", "tokenizers", "onnx", "onnxruntime"],
         "serve": ["starlette>=1", "uvicorn>=0.54", "h11", "prometheus-client", "py3langid>=0.4"],
         "documents": ["python-docx>=1.2", "lxml"],
-        "eval": ["sacrebleu[ja,ko]"],
+        "eval": ["sacrebleu[ja,ko]", "rouge-score>=0.1.2", "nltk>=3.9", "py3langid>=0.4"],
         "mpi": ["mpi4py>=4.1"],
         "dev": [
             "pytest",

@@ -12,7 +12,7 @@ import lzma
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -62,11 +62,18 @@ def read_parallel_lines(first: str | Path, second: str | Path) -> tuple[list[str
     Raises:
         InputError: they have different numbers of lines, or both are standard input; or see `line_blocks`.
     """
-    if Path(first) == Path(second) == STDIN:
+    sides = read_all_parallel_lines([Path(first), Path(second)])
+    return sides[0], sides[1]
+
+
+def read_all_parallel_lines(paths: Sequence[Path]) -> list[list[str]]:
+    """The lines of files that belong together line by line; raises as `read_parallel_lines`."""
+    if list(paths).count(STDIN) > 1:
         raise InputError("Standard input can be read only once: name a file for the other side.")
-    sides = read_lines(first), read_lines(second)
-    if len(sides[0]) != len(sides[1]):
-        raise unequal_lines(first, len(sides[0]), second, len(sides[1]))
+    sides = [read_lines(path) for path in paths]
+    for path, lines in zip(paths, sides, strict=True):
+        if len(lines) != len(sides[0]):
+            raise unequal_lines(paths[0], len(sides[0]), path, len(lines))
     return sides
 
 

@@ -29,7 +29,7 @@ FEW_ARGUMENTS = 3  # that a summary can explain
 def texts() -> Iterator[tuple[Path, str]]:
     """Every text of the repository in which a fact may be cited, but this file."""
     paths = [ROOT / path for path in modules()] + DOCUMENTS
-    paths += [path for name in ("recipes", "ds_configs") for path in (ROOT / name).iterdir()]
+    paths += [path for name in ("recipes", "ds_configs") for path in (ROOT / name).rglob("*.*")]
     for path in paths:
         if path != Path(__file__):
             yield path.relative_to(ROOT), path.read_text(encoding="utf-8")

@@ -55,6 +55,7 @@ DISTRIBUTIONS = {
     "ClusterShell": "clustershell",
     "pynvml": "nvidia-ml-py",
     "docx": "python-docx",
+    "rouge_score": "rouge-score",
     "prometheus_client": "prometheus-client",
 }
 
@@ -221,6 +222,7 @@ def test_every_imported_package_is_declared_in_setup_py(monkeypatch: pytest.Monk
     required = _names(described["install_requires"])
     optional = {"data_tools": extras["mpi"], "export": extras["export"], "checkpoints": extras["export"]}
     optional["serving"] = extras["serve"]
+    optional["evaluation"] = extras["eval"]
     optional["training"] = extras["mpi"]  # where mpirun starts the ranks
     optional["generation"] = {"onnxruntime", "transformers"} | extras["documents"]  # the first two are of exports
     optional["kernels"] = {"triton", "apex"}  # one comes with torch's CUDA wheels, one is used where found

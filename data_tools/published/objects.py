@@ -34,3 +34,15 @@ def read_json_document(path: Path) -> Any:
 def is_list(value: Any, kind: type[Element]) -> TypeGuard[list[Element]]:
     """Whether this is a list with elements of this type alone."""
     return isinstance(value, list) and all(isinstance(element, kind) for element in value)
+
+
+class Identities:
+    """The ids of a file's records, each of which is to stand there once: no record counts twice in a score."""
+
+    def __init__(self) -> None:
+        self._positions: dict[str, str] = {}
+
+    def add(self, position: str, identity: object) -> None:
+        """InputError where a record before has this id; None is none."""
+        if identity is not None and (first := self._positions.setdefault(str(identity), position)) != position:
+            raise InputError(f"{position}: the id {identity!r} stands there twice, first at {first}.")

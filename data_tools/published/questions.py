@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deltalm_ds.data_tools.published.objects import is_list, read_json_document, read_objects
+from deltalm_ds.data_tools.published.objects import Identities, is_list, read_json_document, read_objects
 from deltalm_ds.data_tools.published.published_corpus import Item
 from deltalm_ds.errors import InputError
 from deltalm_ds.lines import text_name
@@ -14,7 +14,9 @@ from deltalm_ds.lines import text_name
 def read(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Item]:
     """Reading comprehension turned round: answer and passage -> question. Of several answers the first is taken."""
     for path in files:
+        identities = Identities()
         for position, record in _squad_records(path) if text_name(path).endswith(".json") else read_objects(path):
+            identities.add(position, record.get("id"))
             passage = record.get("passage", record.get("context"))
             question = record.get("question")
             answers = record.get("answer", record.get("answers"))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deltalm_ds.data_tools.published.objects import is_list, read_objects
+from deltalm_ds.data_tools.published.objects import Identities, is_list, read_objects
 from deltalm_ds.data_tools.published.published_corpus import Item
 from deltalm_ds.data_tools.published.xml_elements import elements
 from deltalm_ds.errors import InputError
@@ -20,8 +20,10 @@ def read(files: Sequence[Path], dropped: Counter[str], language: str = "en") -> 
 
 
 def _webnlg_xml(path: Path, dropped: Counter[str], language: str) -> Iterator[Item]:
+    identities = Identities()
     for number, entry in elements(path, "entry"):
         position = f"{path}, line {number}, entry {entry.get('eid')}"
+        identities.add(position, entry.get("eid"))
         triples = [triple.text or "" for triple in entry.findall("modifiedtripleset/mtriple")]
         texts = entry.findall("lex")
         wanted = [text.text or "" for text in texts if (text.get("lang") or language) == language]
@@ -30,10 +32,13 @@ def _webnlg_xml(path: Path, dropped: Counter[str], language: str) -> Iterator[It
 
 
 def _webnlg_jsonl(path: Path) -> Iterator[Item]:
+    identities = Identities()
     for position, record in read_objects(path):
         triples, texts = record.get("triples"), record.get("refs")
         if not is_list(triples, list) or not is_list(texts, str):
             raise InputError(f"{position}: expected lists `triples` and `refs`.")
+        if "id" in record:  # the release numbers the entries of each number of triples by themselves
+            identities.add(position, (record["id"], len(triples)))
         yield _linearise(position, triples), texts
 
 

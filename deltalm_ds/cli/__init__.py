@@ -10,6 +10,7 @@ import sys
 import typer
 
 from deltalm_ds.cli import (
+    comparison,
     data,
     evaluation,
     export,
@@ -19,6 +20,7 @@ from deltalm_ds.cli import (
     recipe,
     report,
     serving,
+    tasks,
     training,
     translation,
     vocab,
@@ -34,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data.app.command()(tasks.prepare)
 app.add_typer(vocab.app, name="vocab")
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
@@ -52,6 +55,7 @@ for verb in (
     translation.score,
     serving.serve,
     evaluation.evaluate,
+    comparison.compare,
     export.export,
 ):
     app.command()(verb)

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,114 +15,183 @@ from deltalm_ds.cli.options import (
     Dtype,
     EngineName,
     LengthPenalty,
-    MaxLength,
     NoRepeatNgramSize,
     SourceLang,
     TargetLang,
     Threads,
 )
 from deltalm_ds.cli.output import print_json, print_table
+from deltalm_ds.cli.suites import TABLE_FORMATS, TEXT, evaluate_suite
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS
+from deltalm_ds.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
+    from deltalm_ds.evaluation.metrics.interface import References
     from deltalm_ds.evaluation.scores import DirectionScore
+    from deltalm_ds.evaluation.suites import PreparedTask
     from deltalm_ds.evaluation.test_sets import TestSet
+
+DEFAULT_SPLIT, DEFAULT_MAX_LENGTH = "test", 200
 
 
 def evaluate(
     model: Annotated[Path | None, typer.Argument(help="A model directory or export; none with --hypotheses.")] = None,
     data: Annotated[Path | None, typer.Option(help="Directory of files such as test.en-de.en, test.en-de.de.")] = None,
-    split: Annotated[str, typer.Option(help="Which files of --data.")] = "test",
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"What --data was prepared for, of {', '.join(TASKS)}: its split, search, metrics."),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="A task again: several --systems, in the tables of the paper.")
+    ] = None,
+    systems: Annotated[
+        str | None,
+        typer.Option(help="Of --suite: models, files of outputs, copy, lead, memory:PREPARED; NAME= before."),
+    ] = None,
+    table: Annotated[str, typer.Option(help=f"Of --suite: {', '.join(TABLE_FORMATS)}.")] = TEXT,
+    split: Annotated[
+        str | None, typer.Option(help=f"Which files of --data; by default {DEFAULT_SPLIT}, or what the paper scores.")
+    ] = None,
     directions: Annotated[str, typer.Option(help="Such as en-de,de-en; or all.")] = "all",
     source: Annotated[Path | None, typer.Option(help="Instead of --data: sources, one a line.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="The references of --source or --hypotheses.")] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="The references of --source or --hypotheses; named again for further ones (empty: none)."),
+    ] = None,
     hypotheses: Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")] = None,
     target_lang: TargetLang = None,
     source_lang: SourceLang = None,
     beam: Beam = 5,
     length_penalty: LengthPenalty = 1.0,
-    max_length: MaxLength = 200,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help=f"Most tokens of an output, without </s>; by default {DEFAULT_MAX_LENGTH}, or the task's."),
+    ] = None,
     no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = 0,
-    metrics: Annotated[str, typer.Option(help=f"Of {', '.join(METRICS)}; several with commas between.")] = ",".join(
-        DEFAULT_METRICS
-    ),
-    tokenizer: Annotated[
-        str | None, typer.Option(help="sacreBLEU's, for BLEU; by default that of the language: zh, ja-mecab, …, 13a.")
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of {', '.join(METRICS)}; several with commas between. By default {','.join(DEFAULT_METRICS)}, "
+            "or the task's."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="New directory for the outputs and scores.json.")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="For BLEU sacreBLEU's, for ROUGE rouge_score or unicode; by default that of the language."),
+    ] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Of --hypotheses: those that off_target is to tell apart, such as en,de.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New directory for the outputs and scores.json; of --suite one that keeps them from run to run."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """BLEU, chrF and more of a model per direction, or of given outputs, by sacreBLEU with its signatures.
+    """How good the outputs of a model are per direction, or given ones: values ± half of a 95 % interval, signatures.
 
     Example: deltalm evaluate models/cldr --data corpus --directions en-de,de-en
+    Example: deltalm evaluate --suite webnlg --data webnlg --systems run,copy,memory:webnlg --out results
     """
+    from deltalm_ds.evaluation.scores import DirectionScorer
+    from deltalm_ds.evaluation.systems import find_systems
+    from deltalm_ds.evaluation.test_sets import read_references
     from deltalm_ds.evaluation.translation import evaluate_directions
     from deltalm_ds.files import atomic_directory
     from deltalm_ds.generation.interface import SearchOptions
     from deltalm_ds.generation.loading import load_engine, load_vocabulary
 
+    prepared = _prepared_task(task or suite, data)
+    if max_length is None:
+        max_length = prepared.task.search.max_length if prepared else DEFAULT_MAX_LENGTH
     options = SearchOptions(
         beam, length_penalty=length_penalty, max_length=max_length, no_repeat_ngram_size=no_repeat_ngram_size
     )
-    names = _split(metrics)
+    names = split_names(metrics) if metrics else list(prepared.form.metrics if prepared else DEFAULT_METRICS)
+    wanted = None if directions == "all" else split_names(directions)
+    open_model = partial(load_engine, engine=engine, threads=threads, device=device, dtype=dtype)
+    if suite is not None or systems is not None:
+        if prepared is None or suite is None or systems is None or out is None or model is not None or task is not None:
+            raise InputError("--suite goes with --systems, --data and --out; models are among the systems.")
+        found = find_systems(split_names(systems), open_model)
+        evaluate_suite(prepared, found, prepared.test_sets(split, wanted), options, names, out, table, as_json)
+        return
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
-            if reference is None or model is not None or data is not None or source is not None:
-                raise InputError("--hypotheses goes with --reference alone: no model, no --data, no --source.")
-            scores = [_score_outputs(hypotheses, reference, target_lang, names, tokenizer)]
+            if model is not None or data is not None:
+                raise InputError("--hypotheses goes with --reference and --source: no model, no --data.")
+            settings = reference_settings(target_lang, tokenizer, languages)
+            (outputs,), references = read_references([hypotheses], reference or [], source, settings)
+            scores = [DirectionScorer(references.language or "given", references, names).score(outputs)]
         else:
-            test_sets = _test_sets(data, split, directions, source, reference, target_lang)
+            if prepared is not None:
+                test_sets = prepared.test_sets(split, wanted)
+            else:
+                test_sets = _test_sets(data, split or DEFAULT_SPLIT, wanted, source, reference, target_lang)
             if source_lang is not None:
                 test_sets = [test.with_source(source_lang) for test in test_sets]
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
-            runner, vocabulary = load_engine(model, engine, threads, device, dtype), load_vocabulary(model)
-            scores = evaluate_directions(runner, vocabulary, test_sets, options, names, tokenizer)
+            scores = evaluate_directions(
+                open_model(model), load_vocabulary(model), test_sets, options, names, tokenizer
+            )
         if out_directory is not None:
             _write_evaluation(out_directory, scores)
-    for note in dict.fromkeys(note for result in scores for note in result.notes):
+    notes = [*(prepared.warnings if prepared else ()), *(note for result in scores for note in result.notes)]
+    for note in dict.fromkeys(notes):
         print(f"Note: {note}", file=sys.stderr)
     _print_scores(scores, as_json)
 
 
-def _split(names: str) -> list[str]:
+def reference_settings(target_lang: str | None, tokenizer: str | None, languages: str | None) -> "References":
+    """What the command line says of outputs that are given; InputError where a language is no code."""
+    from deltalm_ds.evaluation.metrics.interface import References
+    from deltalm_ds.languages import check_code
+
+    among = [check_code(code) for code in split_names(languages)] if languages else []
+    return References(language=target_lang and check_code(target_lang), tokenizer=tokenizer, languages=among)
+
+
+def split_names(names: str) -> list[str]:
+    """`a, b` -> [a, b]."""
     return [name.strip() for name in names.split(",")]
 
 
-def _score_outputs(
-    hypotheses: Path, reference: Path, target_lang: str | None, metrics: list[str], tokenizer: str | None
-) -> "DirectionScore":
-    from deltalm_ds.evaluation.metrics.interface import References
-    from deltalm_ds.evaluation.scores import DirectionScorer
-    from deltalm_ds.languages import check_code
-    from deltalm_ds.lines import read_parallel_lines
+def _prepared_task(task: str | None, data: Path | None) -> "PreparedTask | None":
+    """The task that is named, with its data; None where none is."""
+    from deltalm_ds.evaluation.suites import PreparedTask
 
-    outputs, texts = read_parallel_lines(hypotheses, reference)
-    language = target_lang and check_code(target_lang)
-    return DirectionScorer(language or "given", References(texts, language, tokenizer), metrics).score(outputs)
+    if task is None:
+        return None
+    if data is None:
+        raise InputError(f"Name the directory that `deltalm data prepare {task}` wrote (--data).")
+    return PreparedTask.open(task, data)
 
 
 def _test_sets(
     data: Path | None,
     split: str,
-    directions: str,
+    directions: list[str] | None,
     source: Path | None,
-    reference: Path | None,
+    reference: list[Path] | None,
     target_lang: str | None,
 ) -> "list[TestSet]":
-    from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
+    from deltalm_ds.evaluation.test_sets import TestSet, further_references, read_test_sets
     from deltalm_ds.languages import check_code
-    from deltalm_ds.lines import read_parallel_lines
+    from deltalm_ds.lines import read_all_parallel_lines
 
-    if data is not None and source is None and reference is None:
-        return read_test_sets(data, split, None if directions == "all" else _split(directions))
-    if data is None and source is not None and reference is not None and target_lang is not None:
-        return [TestSet(check_code(target_lang), *read_parallel_lines(source, reference))]
+    if data is not None and source is None and not reference:
+        return read_test_sets(data, split, directions)
+    if data is None and source is not None and reference and target_lang is not None:
+        sources, first, *others = read_all_parallel_lines([source, *reference])
+        return [TestSet(check_code(target_lang), sources, first, further_references(others) if others else ())]
     raise InputError("Give either --data, or --source with --reference and --target-lang.")
 
 
@@ -138,6 +208,7 @@ def _write_evaluation(directory: Path, scores: "list[DirectionScore]") -> None:
 
 def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
     from deltalm_ds.evaluation.scores import summarize
+    from deltalm_ds.evaluation.significance import margin
 
     summary = summarize(scores)
     if as_json:
@@ -146,7 +217,8 @@ def _print_scores(scores: "list[DirectionScore]", as_json: bool) -> None:
     titles = {name: metric["title"] for name, metric in summary["metrics"].items()}
     rows: list[list[str | int | None]] = []
     for score in scores:
-        rows.append([score.direction, *(f"{score.scores[name]:.2f}" for name in titles), score.num_sentences])
+        values = [f"{score.scores[name]:.2f}{margin(score.intervals.get(name))}" for name in titles]
+        rows.append([score.direction, *values, score.num_sentences])
     if len(scores) > 1:
         averages = [f"{summary[f'average_{name}']:.2f}" for name in titles]
         rows.append(["average", *averages, sum(score.num_sentences for score in scores)])

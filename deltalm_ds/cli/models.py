@@ -8,7 +8,7 @@ import typer
 from deltalm_ds.cli.options import AsJson
 from deltalm_ds.cli.output import print_json, print_table, print_values
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.metrics import METRICS, find_metric
+from deltalm_ds.evaluation.metrics import METRICS, higher_is_better
 
 AVERAGED = 5  # checkpoints, as for the paper's WMT-10 models [facts: fine-tuning]
 
@@ -164,8 +164,8 @@ def average(
     if len(models) > 1:
         chosen = models
     elif best:
-        higher_is_better = metric not in LOSSES and find_metric(metric).higher_is_better
-        chosen = best_checkpoints(models[0], best, metric, higher_is_better=higher_is_better)
+        highest = metric not in LOSSES and higher_is_better(metric)
+        chosen = best_checkpoints(models[0], best, metric, higher_is_better=highest)
     else:
         chosen = newest_checkpoints(models[0], last or (1 if ema else AVERAGED))
     average_models(chosen, out, running=ema)

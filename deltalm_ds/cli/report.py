@@ -24,16 +24,18 @@ def report(
 
     Example: deltalm report runs/multi30k
     """
+    from deltalm_ds.evaluation.metrics import METRICS
+
     if len(runs) == 1:
         from deltalm_ds.report.run_page import write_report
 
         path = out or runs[0] / "report.html"
-        write_report(runs[0], path)
+        write_report(runs[0], path, METRICS)
     else:
         from deltalm_ds.report.comparison import write_comparison
 
         path = out or COMPARISON
-        write_comparison(runs, path)
+        write_comparison(runs, path, METRICS)
     print(path)
 
 

@@ -1,19 +1,31 @@
 """Translating test sets and scoring the result, direction by direction."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
 from deltalm_ds.evaluation.test_sets import TestSet
-from deltalm_ds.generation.interface import Engine, ModelVocabulary, SearchOptions
+from deltalm_ds.generation.interface import Engine, Ids, ModelVocabulary, SearchOptions
 from deltalm_ds.generation.translate import encoder_for, translate
 
 
-def make_scorer(test: TestSet, metrics: Iterable[str], tokenizer: str | None = None) -> DirectionScorer:
-    """What scores outputs for a test set; errors as `DirectionScorer`."""
-    return DirectionScorer(test.direction, References(test.references, test.target_lang, tokenizer), metrics)
+def make_scorer(
+    test: TestSet, metrics: Iterable[str], languages: Sequence[str] = (), tokenizer: str | None = None
+) -> DirectionScorer:
+    """What scores outputs for a test set; errors as `DirectionScorer`.
+
+    Args:
+        test: the references, and what else metrics may need.
+        metrics: names from `METRICS`.
+        languages: those that an output may be in by mistake, such as the vocabulary's; none for any.
+        tokenizer: for metrics of words; None takes that of the target language.
+    """
+    references = References(
+        test.references, test.target_lang, tokenizer, test.further_references, test.sources, languages
+    )
+    return DirectionScorer(test.direction, references, metrics)
 
 
 def evaluate_directions(
@@ -30,22 +42,38 @@ def evaluate_directions(
         engine: of a model with this vocabulary.
         options: of the search.
         metrics: names from `METRICS`.
-        tokenizer: one of sacreBLEU's, for metrics of words; None takes that of the target language.
+        tokenizer: for metrics of words; None takes that of the target language.
 
     Raises:
         InputError: a target language has no tag in a vocabulary that has tags, or a metric lacks something; before
             anything is translated.
     """
     metrics = tuple(metrics)
-    scorers = [make_scorer(test, metrics, tokenizer) for test in test_sets]
-    has_languages = bool(vocabulary.languages)
-    encoders = [
-        encoder_for(vocabulary, test.target_lang if has_languages else None, test.source_lang) for test in test_sets
-    ]
+    scorers = [make_scorer(test, metrics, vocabulary.languages, tokenizer) for test in test_sets]
+    for test in test_sets:
+        _encoder(vocabulary, test)
     scores = []
-    for test, encode, scorer in zip(test_sets, encoders, scorers, strict=True):
+    for test, scorer in zip(test_sets, scorers, strict=True):
         start = time.perf_counter()
-        outputs = translate(engine, test.sources, encode, options, what=f"translate {test.direction}")
-        hypotheses = [vocabulary.decode(found[0].ids) for found in outputs]
+        hypotheses = translate_test_set(engine, vocabulary, test, options)
         scores.append(scorer.score(hypotheses, time.perf_counter() - start))
     return scores
+
+
+def translate_test_set(engine: Engine, vocabulary: ModelVocabulary, test: TestSet, options: SearchOptions) -> list[str]:
+    """The best hypothesis for each source.
+
+    Args:
+        engine: of a model with this vocabulary.
+        test: what to translate.
+        options: of the search.
+
+    Raises:
+        InputError: the target language has no tag in a vocabulary that has tags.
+    """
+    outputs = translate(engine, test.sources, _encoder(vocabulary, test), options, what=f"translate {test.direction}")
+    return [vocabulary.decode(found[0].ids) for found in outputs]
+
+
+def _encoder(vocabulary: ModelVocabulary, test: TestSet) -> Callable[[str], Ids]:
+    return encoder_for(vocabulary, test.target_lang if vocabulary.languages else None, test.source_lang)

@@ -22,7 +22,7 @@ from deltalm_ds.data.objectives.seq2seq import Seq2Seq
 from deltalm_ds.data.sampling import SAMPLINGS, Sampling
 from deltalm_ds.data.sampling.temperature import TemperatureSampling
 from deltalm_ds.errors import nearest
-from deltalm_ds.evaluation.metrics import find_metrics
+from deltalm_ds.evaluation.metrics import METRICS, find_metrics
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
 from deltalm_ds.recipe.launch_section import LaunchSection
 from deltalm_ds.recipe.one_of import OneOf
@@ -221,6 +221,8 @@ class Recipe(Section):
                 f"keep_best.metric={metric} is not measured by the validation; the nearest that is: "
                 f"{nearest(metric, measured)} (of {', '.join(measured)})"
             )
+        if metric in METRICS and METRICS[metric].higher_is_better is None:
+            raise ValueError(f"keep_best.metric={metric} has no better end, so that nothing is ranked by it")
         return training
 
     @property

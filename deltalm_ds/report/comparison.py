@@ -1,6 +1,6 @@
 """One page about several runs: their curves in the same charts, the settings that differ, what came out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,7 +11,7 @@ from deltalm_ds.files import atomic_file
 from deltalm_ds.progress import duration_text
 from deltalm_ds.report.charts import Line, line_chart, palette
 from deltalm_ds.report.page import chart_grid, html_page, section, table
-from deltalm_ds.report.quality import described_metrics
+from deltalm_ds.report.quality import KNOWN_METRICS, Described, Metric, described_metrics
 from deltalm_ds.report.records import Record, points_of, steps_since_last, validation_metrics
 from deltalm_ds.report.run_files import name_of, read_recipe, read_records
 
@@ -27,8 +27,8 @@ class _Run:
     validation: list[Record]
 
 
-def write_comparison(runs: Sequence[Path], out: Path) -> None:
-    """Write the page about several run directories, complete or not at all.
+def write_comparison(runs: Sequence[Path], out: Path, known: Mapping[str, Described] = KNOWN_METRICS) -> None:
+    """Write the page about several run directories, complete or not at all; `known` is the table of metrics.
 
     Raises:
         InputError: a directory comes twice, or has no metrics.
@@ -36,10 +36,11 @@ def write_comparison(runs: Sequence[Path], out: Path) -> None:
     if len({run.resolve() for run in runs}) < len(runs):
         raise InputError("A run is named twice: name each one once.")
     compared = _read(runs)
+    metrics = _metrics(compared, known)
     sections = [
         f"<h1>{escape(', '.join(run.name for run in compared))}</h1>",
-        chart_grid(_charts(compared)),
-        section("Results", _results(compared)),
+        chart_grid(_charts(compared, metrics)),
+        section("Results", _results(compared, metrics)),
         section("Settings that differ", _settings(compared)),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,18 +61,18 @@ def _read(paths: Sequence[Path]) -> list[_Run]:
     return found
 
 
-def _metrics(runs: Sequence[_Run]) -> dict[str, str]:
-    """The metrics of translations that any run has, with their titles."""
-    known = described_metrics({})
+def _metrics(runs: Sequence[_Run], known: Mapping[str, Described]) -> dict[str, Metric]:
+    """The metrics of translations that any run has; those that are not known are called by their names."""
+    described = described_metrics({}, known)
     names = dict.fromkeys(name for run in runs for name in validation_metrics(run.validation))
-    return {name: known[name].title if name in known else name for name in names}
+    return {name: described.get(name, Metric(name, None)) for name in names}
 
 
-def _charts(runs: Sequence[_Run]) -> Iterator[str]:
+def _charts(runs: Sequence[_Run], metrics: Mapping[str, Metric]) -> Iterator[str]:
     yield line_chart("Training loss per target token (nats)", _lines(runs, "train", "loss"))
     yield line_chart("Validation loss per target token (nats)", _lines(runs, "validation", "loss"))
-    for name, title in _metrics(runs).items():
-        yield line_chart(f"Validation {title}", _lines(runs, "validation", name), from_zero=True)
+    for name, metric in metrics.items():
+        yield line_chart(f"Validation {metric.title}", _lines(runs, "validation", name), from_zero=True)
     yield line_chart("Learning rate", _lines(runs, "train", "learning_rate"), from_zero=True)
     yield line_chart("Gradient norm before clipping", _lines(runs, "train", "gradient_norm"), log=True)
     yield line_chart("Tokens per second", _lines(runs, "train", "tokens_per_second"), from_zero=True)
@@ -84,19 +85,18 @@ def _lines(runs: Sequence[_Run], kind: str, key: str) -> Iterator[Line]:
         yield Line(run.name, [step for step, _ in points], [value for _, value in points], run.colour)
 
 
-def _results(runs: Sequence[_Run]) -> str:
+def _results(runs: Sequence[_Run], metrics: Mapping[str, Metric]) -> str:
     """A row for each number, a column for each run."""
-    metrics = _metrics(runs)
     rows = [["", *(run.name for run in runs)]]
     rows += [
         [what, *(_text(values[what]) for values in map(_numbers, runs))]
         for what in ("steps", "tokens", "time of the steps", "tokens a second", "training loss, last")
     ]
     rows.append(["validation loss, lowest", *(_best(run, "loss", min) for run in runs)])
-    known = described_metrics({})
-    for name, title in metrics.items():
-        best = min if name in known and not known[name].higher_is_better else max
-        rows.append([f"validation {title}, best", *(_best(run, name, best) for run in runs)])
+    for name, metric in metrics.items():
+        if metric.higher_is_better is not None:
+            best = max if metric.higher_is_better else min
+            rows.append([f"validation {metric.title}, best", *(_best(run, name, best) for run in runs)])
     header, *body = rows
     return table(header, body)
 

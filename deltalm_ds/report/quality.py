@@ -1,7 +1,8 @@
 """How good translations were: the metrics of the validations and those of `deltalm evaluate`, by direction."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from deltalm_ds.report.page import note, table
 from deltalm_ds.report.records import Record, names_in, points_in, validation_metrics
@@ -9,10 +10,22 @@ from deltalm_ds.report.records import Record, names_in, points_in, validation_me
 
 @dataclass(frozen=True)
 class Metric:
-    """What a page says of a metric: its title and which values are the better ones."""
+    """What a page says of a metric: its title and which values are the better ones; None if neither are."""
 
     title: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+
+
+class Described(Protocol):
+    """A row of whatever table of metrics there is."""
+
+    @property
+    def title(self) -> str:
+        """In tables."""
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """None if neither end is."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,14 @@ class Column:
     averaged: bool = True
 
 
-# of runs and evaluations that do not describe their metrics
-KNOWN_METRICS = {"bleu": Metric("BLEU", True), "chrf": Metric("chrF2", True)}
+KNOWN_METRICS: Mapping[str, Described] = {"bleu": Metric("BLEU", True), "chrf": Metric("chrF2", True)}
 
 
-def described_metrics(evaluation: Record) -> dict[str, Metric]:
+def described_metrics(evaluation: Record, known: Mapping[str, Described]) -> dict[str, Metric]:
     """The metrics, by name, that are known and those that an evaluation (empty if there is none) describes itself."""
     described = evaluation.get("metrics", {}).items()
-    return KNOWN_METRICS | {name: Metric(facts["title"], facts["higher_is_better"]) for name, facts in described}
+    metrics = {name: Metric(metric.title, metric.higher_is_better) for name, metric in known.items()}
+    return metrics | {name: Metric(facts["title"], facts["higher_is_better"]) for name, facts in described}
 
 
 def quality_table(validation: Sequence[Record], evaluation: Record, metrics: dict[str, Metric]) -> str:
@@ -57,7 +70,7 @@ def _validation_columns(validation: Sequence[Record], metrics: dict[str, Metric]
         points = {direction: found for direction, found in points.items() if found}
         title = metrics[name].title if name in metrics else name
         yield Column(f"validation {title}, last", {direction: found[-1][1] for direction, found in points.items()})
-        if name in metrics:
+        if name in metrics and metrics[name].higher_is_better is not None:
             sign = 1 if metrics[name].higher_is_better else -1
             best = {d: max(found, key=lambda point: sign * point[1]) for d, found in points.items()}
             yield Column("best", {direction: value for direction, (_, value) in best.items()})

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a run: curves, tables, sample translations; it needs no network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from deltalm_ds.files import atomic_file
 from deltalm_ds.progress import duration_text
 from deltalm_ds.report.history import health, history
 from deltalm_ds.report.page import chart_grid, html_page, note, section, table
-from deltalm_ds.report.quality import described_metrics, quality_table
+from deltalm_ds.report.quality import KNOWN_METRICS, Described, described_metrics, quality_table
 from deltalm_ds.report.records import Record, names_in, points_in, steps_since_last
 from deltalm_ds.report.run_charts import run_charts
 from deltalm_ds.report.run_files import name_of, read_if_there, read_recipe, read_records
@@ -18,12 +18,12 @@ from deltalm_ds.runs.checkpoints import best_checkpoint, checkpoint_directories,
 from deltalm_ds.runs.events import read_events
 
 
-def write_report(run: Path, out: Path) -> None:
+def write_report(run: Path, out: Path, known: Mapping[str, Described] = KNOWN_METRICS) -> None:
     """Write the page about a run directory, complete or not at all.
 
     It shows what is there: `metrics.jsonl`, and where they exist `events.jsonl`, `recipe.yaml`, `environment.json`,
     `checkpoints/`, `evaluation.json` (the output of `deltalm evaluate --json`) and `samples.json` (a list of objects
-    with direction, source, reference and hypothesis).
+    with direction, source, reference and hypothesis). `known` is the table of metrics that validation may have.
 
     Raises:
         InputError: the directory has no metrics, or one of the files cannot be read.
@@ -33,7 +33,7 @@ def write_report(run: Path, out: Path) -> None:
     validation = [record for record in records if record["kind"] == "validation"]
     recipe = read_recipe(run)
     evaluation = read_if_there(run / "evaluation.json") or {}
-    metrics = described_metrics(evaluation)
+    metrics = described_metrics(evaluation, known)
     name = name_of(run, recipe)
     sections = [
         f"<h1>{escape(name)}</h1>",

@@ -45,7 +45,8 @@ def check_inputs(recipe: Recipe, checkpoint: Path | None = None, trains_here: bo
         evaluation_batch(inputs.validation)  # raises where there is nothing to validate with
     for test in inputs.tests:
         assert recipe.validation is not None
-        make_scorer(test, recipe.validation.metrics)  # raises where a tokenizer's package is missing, say
+        # raises where a tokenizer's package is missing, say
+        make_scorer(test, recipe.validation.metrics, inputs.vocabulary.languages)
     if inputs.start is not None:
         check_finite(starting_model(inputs.start, inputs.model_config), inputs.start)
     return inputs

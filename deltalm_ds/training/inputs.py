@@ -169,9 +169,8 @@ def _read_validation_text(validation: ValidationSection) -> tuple[TestSet, ...]:
     """The first `max_sentences` of every direction; none where no text is given."""
     if validation.text is None:
         return ()
-    count = validation.max_sentences
     return tuple(
-        TestSet(test.direction, test.sources[:count], test.references[:count])
+        test.first(validation.max_sentences)
         for test in read_test_sets(validation.text, validation.split, validation.directions or None)
     )
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.metrics import METRICS
+from deltalm_ds.evaluation.metrics import higher_is_better
 from deltalm_ds.recipe.training_section import BestCheckpoints, TrainingSection
 from deltalm_ds.runs.checkpoints import LOSSES, TrainingState, ranked_checkpoints, readable_states, step_of
 
@@ -37,8 +37,8 @@ def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None
 
 
 def _best(states: dict[Path, TrainingState], keep: BestCheckpoints) -> list[Path]:
-    higher_is_better = keep.metric not in LOSSES and METRICS[keep.metric].higher_is_better
-    return ranked_checkpoints(states, keep.metric, higher_is_better=higher_is_better)[: keep.count]
+    highest = keep.metric not in LOSSES and higher_is_better(keep.metric)
+    return ranked_checkpoints(states, keep.metric, higher_is_better=highest)[: keep.count]
 
 
 def _hide(checkpoint: Path) -> Path:

@@ -71,7 +71,7 @@ def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, 
     scores: dict[str, dict[str, float]] = {name: {} for name in metrics}
     for test in inputs.tests:
         own, hypotheses = hypotheses[: len(test.sources)], hypotheses[len(test.sources) :]
-        for name, value in make_scorer(test, metrics).score(own).scores.items():
+        for name, value in make_scorer(test, metrics, inputs.vocabulary.languages).score(own).scores.items():
             scores[name][test.direction] = value
     averages = {name: sum(of_direction.values()) / len(of_direction) for name, of_direction in scores.items()}
     return averages | {f"{name}_of": of_direction for name, of_direction in scores.items()}

@@ -48,6 +48,15 @@ def test_each_direction_gets_its_tag_and_score(vocabulary):
     assert "hypotheses" not in into_german.as_dict()
 
 
+def test_sources_further_references_and_languages_reach_the_metrics(vocabulary):
+    german = "Der Hund schläft heute den ganzen Tag vor der Tür."
+    tests = [TestSet("en-de", SENTENCES, [german] * 3, further_references=[[SENTENCES[0]], [], []])]
+    metrics = ["copy_rate", "off_target", "exact_match"]
+    (found,) = evaluate_directions(CopyingEngine(vocabulary), vocabulary, tests, SearchOptions(), metrics)
+    assert found.scores == pytest.approx({"copy_rate": 100, "off_target": 100, "exact_match": 100 / 3})
+    assert "among:2|" in found.signatures["off_target"]
+
+
 def test_another_spelling_of_a_language_finds_its_tag(vocabulary):
     tests = [TestSet("eng_Latn-deu_Latn", SENTENCES, SENTENCES), TestSet("de_AT", SENTENCES, SENTENCES)]
     found = evaluate_directions(CopyingEngine(vocabulary), vocabulary, tests, SearchOptions(), ["chrf"])

@@ -58,3 +58,30 @@ def test_a_split_is_a_name_and_no_pattern(split, tmp_path):
         (tmp_path / f"test.en-de.{language}").write_text("x\n")
     with pytest.raises(InputError, match="has no test sets"):
         read_test_sets(tmp_path, split)
+
+
+def test_objects_with_several_references(tmp_path):
+    lines = ['{"source": "a", "references": ["b", "c"]}', '{"source": "d", "references": ["e"]}']
+    (tmp_path / "dev.en-ru.jsonl").write_text("\n".join(lines))
+    write(tmp_path, dev__en_de__en="x\n", dev__en_de__de="y\n")
+    found = {test.direction: test for test in read_test_sets(tmp_path, "dev")}
+    assert list(found) == ["de-en", "en-de", "en-ru"]  # objects have one direction
+    assert found["en-ru"].references == ["b", "e"]
+    assert list(map(list, found["en-ru"].further_references)) == [["c"], []]
+    assert found["en-ru"].first(1).further_references[0] == ("c",)
+    assert found["en-de"].further_references == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"source": "a"}', "line 2: expected an object with the text `source` and a list"),
+        ('{"source": "a", "references": []}', "line 2: a reference is empty, or there is none"),
+        ('{"source": "a", "references": ["b", " "]}', "line 2: a reference is empty"),
+        ("{", "line 2: not valid JSON"),
+    ],
+)
+def test_lines_that_are_no_test(line, message, tmp_path):
+    (tmp_path / "test.en-en.jsonl").write_text('{"source": "a", "references": ["b"]}\n' + line + "\n")
+    with pytest.raises(InputError, match=message):
+        read_test_sets(tmp_path, "test")

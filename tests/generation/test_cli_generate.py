@@ -290,8 +290,9 @@ def test_evaluate_writes_outputs_and_scores(model, run, tmp_path):
     assert [score["direction"] for score in summary["directions"]] == ["de-en", "en-de"]
     assert len((tmp_path / "out/de-en.hyp").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "out/scores.json").read_text()) == summary
-    table = run(*arguments, "--directions", "en-de")
-    assert "en-de" in table and "de-en" not in table and "tok:13a" in table
+    table = run(*arguments, "--directions", "en-de", "--metrics", "bleu,rouge1,meteor,copy_rate,off_target")
+    assert "en-de" in table and "de-en" not in table and "BLEU: nrefs:1|case:mixed|eff:no|tok:13a" in table
+    assert table.split()[:7] == ["direction", "BLEU", "ROUGE-1", "METEOR", "copies", "off-target", "sentences"]
     with pytest.raises(InputError, match="exists already"):
         run(*arguments, "--out", tmp_path / "out")
 
@@ -301,7 +302,7 @@ def test_evaluate_given_outputs_without_a_model(run, tmp_path):
     arguments = ("evaluate", "--hypotheses", tmp_path / "hyp", "--reference", tmp_path / "hyp", "--json")
     (score,) = json.loads(run(*arguments))["directions"]
     assert score["bleu"] == pytest.approx(100)
-    with pytest.raises(InputError, match="--reference alone"):
+    with pytest.raises(InputError, match=r"bleu needs references \(--reference\), and none is given"):
         run("evaluate", "--hypotheses", tmp_path / "hyp")
     with pytest.raises(InputError, match="--data, or --source"):
         run("evaluate", "--source", tmp_path / "hyp")

@@ -234,6 +234,6 @@ def test_numbers_must_be_finite(key, value, path):
         load_recipe(path, [f"{key}={value}"])
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_that_come_with_the_package_are_right(path):
     assert load_recipe(path).name == path.stem

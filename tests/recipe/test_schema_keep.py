@@ -27,6 +27,8 @@ def test_the_best_are_those_by_what_is_measured():
         recipe_of({"keep_best": {"metric": "blue"}}, text)
     with pytest.raises(ValidationError, match=r"metric=bleu is not measured.*\(of loss, nll\)"):
         recipe_of({"keep_best": {"metric": "bleu"}}, {"shards": "s"})
+    with pytest.raises(ValidationError, match="metric=length_ratio has no better end, so that nothing is ranked by it"):
+        recipe_of({"keep_best": {"metric": "length_ratio"}}, text | {"metrics": ["length_ratio"]})
 
 
 def test_permanent_ones_are_ones_that_are_written():

@@ -7,6 +7,7 @@ from pages import Page, points
 from test_run_page import RECIPE, fabricate_run, training_record, validation_record, write_metrics
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.report.comparison import write_comparison
 
 
@@ -67,3 +68,12 @@ def test_a_run_twice_or_without_a_log_is_refused(runs: list[Path], tmp_path: Pat
     with pytest.raises(InputError, match=r"empty has no metrics\.jsonl"):
         write_comparison([runs[0], tmp_path / "empty"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_the_best_value_is_at_the_end_that_the_table_of_metrics_says(tmp_path: Path) -> None:
+    for name, rates in (("low", (30.0, 10.0)), ("high", (40.0, 50.0))):
+        records = [validation_record(step) | {"ter_of": {}, "ter": r} for step, r in zip((1, 2), rates, strict=True)]
+        write_metrics(tmp_path / name, records)
+    write_comparison([tmp_path / "low", tmp_path / "high"], tmp_path / "page.html", METRICS)
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.row("validation TER, best")[1:] == ["10 at step 2", "40 at step 1"]

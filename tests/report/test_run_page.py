@@ -10,6 +10,7 @@ from pages import Page, points
 from plotly.offline import get_plotlyjs
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.report.run_page import write_report
 from deltalm_ds.runs.metrics import read_metrics
 
@@ -292,6 +293,20 @@ def test_no_best_value_of_a_metric_that_nobody_describes(tmp_path: Path) -> None
     page = report_of(tmp_path)
     assert page.row("direction") == ["direction", "validation ter, last"]
     assert page.row("en-de") == ["en-de", "70.00"]
+
+
+def test_a_table_of_metrics_describes_those_of_the_validation(tmp_path: Path) -> None:
+    """Ours has one of which lower values are better, and one that has no best."""
+    records = [
+        validation_record(step) | {"bleu_of": {}, "off_target_of": {"en-de": rate}, "length_ratio_of": {"en-de": rate}}
+        for step, rate in ((100, 20.0), (200, 30.0))
+    ]
+    write_metrics(tmp_path, records)
+    write_report(tmp_path, tmp_path / "report.html", METRICS)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    titles = "direction", "validation off-target, last", "best", "at step", "validation length ratio, last"
+    assert page.row("direction") == [*titles]
+    assert page.row("en-de") == ["en-de", "30.00", "20.00", "100", "30.00"]
 
 
 def test_values_that_were_not_finite_are_left_out(tmp_path: Path) -> None:

@@ -3,7 +3,20 @@
 from collections.abc import Iterable
 
 from deltalm_ds.errors import InputError, nearest
-from deltalm_ds.evaluation.metrics import bleu, chrf, chrf_plus_plus, ter
+from deltalm_ds.evaluation.metrics import (
+    bleu,
+    chrf,
+    chrf_plus_plus,
+    copy_rate,
+    distinct,
+    exact_match,
+    length_ratio,
+    meteor,
+    meteor_1_5,
+    off_target,
+    rouge,
+    ter,
+)
 from deltalm_ds.evaluation.metrics.interface import Metric
 
 METRICS: dict[str, Metric] = {
@@ -13,6 +26,14 @@ METRICS: dict[str, Metric] = {
         chrf.METRIC,
         chrf_plus_plus.METRIC,
         ter.METRIC,
+        *rouge.METRICS,
+        meteor.METRIC,
+        meteor_1_5.METRIC,
+        exact_match.METRIC,
+        *distinct.METRICS,
+        copy_rate.METRIC,
+        length_ratio.METRIC,
+        off_target.METRIC,
     )
 }
 DEFAULT_METRICS = ("bleu", "chrf")
@@ -33,3 +54,11 @@ def find_metrics(names: Iterable[str]) -> list[Metric]:
     if not metrics or len(set(metrics)) < len(metrics):
         raise InputError(f"Name each metric once, and at least one, of {', '.join(METRICS)}.")
     return metrics
+
+
+def higher_is_better(name: str) -> bool:
+    """Which end of a metric is the better one, for ranking; InputError if there is no such metric, or neither is."""
+    direction = find_metric(name).higher_is_better
+    if direction is None:
+        raise InputError(f"{name} has no better end, so that nothing is ranked by it: take another metric.")
+    return direction

@@ -7,6 +7,11 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics.interface import Metric, References, Scorer, sacrebleu_scorer
 from deltalm_ds.evaluation.metrics.words import tokenizer_for
 
+TOKENIZERS = (
+    *("none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab"),
+    *("spm", "flores101", "flores200", "spBLEU-1K"),
+)  # sacreBLEU's; a test compares
+
 
 def scorer(references: References) -> Scorer:
     """Corpus BLEU as sacreBLEU has it, with the tokenizer asked for or that of the language.
@@ -14,15 +19,14 @@ def scorer(references: References) -> Scorer:
     Raises:
         InputError: sacreBLEU has no such tokenizer, or not here.
     """
-    from sacrebleu.metrics import BLEU
-
     tokenizer, note = (references.tokenizer, "") if references.tokenizer else tokenizer_for(references)
-    if tokenizer not in BLEU.TOKENIZERS:
-        raise InputError(f"There is no tokenizer {tokenizer!r}: sacreBLEU has {', '.join(BLEU.TOKENIZERS)}.")
-    return sacrebleu_scorer(_make(tokenizer), references, note)
+    if tokenizer not in TOKENIZERS:
+        raise InputError(f"There is no tokenizer {tokenizer!r}: sacreBLEU has {', '.join(TOKENIZERS)}.")
+    return sacrebleu_scorer(make_bleu(tokenizer), references, note)
 
 
-def _make(tokenizer: str) -> Any:
+def make_bleu(tokenizer: str) -> Any:
+    """sacreBLEU's object for one of `TOKENIZERS`; InputError if what it needs is not here."""
     from sacrebleu.metrics import BLEU
     from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 
@@ -45,4 +49,11 @@ def _model_path(url: str) -> Path:
     return Path(SACREBLEU_DIR) / "models" / url.rpartition("/")[2]
 
 
-METRIC = Metric("bleu", "BLEU", higher_is_better=True, scorer=scorer, takes_tokenizer=True)
+METRIC = Metric(
+    "bleu",
+    "BLEU",
+    higher_is_better=True,
+    scorer=scorer,
+    tokenizers=TOKENIZERS,
+    agreement=(88.33333333333225, 0.9663926931178954),
+)

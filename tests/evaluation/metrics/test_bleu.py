@@ -3,11 +3,13 @@
 import math
 
 import pytest
-from wmt17 import lines_of, needs_outputs, published_scores
+from sacrebleu.metrics import BLEU, CHRF, TER
+from wmt17 import ROWS, lines_of, needs_outputs, published_scores
 
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS
-from deltalm_ds.evaluation.metrics.interface import References
+from deltalm_ds.evaluation.metrics.bleu import TOKENIZERS
+from deltalm_ds.evaluation.metrics.interface import SENTENCES_AT_ONCE, References
 
 THREE_LINES = (
     ["今天上午我们在图书馆讨论了新的翻译系统。", "请将这份文件翻译成中文,然后发给我。", "会议将在星期五下午三点开始。"],
@@ -26,12 +28,29 @@ def bleu(hypotheses, references, language=None, tokenizer=None):
 
 
 @needs_outputs
-def test_published_scores_of_a_wmt17_system():
-    published, references = published_scores()[0], lines_of("ref")
+@pytest.mark.parametrize("row", ROWS)
+def test_published_scores_of_a_wmt17_system(row):
+    published, references = published_scores()[row], lines_of("ref")
     score, _ = bleu(lines_of(published["system"]), references, "de")
     assert len(references) == 3004
     assert f"{score.value:.4f}" == published["BLEU_sacrebleu_2.6.0"]
     assert score.signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp")
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("bleu", BLEU()), ("chrf", CHRF()), ("ter", TER())])
+def test_many_sentences_with_any_number_of_references_are_sacrebleus(name, theirs):
+    """More than are counted at once, of which the last part has one reference each; sacreBLEU pads with None."""
+    texts = [f"one two three {i} five" for i in range(SENTENCES_AT_ONCE + 3)]
+    outputs = [f"one two three {i} six seven" for i in range(len(texts))]
+    further = [(f"one two {i} six seven",) if i < 500 else () for i in range(len(texts))]
+    found = METRICS[name].scorer(References(texts, "en", further=further)).score(outputs)
+    expected = theirs.corpus_score(outputs, [texts, [more[0] if more else None for more in further]])
+    assert found.value == pytest.approx(expected.score, abs=1e-9)
+    assert found.signature == str(theirs.get_signature()) and "nrefs:var" in found.signature
+
+
+def test_our_names_of_tokenizers_are_sacrebleus():
+    assert set(TOKENIZERS) == set(BLEU.TOKENIZERS)
 
 
 def test_bleu_counted_by_hand():

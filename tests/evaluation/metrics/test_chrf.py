@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from wmt17 import lines_of, needs_outputs, published_scores
+from wmt17 import ROWS, lines_of, needs_outputs, published_scores
 
 from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.evaluation.metrics.interface import References
@@ -16,8 +16,9 @@ def score(metric, hypotheses, references):
 
 
 @needs_outputs
-def test_published_chrf_of_a_wmt17_system():
-    published = published_scores()[0]
+@pytest.mark.parametrize("row", ROWS)
+def test_published_chrf_of_a_wmt17_system(row):
+    published = published_scores()[row]
     found = score("chrf", lines_of(published["system"]), lines_of("ref"))
     assert f"{found.value:.4f}" == published["chrF2_sacrebleu_2.6.0"]
     assert found.signature.startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0")

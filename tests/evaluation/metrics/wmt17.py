@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 EVALREF = Path(__file__).parents[4] / "shared/data/evalref"
+ROWS = [0, *(pytest.param(row, marks=pytest.mark.slow) for row in range(1, 5))]  # of published_scores
 needs_outputs = pytest.mark.skipif(not EVALREF.exists(), reason=f"{EVALREF} (real system outputs of WMT17) is not here")
 
 

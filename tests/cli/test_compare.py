@@ -1,0 +1,69 @@
+"""`deltalm compare`, and `deltalm evaluate --hypotheses` with all that metrics may need."""
+
+import json
+
+import pytest
+from command import deltalm, must
+
+TEXTS = {
+    "a": ["The dog sleeps.", "Ein Haus", "It rains today."],
+    "b": ["The dog sleeps.", "A house", "It rains today."],
+    "ref": ["The dog is asleep.", "A house", "It is raining today."],
+    "ref2": ["The dog sleeps.", "", ""],
+    "src": ["Der Hund schläft.", "Ein Haus", "Heute regnet es."],
+}
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, lines in TEXTS.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def test_as_text_as_a_page_and_as_json(files, tmp_path):
+    compare = "compare", "a", "b", "--reference", "ref", "--source", "src", "--target-lang", "en"
+    text = must(*compare, "--html", "page.html")
+    assert "chrF2 by length of the reference:" in text and "F1 of words by frequency" in text
+    assert "line 2: chrF2" in text and "source: Ein Haus" in text and "b: A house" in text
+    assert text.splitlines()[-1].startswith("BLEU: nrefs:1")
+    assert "sleeps" not in (tmp_path / "page.html").read_text()  # both have that line
+    found = json.loads(must(*compare, "--json", "--metrics", "rouge1,off_target,copy_rate", "--languages", "en,de"))
+    off_target = next(metric for metric in found["metrics"] if metric["name"] == "off_target")
+    assert (off_target["first"], off_target["second"]) == (pytest.approx(100 / 3), 0)
+    assert found["sentences"][0]["line"] == 2 and found["ranked_by"] == "rouge1"
+
+
+def test_evaluate_takes_several_references_and_sources(files):
+    options = "--hypotheses", "b", "--reference", "ref", "--reference", "ref2", "--target-lang", "en", "--json"
+    found = json.loads(must("evaluate", *options, "--metrics", "exact_match,bleu,copy_rate", "--source", "src"))
+    (score,) = found["directions"]
+    assert score["exact_match"] == pytest.approx(200 / 3) and score["copy_rate"] == 0
+    assert "nrefs:var" in score["bleu_signature"] and set(score["intervals"]) == {"exact_match", "bleu", "copy_rate"}
+
+
+def test_evaluate_without_references(files):
+    found = json.loads(must("evaluate", "--hypotheses", "a", "--metrics", "distinct_1", "--json"))
+    assert found["directions"][0]["num_sentences"] == 3 and found["directions"][0]["intervals"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("compare", "a", "b", "--reference", "ref", "--metrics", "copy_rate,chrf"),
+            "copy_rate needs sources (--source)",
+        ),
+        (("compare", "a", "short", "--reference", "ref"), "a has 3 lines but short has 1"),
+        (("compare", "a", "b", "--reference", "ref", "--metrics", "chrf,blue"), "the nearest is 'bleu'"),
+        (("evaluate", "--hypotheses", "a"), "needs references (--reference), and none is given"),
+        (("evaluate", "--hypotheses", "a", "--reference", "ref", "--data", "."), "no model, no --data."),
+        (("evaluate", "--hypotheses", "a", "--metrics", "off_target"), "needs a language (--target-lang)"),
+        (("average", "run", "--best", "1", "--metric", "length_ratio", "--out", "m"), "length_ratio has no better end"),
+    ],
+)
+def test_wrong_options_are_one_sentence(files, tmp_path, arguments, message):
+    (tmp_path / "short").write_text("one\n")
+    outcome = deltalm(*arguments)
+    assert outcome.code == 2
+    assert message in outcome.messages[0]

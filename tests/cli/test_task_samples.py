@@ -1,0 +1,51 @@
+"""Every task from free data to the paper's table, by the commands of docs/tasks.md; a tiny model from scratch."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command import must
+from published_tasks import lines
+
+from deltalm_ds.recipe.loading import RECIPES, load_recipe
+from deltalm_ds.runs.metrics import read_metrics
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+NUM_SENTENCES = 100  # of a test set: as many as a few steps of training are worth
+# task: folder of the sample, pieces, steps, the metric by which a model beats a copy of its source so early
+SAMPLES = {
+    "webnlg": ("webnlg", 4000, 2000, "rouge2"),
+    "xqg": (".", 6000, 300, "rougel"),
+    "xgiga": ("summarisation", 4000, 60, None),
+    "wikilingua": ("summarisation", 4000, 60, None),
+    "zero_shot_summarisation": ("summarisation", 6000, 60, None),
+    "wmt10": ("l10n10", 8000, 60, None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} (real corpora, in no clone) is not here")
+@pytest.mark.parametrize("task", SAMPLES)
+def test_from_free_data_to_the_table(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, pieces, steps, beaten_by = SAMPLES[task]
+    recipe = RECIPES / "tasks" / f"{task}_sample.yaml"
+    data = load_recipe(recipe).vocabulary.parent
+    monkeypatch.chdir(tmp_path)
+    must("data", "prepare", task, SHARED / folder, "--vocab-size", pieces, "--out", data)
+    for path in (tmp_path / data / "text").iterdir():
+        lines(path, path.read_text(encoding="utf-8").splitlines()[:NUM_SENTENCES])
+
+    must("train", recipe, "--out", "run", f"training.max_steps={steps}", f"training.save_every={steps}")
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]
+    assert losses[-1] < 0.95 * losses[0]
+
+    (model,) = (tmp_path / "run" / "checkpoints").iterdir()
+    command = ("evaluate", "--suite", task, "--data", data, "--out", "results", "--beam", 2, "--json")
+    floors = "copy,lead" if task == "zero_shot_summarisation" else f"copy,lead,memory:{data}"
+    content = json.loads(must(*command, "--systems", f"tiny={model},{floors}"))
+    for table in content["tables"]:
+        cells = {row["system"]: row["cells"] for row in table["rows"]}
+        assert all(cell is not None for cell in cells["tiny"])
+        if beaten_by is not None:
+            column = [title.lower().replace("-", "") for title in table["columns"]].index(beaten_by)
+            assert cells["tiny"][column] > cells["copy"][column]
