@@ -1,5 +1,7 @@
 """The campaign's first kills, after which everything is as if nothing had happened."""
 
+import pytest
+
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.history import read_starts
 from tests.faults import campaign
@@ -7,6 +9,7 @@ from tests.faults import campaign
 PARTS = ["imports", "joining ranks", "inputs", "model", "DeepSpeed"]
 
 
+@pytest.mark.slow
 def test_killed_twice_it_repeats_every_digit(tmp_path, capsys):
     out = tmp_path / "faults"
     assert campaign.main(["--kills", "2", "--steps", "100", "--out", str(out)]) == 0

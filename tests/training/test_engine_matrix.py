@@ -19,7 +19,17 @@ ACCUMULATED = ("fp32_zero1", "fp32_zero2", "fp32_zero3", "fp32_zero1_offload_cpu
 ACCUMULATED += ("fp32_zero3_offload_cpu",)
 RESUMED = ("fp32_zero3", "bf16_zero1", "bf16_zero2", "bf16_zero3", "fp16_zero2")
 RESUMED += ("fp32_zero1_offload_cpu", "bf16_zero2_offload_cpu", "fp32_zero3_offload_cpu", "bf16_zero3_offload_cpu")
+TESTED_ALWAYS = ("fp32_zero2_offload_cpu", "bf16_zero2_offload_cpu")  # of those with offload, which are slow
 ALONE = (("fp32_zero1", 4), ("fp32_zero2", 1), ("fp32_zero3", 4), ("fp32_zero2_offload_cpu", 1))
+
+
+def is_slow(name):
+    return "offload" in name and name not in TESTED_ALWAYS
+
+
+def marked(names, prefix=""):
+    """Parameters, the slow ones marked."""
+    return [pytest.param(prefix + name, marks=[pytest.mark.slow] * is_slow(name)) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +49,11 @@ def as_tested(directory, name):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, make_run, run_on_ranks):
+def runs(request, tmp_path_factory, make_run, run_on_ranks):
     """All trainings in processes of this module, by name: their directories and what became of them."""
     directory = tmp_path_factory.mktemp("runs")
+    items = [item for item in request.session.items if item.path == request.path]
+    with_slow = any(item.get_closest_marker("slow") for item in items)
     found = SimpleNamespace(directory=directory, outcome={})
 
     def prepare(name, engine, accumulation=1, resumes=None):
@@ -54,9 +66,12 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
         found.outcome |= {job.run.name: outcome for job, outcome in zip(jobs, outcomes, strict=True)}
 
     train([prepare(f"alone_{name}_{n}", name, n) for name, n in ALONE], 1)
-    jobs = [prepare(name, name) for name in NAMES]
-    jobs += [prepare(f"accumulated_{name}", name, 4) for name in ACCUMULATED]
-    jobs += [prepare(f"resumed_{name}", name, resumes=name) for name in RESUMED]
+    names, accumulated, resumed = (
+        [name for name in of_kind if with_slow or not is_slow(name)] for of_kind in (NAMES, ACCUMULATED, RESUMED)
+    )
+    jobs = [prepare(name, name) for name in names]
+    jobs += [prepare(f"accumulated_{name}", name, 4) for name in accumulated]
+    jobs += [prepare(f"resumed_{name}", name, resumes=name) for name in resumed]
     jobs.append(prepare("grown", "fp32_zero3", 1, "alone_fp32_zero2_1"))
     train(jobs, 2)
     return found
@@ -64,7 +79,7 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
 
 @pytest.mark.parametrize(
     "name",
-    [f"alone_{name}_{n}" for name, n in ALONE] + FLOAT32 + [f"accumulated_{name}" for name in ACCUMULATED],
+    [f"alone_{name}_{n}" for name, n in ALONE] + marked(FLOAT32) + marked(ACCUMULATED, "accumulated_"),
 )
 def test_float32_is_the_plain_loop(name, runs, plain):
     assert runs.outcome[name] == 0
@@ -74,7 +89,7 @@ def test_float32_is_the_plain_loop(name, runs, plain):
     assert largest_difference(runs.directory / name, plain.norms, "gradient_norm") <= 1e-5
 
 
-@pytest.mark.parametrize("name", SIXTEEN_BITS)
+@pytest.mark.parametrize("name", marked(SIXTEEN_BITS))
 def test_sixteen_bits_follow_float32(name, runs, plain):
     assert runs.outcome[name] == 0
     assert records(runs.directory / name)[-1]["skipped_updates"] == 0
@@ -83,7 +98,7 @@ def test_sixteen_bits_follow_float32(name, runs, plain):
     assert 0 < largest_difference(runs.directory / name, plain.losses) <= tolerance
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", marked(RESUMED))
 def test_a_resumed_run_repeats_every_digit(name, runs):
     assert runs.outcome[f"resumed_{name}"] == 0
     whole, resumed = runs.directory / name, runs.directory / f"resumed_{name}"
