@@ -1,6 +1,7 @@
 """Which library multiplies matrices on this machine's processor: measured once, remembered in the user's cache.
 
-`use_fastest` is for entry points that run a model in one process; training agrees on one choice for all its ranks.
+`use_fastest` is for programs that train in one process; `train` agrees on one choice for all its ranks. Where a model
+does not change, nothing is chosen (`kernels/linear.py`).
 """
 
 import sys

@@ -165,3 +165,9 @@ def test_scripts():
 )
 def test_the_main_script_of_a_text(text, script):
     assert main_script([text]) == script
+
+
+def test_codes_that_clients_make_up_are_not_kept():
+    for number in range(1_000, 6_000):
+        assert read_code(f"en-{number}").language == "en"  # of a variant that nobody has heard of
+    assert read_code.cache_info().currsize <= 4_096

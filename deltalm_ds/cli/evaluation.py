@@ -19,6 +19,7 @@ from deltalm_ds.cli.options import (
     SourceLang,
     TargetLang,
     Threads,
+    refuse,
 )
 from deltalm_ds.cli.output import print_json, print_table
 from deltalm_ds.cli.suites import TABLE_FORMATS, TEXT, evaluate_suite
@@ -118,11 +119,14 @@ def evaluate(
     wanted = None if directions == "all" else split_names(directions)
     open_model = partial(load_engine, engine=engine, threads=threads, device=device, dtype=dtype)
     if suite is not None or systems is not None:
+        refuse("with --suite", {"--tokenizer": tokenizer, "--source-lang": source_lang, "--languages": languages})
         if prepared is None or suite is None or systems is None or out is None or model is not None or task is not None:
             raise InputError("--suite goes with --systems, --data and --out; models are among the systems.")
         found = find_systems(split_names(systems), open_model)
         evaluate_suite(prepared, found, prepared.test_sets(split, wanted), options, names, out, table, as_json)
         return
+    refuse("without --suite", {"--table": table != TEXT})
+    refuse("without --hypotheses", {"--languages": hypotheses is None and languages})
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
             if model is not None or data is not None:

@@ -1,10 +1,11 @@
 """Arguments and options that several verbs have, described once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from deltalm_ds.errors import InputError
 from deltalm_ds.generation.documents import FORMATS
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS, PATTERNS
 from deltalm_ds.generation.engines import ENGINES, MODEL_DIRECTORY
@@ -96,3 +97,10 @@ ReverseModelPath = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Where a document is written; by default standard output.")]
 AsIds = Annotated[bool, typer.Option("--ids", help="Space-separated token ids in and out, without </s>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+def refuse(when: str, given: dict[str, Any]) -> None:
+    """Options that would be ignored."""
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} means nothing {when}: leave it out.")

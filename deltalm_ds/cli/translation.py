@@ -39,6 +39,7 @@ from deltalm_ds.cli.options import (
     Threads,
     TopK,
     TopP,
+    refuse,
 )
 from deltalm_ds.cli.output import print_json
 from deltalm_ds.cli.translated_lines import Shown, translate_lines
@@ -105,20 +106,20 @@ def translate(
     options = SearchOptions(beam, n_best, length_penalty, *bounds, (), temperature, top_k, top_p, seed)
     runs_on: dict[str, Any] = {"engine": engine, "threads": threads, "device": device, "dtype": dtype}
     shown = Shown(ids, as_json, check, alignments)
-    _refuse("without --rerank", {} if rerank else {"--rerank-weight": rerank_weight, "--reverse-model": reverse_model})
+    refuse("without --rerank", {} if rerank else {"--rerank-weight": rerank_weight, "--reverse-model": reverse_model})
     asked = _Asked(glossary, ban, rerank, rerank_weight, reverse_model, source_lang)
     if document:
-        _refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json, "--check": check})
-        _refuse("with --document", {"--prefix": prefix, "--alignments": alignments})
+        refuse("with --document", {"--n-best": n_best > 1, "--ids": ids, "--json": as_json, "--check": check})
+        refuse("with --document", {"--prefix": prefix, "--alignments": alignments})
         layout = _Layout(format, source_lang, protect, out)
         _translate_document(model, input, target_lang, options, asked.wishes(), runs_on, layout)
     else:
         for_documents = None if rerank == "reverse" or check or is_foreign(model) else source_lang
-        _refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
+        refuse("without --document", {"--format": format, "--source-lang": for_documents, "--out": out})
         if ids:
-            _refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
-            _refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})
-        _refuse("without --json or --check", {"--alignments": alignments and not (as_json or check)})
+            refuse("with --ids", {"--check": check, "--protect": protect, "--alignments": alignments})
+            refuse("with --ids", {"--glossary": glossary, "--ban": ban, "--rerank": rerank})
+        refuse("without --json or --check", {"--alignments": alignments and not (as_json or check)})
         languages = target_lang, source_lang
         translate_lines(model, input, languages, prefix, options, asked.wishes(), protect, runs_on, shown)
 
@@ -155,13 +156,6 @@ class _Layout(NamedTuple):
     source_lang: str | None
     protect: str | None
     out: Path | None
-
-
-def _refuse(when: str, given: dict[str, Any]) -> None:
-    """Options that would be ignored."""
-    for name, value in given.items():
-        if value:
-            raise InputError(f"{name} means nothing {when}: leave it out.")
 
 
 def _translate_document(
@@ -213,7 +207,7 @@ def score(
     from deltalm_ds.generation.translate import parse_ids
     from deltalm_ds.progress import progress
 
-    _refuse("with a model of ours", {"--source-lang": None if is_foreign(model) else source_lang})
+    refuse("with a model of ours", {"--source-lang": None if is_foreign(model) else source_lang})
     sources, targets = read_parallel_lines(source, target)
     runner = load_engine(model, engine, threads, device, dtype)
     if ids:

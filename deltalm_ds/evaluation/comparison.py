@@ -1,5 +1,6 @@
 """Two outputs for the same references side by side: metrics, where they differ, and how sure that is."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -177,12 +178,12 @@ def _count(words: Counter[str], chosen: set[str]) -> int:
 
 def _ranges(bounds: Sequence[int]) -> list[tuple[str, Callable[[int], bool]]]:
     """Named ranges from each bound to the next, the last one without end."""
-    ranges = []
+    ranges: list[tuple[str, Callable[[int], bool]]] = []
     for low, end in zip(bounds, [*bounds[1:], None], strict=True):
         last = None if end is None else end - 1
         name = f"{low} and more" if last is None else f"{low}" if last == low else f"{low} to {last}"
-        ranges.append((name, lambda n, low=low, end=end: n >= low and (end is None or n < end)))
-    return ranges  # type: ignore[return-value]
+        ranges.append((name, range(low, sys.maxsize if end is None else end).__contains__))
+    return ranges
 
 
 def _most_different(

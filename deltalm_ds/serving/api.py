@@ -38,7 +38,7 @@ class TranslateRequest(BaseModel):
     format: Literal[TEXT_FORMATS] = "text"  # type: ignore[valid-type]  # names of a table
     n_best: Width = 1
     beam: Width | None = None
-    alignments: Literal[UNITS] | None = None  # type: ignore[valid-type]
+    alignments: Literal[UNITS] | None = None  # type: ignore[valid-type]  # names of a table
     stream: bool = False
 
     @model_validator(mode="after")

@@ -75,3 +75,20 @@ def test_scores_do_not_depend_on_the_batch(engine):
     targets = sequences(5, (5, 1, 30, 16, 9, 60, 2, 21, 21, 3, 8, 17))
     scores = engine.score(SOURCES, targets)
     assert [engine.score([source], [target])[0] for source, target in zip(SOURCES, targets, strict=True)] == scores
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("beam", [1, 3])
+def test_hypotheses_do_not_depend_on_what_runs_beside(engine, beam):
+    """Sentences enter a running search alone, in pairs and in threes, one step or three apart."""
+    options, search, found, entered = SearchOptions(beam, max_length=20), engine.start_search(), {}, {}
+    waiting = [SOURCES[:1], SOURCES[1:3], SOURCES[3:6], SOURCES[6:7], SOURCES[7:9], SOURCES[9:]]
+    for number, sources in enumerate(waiting):
+        entered |= dict(zip(search.admit(sources, options), sources, strict=True))
+        for _ in range(1 + number % 2 * 2):
+            found |= search.step()
+    while search.num_groups:
+        found |= search.step()
+    assert [found[number] for number in entered] == [
+        engine.generate([source], options)[0] for source in entered.values()
+    ]

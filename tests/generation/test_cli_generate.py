@@ -5,11 +5,8 @@ import json
 import pytest
 import sentencepiece
 import torch
-import typer
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from deltalm_ds.cli import evaluation, export, translation
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import write_json
 from deltalm_ds.generation.choosing import Wishes
@@ -42,22 +39,6 @@ def model(tmp_path_factory):
     write_json(directory / "config.json", {"model": tiny.config.model_dump()})
     save_file(tiny.state_dict(), directory / "model.safetensors")
     return directory
-
-
-@pytest.fixture(scope="module")
-def run():
-    app = typer.Typer()
-    for verb in (translation.translate, translation.score, evaluation.evaluate, export.export):
-        app.command()(verb)
-
-    def run(*arguments, input=None):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return run
 
 
 @pytest.fixture(scope="module", params=["ctranslate2", "onnx"])

@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-import typer
 from foreign_toys import LINES, model_of
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 import deltalm_ds
-from deltalm_ds.cli import evaluation, translation
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.engines.transformers import IdMap
 from deltalm_ds.generation.foreign.ctranslate2_file import read_model_file
@@ -242,22 +239,6 @@ def test_directions_share_a_batch(directories):
     alone = [generate(engine, [source], options)[0][0].ids for source in sources]
     assert [found[0].ids for found in generate(engine, sources, options)] == alone
     assert len(set(alone)) == 3
-
-
-@pytest.fixture(scope="module")
-def run():
-    app = typer.Typer()
-    for verb in (translation.translate, translation.score, evaluation.evaluate):
-        app.command()(verb)
-
-    def run(*arguments, input=None):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return run
 
 
 def test_verbs_take_them(directories, converted, run, tmp_path):

@@ -34,7 +34,7 @@ def kernels_of(rows: list[dict[str, Any]], op: str) -> set[str]:
     return {row["kernel"] for row in rows if row["op"].split("/")[0] == op}
 
 
-@pytest.mark.parametrize("architecture", [70, pytest.param(80, marks=pytest.mark.slow), 90])
+@pytest.mark.parametrize("architecture", [70, 80, 90])
 def test_launches_of_training(architecture: int) -> None:
     rows = of_training(architecture)
     served = {name for name, op in OPS.items() if architecture >= 80 or not op.needs_tensor_cores}

@@ -24,6 +24,13 @@ NUM_PIECES, NUM_PAIRS = 60, 400
 RANKS_TIMEOUT_S = 300
 
 
+@pytest.fixture(scope="module")
+def with_slow(request):
+    """Whether slow tests of the module are among those that are run: what these alone need is made for them alone."""
+    items = [item for item in request.session.items if item.path == request.path]
+    return any(item.get_closest_marker("slow") for item in items)
+
+
 @pytest.fixture(scope="session")
 def training_data(tmp_path_factory):
     """A directory with `vocab`, `train` and `dev`: the target is the source, reversed and shifted by one id."""

@@ -26,6 +26,7 @@ from deltalm_ds.training.roll_back import RollBack
 from deltalm_ds.training.spikes import Spike, SpikeDetector
 
 ENGINES = ("fp32_zero1", "fp32_zero2", "fp32_zero3", "bf16_zero1", "bf16_zero2", "fp16_zero2")
+SLOW = ("fp32_zero2", "bf16_zero1")
 GLITCHED = ("fp32_zero1", "bf16_zero2")
 ROLLED_BACK = ("fp32_zero3", "bf16_zero2")
 POISONED = ("fp32_zero3", "fp16_at_1")
@@ -46,7 +47,7 @@ def events(run, kind):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, make_run, run_on_ranks):
+def runs(with_slow, tmp_path_factory, make_run, run_on_ranks):
     """All trainings: their directory, and what became of each by name."""
     directory = tmp_path_factory.mktemp("runs")
     jobs = {}
@@ -64,7 +65,7 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
         run = make_run(directory / name, deepspeed=engine, training=training, validation=None)
         jobs[name] = Job(run, resumes and directory / resumes, fault)
 
-    for engine in ENGINES:
+    for engine in (engine for engine in ENGINES if with_slow or engine not in SLOW):
         add(f"skip {engine}", engine, f"spike {BAD_STEP}", "skip")
         add(f"without {engine}", engine, f"leave out {BAD_STEP}")
     for engine in GLITCHED:
@@ -86,7 +87,9 @@ def runs(tmp_path_factory, make_run, run_on_ranks):
 # --- spikes ---
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine", [pytest.param(engine, marks=[pytest.mark.slow] * (engine in SLOW)) for engine in ENGINES]
+)
 def test_a_spike_that_is_skipped_changes_nothing(engine, runs):
     """To the last digit what a run computes that never saw this step."""
     name = f"skip {engine}"

@@ -49,11 +49,9 @@ def as_tested(directory, name):
 
 
 @pytest.fixture(scope="module")
-def runs(request, tmp_path_factory, make_run, run_on_ranks):
+def runs(with_slow, tmp_path_factory, make_run, run_on_ranks):
     """All trainings in processes of this module, by name: their directories and what became of them."""
     directory = tmp_path_factory.mktemp("runs")
-    items = [item for item in request.session.items if item.path == request.path]
-    with_slow = any(item.get_closest_marker("slow") for item in items)
     found = SimpleNamespace(directory=directory, outcome={})
 
     def prepare(name, engine, accumulation=1, resumes=None):

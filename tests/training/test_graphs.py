@@ -164,7 +164,7 @@ def test_when_micro_batches_are_recorded(changes, backend, device, reason, make_
 
 
 @pytest.fixture(scope="module")
-def runs(request, tmp_path_factory, make_run, run_on_ranks):
+def runs(with_slow, tmp_path_factory, make_run, run_on_ranks):
     """Pairs of runs on two ranks, the second with graphs; masks of the reference backend do not depend on padding."""
     directory = tmp_path_factory.mktemp("graphs")
     many = {"tokens_per_step": 120, "min_micro_batches": 3}
@@ -175,7 +175,7 @@ def runs(request, tmp_path_factory, make_run, run_on_ranks):
         "bf16": {"deepspeed": "bf16_zero1", "batch": many},
         "fp16": {"deepspeed": loss_scaled(directory), "batch": many},
     }
-    if not any(item.get_closest_marker("slow") for item in request.session.items if item.path == request.path):
+    if not with_slow:
         cases = {name: cases[name] for name in ("zero2", "padding", "bf16")}
     jobs = {}
     for name, changes in cases.items():

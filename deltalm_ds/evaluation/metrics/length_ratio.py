@@ -15,13 +15,15 @@ def scorer(references: References) -> Scorer:
 
     def score(outputs: Sequence[str]) -> Score:
         found = [len(words_of(output)) for output in outputs]
-        closest = [
-            min(of_one, key=lambda length, own=own: (abs(length - own), length))  # type: ignore[misc]
-            for own, of_one in zip(found, lengths, strict=True)
-        ]
+        closest = [_closest(own, of_one) for own, of_one in zip(found, lengths, strict=True)]
         return ratio_score(list(zip(found, closest, strict=True)), f"nrefs:{references.number}|tok:{UNICODE}")
 
     return Scorer(score)
+
+
+def _closest(own: int, lengths: Sequence[int]) -> int:
+    """The shorter one of two that are equally close."""
+    return min(lengths, key=lambda length: (abs(length - own), length))
 
 
 METRIC = Metric("length_ratio", "length ratio", higher_is_better=None, scorer=scorer)

@@ -10,6 +10,7 @@ from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.lines import COMPRESSIONS
 
 Read = Callable[[Sequence[Path], Counter[str]], Iterator[Item]]
+ROUGE = ("rouge1", "rouge2", "rougel")  # what the paper scores summaries by
 PAPER = SearchOptions(beam=5, max_length=80)  # how the paper decodes its generation tasks [facts: fine-tuning]
 
 

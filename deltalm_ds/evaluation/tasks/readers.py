@@ -11,6 +11,8 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.tasks.interface import Read
 from deltalm_ds.lines import numbered_lines, read_parallel_lines
 
+ORANGESUM = {"train": "train", "dev": "valid", "test": "test"}  # what its files call the splits
+
 
 def text_pairs(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Item]:
     """Sources and targets in two files, line by line."""

@@ -1,12 +1,10 @@
 """WikiLingua: sections of Spanish, Russian, Vietnamese and Turkish how-to articles -> English summaries."""
 
-from deltalm_ds.evaluation.tasks.interface import Form, Part, Table, Task
-from deltalm_ds.evaluation.tasks.readers import fields, text_pairs
+from deltalm_ds.evaluation.tasks.interface import ROUGE, Form, Part, Table, Task
+from deltalm_ds.evaluation.tasks.readers import ORANGESUM, fields, text_pairs
 
 LANGUAGES = ("es", "ru", "vi", "tr")
-METRICS = ("rouge1", "rouge2", "rougel")
 GEM = {"train": "train", "dev": "val", "test": "test"}  # what its files call the splits
-ORANGESUM = {"train": "train", "dev": "valid", "test": "test"}
 
 TASK = Task(
     "wikilingua",
@@ -29,7 +27,7 @@ TASK = Task(
                 Table(
                     "WikiLingua, validation sets, mean of es, ru, vi, tr -> en",
                     tuple(f"{language}-en" for language in LANGUAGES),
-                    METRICS,
+                    ROUGE,
                     {"DeltaLM (published)": (35.3, 13.4, 28.7)},
                 ),
             ),
@@ -48,8 +46,8 @@ TASK = Task(
                 ),
             ),
             (
-                Table("Summaries of French news, sample data (not the paper's)", ("fr-fr",), METRICS),
-                Table("Summaries of English papers, sample data (not the paper's)", ("en-en",), METRICS),
+                Table("Summaries of French news, sample data (not the paper's)", ("fr-fr",), ROUGE),
+                Table("Summaries of English papers, sample data (not the paper's)", ("en-en",), ROUGE),
             ),
         ),
     ),

@@ -1,11 +1,9 @@
 """XGiga-Fr: a news article's first sentences -> its headline, in French."""
 
-from deltalm_ds.evaluation.tasks.interface import Form, Part, Table, Task
-from deltalm_ds.evaluation.tasks.readers import fields, text_pairs
+from deltalm_ds.evaluation.tasks.interface import ROUGE, Form, Part, Table, Task
+from deltalm_ds.evaluation.tasks.readers import ORANGESUM, fields, text_pairs
 
 FR = ("fr", "fr")
-METRICS = ("rouge1", "rouge2", "rougel")
-ORANGESUM = {"train": "train", "dev": "valid", "test": "test"}
 
 TASK = Task(
     "xgiga",
@@ -14,8 +12,10 @@ TASK = Task(
         Form(
             "published",
             "XNLG's XGiga: articles in files x, headlines in files y",
-            tuple(Part(split, FR, (f"{split}.x.fr", f"{split}.y.fr"), text_pairs) for split in ORANGESUM),
-            (Table("XGiga-Fr", ("fr-fr",), METRICS, {"DeltaLM (published)": (58.39, 42.02, 54.94)}),),
+            tuple(
+                Part(split, FR, (f"{split}.x.fr", f"{split}.y.fr"), text_pairs) for split in ("train", "dev", "test")
+            ),
+            (Table("XGiga-Fr", ("fr-fr",), ROUGE, {"DeltaLM (published)": (58.39, 42.02, 54.94)}),),
         ),
         Form(
             "sample",
@@ -24,7 +24,7 @@ TASK = Task(
                 Part(split, FR, (f"orangesum_fr_title.{file}.jsonl",), fields("text", "summary"))
                 for split, file in ORANGESUM.items()
             ),
-            (Table("Titles of French news, sample data (not the paper's)", ("fr-fr",), METRICS),),
+            (Table("Titles of French news, sample data (not the paper's)", ("fr-fr",), ROUGE),),
         ),
     ),
 )

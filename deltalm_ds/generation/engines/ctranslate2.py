@@ -13,7 +13,7 @@ from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.exports import format_of, precision_of, sizes_of
 from deltalm_ds.generation.foreign.ctranslate2_file import read_model_file
 from deltalm_ds.generation.foreign.directories import read_config
-from deltalm_ds.generation.foreign.families import OWN
+from deltalm_ds.generation.foreign.families import OWN, POSITIONS
 from deltalm_ds.generation.foreign.vocabularies import family_of_ctranslate2, tokens_of_ctranslate2
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.token_ids import EOS_ID, PAD_ID, SPECIAL_TOKENS
@@ -21,7 +21,6 @@ from deltalm_ds.token_ids import EOS_ID, PAD_ID, SPECIAL_TOKENS
 # CTranslate2's versions count lengths differently: take its sums, which this leaves as they are in float32, and not
 # 0, at which it stops a sentence at its first finished hypothesis.
 NO_LENGTH_PENALTY = 1e-9
-POSITIONS = 512  # of models without a table of positions, such as T5: what they are trained on
 GPU_DTYPES = ("bfloat16", "float16", "float32")  # the first that a GPU computes in is its default
 
 
@@ -50,6 +49,7 @@ class CTranslate2Engine:
         device = "cpu" if gpu is None else "cuda"
         self.batch_tokens = BATCH_TOKENS[device]
         self._config, self._is_ours = read_config(directory), format_of(directory) is not None
+        self._source_tokens, self._tokens = tokens_of_ctranslate2(directory)
         if self._is_ours:
             self.vocabulary_size, self.max_positions = sizes_of(directory)
             self._family = OWN
@@ -57,8 +57,7 @@ class CTranslate2Engine:
             self._family = family_of_ctranslate2(directory)
             positions = read_model_file(directory / "model.bin").max_positions or POSITIONS
             self.max_positions = positions - (self._family.target == "decoder")
-        self._source_tokens, self._tokens = tokens_of_ctranslate2(directory)
-        self.vocabulary_size = len(self._tokens)
+            self.vocabulary_size = len(self._tokens)
         self._id_of_token = {token: token_id for token_id, token in enumerate(self._tokens)}
         self._eos = self._config.get("eos_token") or SPECIAL_TOKENS[EOS_ID]
         self._never = [[self._tokens[PAD_ID]]] if self._is_ours else []

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from deltalm_ds.model.cuda_graph import GraphRecorder
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
 from deltalm_ds.token_ids import EOS_ID
+
+AnyModel = TypeVar("AnyModel", bound=torch.nn.Module)
 
 
 class PyTorchEngine:
@@ -94,16 +97,21 @@ def _shifted(targets: Sequence[Ids]) -> PackedSequences:
 def open_engine(directory: Path, options: EngineOptions) -> PyTorchEngine:
     """See `EngineEntry.open`; the threads are this process's."""
     device, dtype = torch_device_and_dtype(options)
-    model = load_model(directory).to(device, dtype)
-    if options.in_memory and device == "cpu":
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
-    return engine_of_frozen(model)
+    return engine_of_frozen(unmapped(load_model(directory).to(device, dtype), options))
 
 
 def engine_of_frozen(model: DeltaLM) -> PyTorchEngine:
     """An engine of a model that does not change any more."""
     return PyTorchEngine(model, FrozenWeights(model.step_weights()))
+
+
+def unmapped(model: AnyModel, options: EngineOptions) -> AnyModel:
+    """The model, its weights in memory of this process where the options ask for it."""
+    if options.in_memory:
+        for parameter in model.parameters():
+            if parameter.is_cpu:
+                parameter.data = parameter.data.clone()
+    return model
 
 
 def torch_device_and_dtype(options: EngineOptions) -> tuple[str, torch.dtype]:

@@ -15,10 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.generation.beam_search import beam_search
-from deltalm_ds.generation.engines.pytorch import torch_device_and_dtype
+from deltalm_ds.generation.engines.pytorch import torch_device_and_dtype, unmapped
 from deltalm_ds.generation.exports import format_of
 from deltalm_ds.generation.foreign.directories import transformers_config
-from deltalm_ds.generation.foreign.families import OWN, Family
+from deltalm_ds.generation.foreign.families import OWN, POSITIONS, Family
 from deltalm_ds.generation.interface import BATCH_TOKENS, EngineOptions, Hypothesis, Ids, SearchOptions
 from deltalm_ds.generation.sampling import sample
 from deltalm_ds.model.packing import PackedSequences, pack_with_eos
@@ -27,7 +27,6 @@ from deltalm_ds.token_ids import EOS_ID, PAD_ID
 SCORED_TOGETHER = 8  # sentences whose logits over the vocabulary are in memory at a time
 IGNORED = -1
 ZERO_IF_MISSING = {"final_logits_bias"}
-DEFAULT_POSITIONS = 512  # of models without a table of positions, such as T5: what they are trained on
 
 
 class IdMap:
@@ -118,7 +117,7 @@ class TransformersEngine:
         positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         num_first = len(self._start) + (family.target != "encoder")
         self.vocabulary_size = getattr(config, "decoder_vocab_size", None) or config.vocab_size  # Marian has the first
-        self.max_positions = (positions or DEFAULT_POSITIONS) - (num_first - 1)
+        self.max_positions = (positions or POSITIONS) - (num_first - 1)
         self.batch_tokens = BATCH_TOKENS[model.device.type]
 
     def generate(self, sources: Sequence[Ids], options: SearchOptions) -> list[list[Hypothesis]]:
@@ -205,10 +204,7 @@ def open_engine(directory: Path, options: EngineOptions) -> TransformersEngine:
     missing = sorted(info["missing_keys"] - ZERO_IF_MISSING)
     if missing:  # transformers would draw them
         raise DataError(f"{directory} lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
-    model = model.to(device).eval()
-    if options.in_memory and device == "cpu":
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
+    model = unmapped(model.to(device).eval(), options)
     if model.config.eos_token_id is None or model.config.pad_token_id is None:
         raise DataError(f"{directory / 'config.json'} does not say which ids </s> and <pad> have.")
     return TransformersEngine(model, family)

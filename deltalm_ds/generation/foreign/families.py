@@ -82,6 +82,7 @@ FAMILIES = (
 OWN = Family("DeltaLM")  # a vocabulary of ours gives tags for the encoder
 PLAIN = Family("sequence-to-sequence", adds_end=False)  # pieces alone, as OpenNMT trains
 MODEL_TYPES = tuple(dict.fromkeys(name for family in FAMILIES for name in family.model_types))
+POSITIONS = 512  # of models without a table of positions, such as T5: what they are trained on
 SEVERAL = 2  # tokens of the form of languages, at least, that make a vocabulary one with languages
 
 
