@@ -9,8 +9,9 @@ import numpy as np
 
 from deltalm_ds.data_tools.published.objects import is_list, read_objects
 from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics.words import words_of
 from deltalm_ds.generation.documents.sentences import split_sentences
-from deltalm_ds.languages import is_within_word, is_word_character, split_pair
+from deltalm_ds.languages import split_pair
 
 
 def first_sentence(text: str, language: str) -> str:
@@ -33,7 +34,7 @@ class TranslationMemory:
         self._targets = targets
         of_word: defaultdict[str, list[int]] = defaultdict(list)
         for number, source in enumerate(sources):
-            for word in words_of(source):
+            for word in _words(source):
                 of_word[word].append(number)
         self._of_word = {word: np.array(numbers) for word, numbers in of_word.items()}
         self._weights = {word: log(len(sources) / len(numbers)) for word, numbers in of_word.items()}
@@ -44,7 +45,7 @@ class TranslationMemory:
 
     def nearest(self, source: str) -> str:
         """The target of the pair whose source is nearest to this one."""
-        words = words_of(source)
+        words = _words(source)
         shared = np.zeros(len(self._totals))
         for word in words & self._of_word.keys():
             shared[self._of_word[word]] += self._weights[word]
@@ -80,13 +81,5 @@ def _pairs(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield tuple(texts)
 
 
-def words_of(text: str) -> set[str]:
-    """The words of a text without regard to case; of scripts without spaces the characters."""
-    text = text.casefold()
-    words, start = set(), 0
-    for end in range(1, len(text) + 1):
-        if not is_within_word(text[end - 1 : end], text[end : end + 1]):
-            if is_word_character(text[start]):
-                words.add(text[start:end])
-            start = end
-    return words
+def _words(text: str) -> set[str]:
+    return set(words_of(text.casefold()))

@@ -176,7 +176,6 @@ class Rows:
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
-    notes: tuple[str, ...] = ()
 
 
 def table_of(table: Table, results: Sequence[Result], systems: Sequence[str]) -> Rows:
