@@ -1,4 +1,6 @@
-"""A new model from any checkpoint: every weight of it has a stated origin, and none is left random [facts: layer map].
+"""A new model from any checkpoint: every weight of it has a stated origin [facts: layer map].
+
+None is random, but for new tokens and for the cross-attention where that is asked for.
 
 How each weight is made is decided and checked before anything is written; then tensors are read, made and written one
 after the other.
@@ -14,6 +16,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from deltalm_ds.arrays.counter_rng import hash_counters, name_key
 from deltalm_ds.checkpoints.directory import check_finite, load_weights, parameter_shapes, save_model
 from deltalm_ds.checkpoints.layer_map import LayerMap, make_layer_map
 from deltalm_ds.checkpoints.origin_table import grouped
@@ -22,7 +25,7 @@ from deltalm_ds.checkpoints.source import TABLE, SourceCheckpoint
 from deltalm_ds.checkpoints.surgery import RowMap, fit_positions, map_rows, new_table
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM
+from deltalm_ds.model.deltalm import DeltaLM, reset_layer_parameter
 from deltalm_ds.model.empty import empty_model
 from deltalm_ds.token_ids import ROW_MULTIPLE
 from deltalm_ds.vocabulary import Vocabulary
@@ -58,6 +61,8 @@ class Initialisation:
         return {name: partial(self._make, name) for name in self.names}
 
     def _make(self, name: str) -> Tensor:
+        if self.layer_map.is_fresh(name):
+            return self._fresh(name)
         origin = self.layer_map.origin(name)
         tensor = self.source.read(origin.name)
         if name == TABLE:
@@ -68,6 +73,13 @@ class Initialisation:
             tensor = tensor[origin.start * self.config.hidden_size : origin.stop * self.config.hidden_size]
         check_finite(f"{self.source.origins[origin.name]} in {self.source.path}", tensor)
         return tensor
+
+    def _fresh(self, name: str) -> Tensor:
+        """A weight as a new model has it, by (seed, name) alone."""
+        weight = torch.empty(parameter_shapes(self.config)[name])
+        generator = torch.Generator().manual_seed(int(hash_counters(self.seed, name_key(name))))
+        reset_layer_parameter(name, weight, generator)
+        return weight
 
     def model(self, **overrides: Any) -> DeltaLM:
         """The new model in memory, in evaluation mode; overrides replace fields of its config."""
@@ -81,6 +93,9 @@ class Initialisation:
         """For each of our parameters the source's tensors that make it, as text."""
         texts = {}
         for name in self.names:
+            if self.layer_map.is_fresh(name):
+                texts[name] = f"nothing: as in a fresh model, by seed {self.seed}"
+                continue
             origin, width = self.layer_map.origin(name), self.config.hidden_size
             rows = "" if origin.stop is None else f"[{origin.start * width}:{origin.stop * width}]"
             texts[name] = f"{self.source.origins[origin.name]}{rows}"
@@ -89,7 +104,7 @@ class Initialisation:
     @property
     def unused(self) -> dict[str, str]:
         """Every tensor of the source that makes none of ours, with the reason."""
-        taken = {self.layer_map.origin(name).name for name in self.names}
+        taken = {self.layer_map.origin(name).name for name in self.names if not self.layer_map.is_fresh(name)}
         used = {part for name in taken for part in self.source.origins[name].tensors}
         reasons = {
             part: "left out by the layer map"
@@ -122,7 +137,7 @@ def make_initialisation(
         rows: which row of its token table each row starts from; `vocabulary_size` of them are tokens.
         num_heads: needed where the source does not say it and no preset has its width.
         max_positions: of the new model, the source's if None; `fit` allows for a difference (`fit_positions`).
-        seed: of new rows of the token table.
+        seed: of new rows of the token table, and of random cross-attention.
 
     Raises:
         InputError: the heads are unknown or contradict the source, or the positions differ without leave.
@@ -139,6 +154,7 @@ def make_initialisation(
         "num_heads": num_heads or sizes.num_heads,
         "num_encoder_layers": len(layer_map.encoder),
         "num_decoder_blocks": len(layer_map.decoder),
+        "decoder": layer_map.form,
         "max_positions": max_positions or sizes.max_positions,
     }
     config = _new_config(source, shape)
@@ -173,15 +189,16 @@ def unchanged_initialisation(
 
 
 def own_vocabulary(source: SourceCheckpoint, dict_file: Path | None = None, spm_file: Path | None = None) -> Vocabulary:
-    """The vocabulary that a source's rows are named by: our own model's, or from the files given or found beside it.
+    """The vocabulary that a source's rows are named by: from the files given, or else from what stands beside it.
 
     Raises:
         InputError: there is none, or a file is malformed.
     """
-    if source.config is not None:
-        if dict_file or spm_file:
-            raise InputError(f"{source.path} has a vocabulary of its own: leave out --dict and --spm.")
-        return Vocabulary.load(source.path)
+    files_given = dict_file is not None or spm_file is not None
+    if source.config is not None and files_given:
+        raise InputError(f"{source.path} has a vocabulary of its own: leave out --dict and --spm.")
+    if source.vocabulary is not None and not files_given:
+        return Vocabulary.load(source.vocabulary)
     dict_file, spm_file = dict_file or source.dict_file, spm_file or source.spm_file
     if spm_file is not None:
         return Vocabulary.from_spm(spm_file, dict_file, num_sentinels=0)
@@ -274,6 +291,8 @@ def report_origins(initialisation: Initialisation, vocabulary: Vocabulary) -> di
         "encoder_layers": list(initialisation.layer_map.encoder),
         "layer_map": [list(item) if isinstance(item, tuple) else item for item in initialisation.layer_map.decoder],
         "ffn_order": initialisation.layer_map.ffn_order,
+        "decoder": initialisation.layer_map.form,
+        "cross_attention": initialisation.layer_map.cross_attention,
         "tensors": initialisation.origins,
         "unused": initialisation.unused,
         "positions": {

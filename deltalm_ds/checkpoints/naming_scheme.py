@@ -103,6 +103,7 @@ class NamingScheme:
             differing_copies=_differing_copies(path, tensors, origins[TABLE].parts[0], copies, name_of),
             dict_file=_first_file([directory / "dict.txt"]),
             spm_file=_first_file(directory / name for name in _SPM_FILES),
+            vocabulary=directory if (directory / "vocabulary.json").is_file() else None,
             last_token=self.last_token,
         )
 

@@ -60,9 +60,10 @@ class SourceCheckpoint:
         unused: tensors that DeltaLM has no use for, by the list of their kind.
         copies: further copies of the token table; `differing_copies`: those that are not equal to the one taken.
         dict_file, spm_file: the vocabulary's files beside the source, where there are any.
+        vocabulary: the directory of a vocabulary of ours that stands beside the source; it goes before these files.
         last_token: the token behind those of the dictionary; rows behind it can only be padding. None where nobody
             documents what stands there.
-        config: of a model directory of ours, whose vocabulary stands beside it; None of a foreign checkpoint.
+        config: of a model directory of ours; None of a foreign checkpoint.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class SourceCheckpoint:
     differing_copies: tuple[str, ...] = ()
     dict_file: Path | None = None
     spm_file: Path | None = None
+    vocabulary: Path | None = None
     last_token: str | None = None
     config: DeltaLMConfig | None = None
 

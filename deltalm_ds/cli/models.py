@@ -43,8 +43,19 @@ def init(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where the source does not say.")] = None,
     layer_map: Annotated[
         str | None,
-        typer.Option(help="Of each decoder block two encoder layers, or one decoder block, of the source: '0,1 2,3'."),
+        typer.Option(
+            help="Of each decoder block two encoder layers of the source, '0,1 2,3' (vanilla: one, '0 1'), or one of "
+            "its decoder blocks."
+        ),
     ] = None,
+    decoder: Annotated[
+        Literal["interleaved", "vanilla"] | None,
+        typer.Option(help="Form of the decoder for a source without one; default: interleaved."),
+    ] = None,
+    cross_attention: Annotated[
+        Literal["copied", "random"],
+        typer.Option(help="Start the decoder's cross-attention from the source, or at random as in a new model."),
+    ] = "copied",
     encoder_layers: Annotated[
         str | None, typer.Option(help="The source's layers that make the encoder, such as '0 1 2 5'; default: all.")
     ] = None,
@@ -59,7 +70,7 @@ def init(
     copy_row: Annotated[
         list[str] | None, typer.Option(help="NEW=OLD: a new token starts from the row of one of the source's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the rows of new tokens.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the rows of new tokens, and of random cross-attention.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Start a model from an XLM-R, InfoXLM or DeltaLM checkpoint, and show where every weight comes from.
@@ -75,7 +86,7 @@ def init(
     report = initialise(
         source,
         out,
-        make_layer_map(source.sizes, encoder_layers, layer_map, ffn_order),
+        make_layer_map(source.sizes, encoder_layers, layer_map, ffn_order, decoder, cross_attention),
         own_vocabulary(source, dict_, spm),
         Vocabulary.load(vocab) if vocab else None,
         copies=_copies(copy_row or []),

@@ -19,6 +19,16 @@ from deltalm_ds.model.layers import Embedding, EncoderLayer, InterleavedBlock, V
 from deltalm_ds.model.packing import PackedSequences
 
 
+def reset_layer_parameter(name: str, parameter: Tensor, generator: torch.Generator | None = None) -> None:
+    """Fresh numbers for a weight of a layer, in place; `generator` draws them, PyTorch's own if None."""
+    if parameter.dim() == 2:
+        nn.init.xavier_uniform_(parameter, generator=generator)
+    elif name.endswith("bias"):
+        nn.init.zeros_(parameter)
+    else:
+        nn.init.ones_(parameter)  # of a norm
+
+
 class Encoder(nn.Module):
     """Embedding and layers over the source."""
 
@@ -55,10 +65,8 @@ class DeltaLM(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith(("token_embedding.weight", "embedding.positions")):
                 nn.init.normal_(parameter, std=self.config.hidden_size**-0.5)
-            elif parameter.dim() == 2:
-                nn.init.xavier_uniform_(parameter)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+            else:
+                reset_layer_parameter(name, parameter)
         self.token_embedding.weight[self.config.vocabulary_size :] = 0
 
     def num_parameters(self, padding_rows: bool = False) -> int:

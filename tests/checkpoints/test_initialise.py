@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from foreign import NUM_HEADS, finetuned_names, hugging_face_names, init, write_dictionary
+from foreign import NUM_HEADS, finetuned_names, hugging_face_names, init, write_dictionary, xlm_roberta
+from transformers import XLMRobertaModel
 
 from deltalm_ds.checkpoints.directory import load_model
 from deltalm_ds.checkpoints.initialise import summary, unchanged_initialisation
@@ -126,6 +127,70 @@ def test_a_deeper_decoder_and_a_shallower_encoder(xlmr, tmp_path):
     for made, origin in ((third.ffn_1, 3), (third.ffn_2, 2)):
         theirs = whole.encoder.layers[origin].ffn.state_dict()
         assert all(torch.equal(theirs[name], weight) for name, weight in made.state_dict().items())
+
+
+# --- the decoder that the paper compares with ---
+
+
+def vanilla_decoder(xlmr, out, cross_attention, **options):
+    """The report of an initialisation, and the blocks that it made."""
+    report = init(xlmr, out, NUM_HEADS, layers=(None, None, "official", "vanilla", cross_attention), **options)
+    return report, load_model(out).decoder.blocks
+
+
+def test_a_vanilla_decoder_starts_from_the_lowest_layers(xlmr, tmp_path):
+    """Self-attention and FFN of block i are those of encoder layer i; so is the cross-attention where it is copied."""
+    theirs = XLMRobertaModel.from_pretrained(xlmr).encoder.layer
+    report, blocks = vanilla_decoder(xlmr, tmp_path / "copied", "copied")
+    _, partly_random = vanilla_decoder(xlmr, tmp_path / "random", "random")
+    assert report["decoder"] == "vanilla" and len(blocks) == len(theirs) // 2
+    for layer, *both in zip(theirs, blocks, partly_random, strict=False):
+        attention, output = layer.attention.self, layer.attention.output
+        for block in both:
+            qkv = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+            assert torch.equal(block.self_attention.query_key_value.weight, qkv)
+            assert torch.equal(block.self_attention.norm.bias, output.LayerNorm.bias)
+            assert torch.equal(block.ffn.input.weight, layer.intermediate.dense.weight)
+            assert torch.equal(block.ffn.norm.weight, layer.output.LayerNorm.weight)
+        cross = both[0].cross_attention
+        assert torch.equal(cross.query.weight, attention.query.weight)
+        assert torch.equal(cross.key_value.bias, torch.cat([attention.key.bias, attention.value.bias]))
+        assert torch.equal(cross.output.weight, output.dense.weight)
+        assert torch.equal(cross.norm.weight, output.LayerNorm.weight)
+
+
+def test_random_cross_attention_is_that_of_a_fresh_model(xlmr, tmp_path):
+    """Xavier-uniform within its bound, drawn by seed and name alone; zero biases, and a norm that does nothing."""
+    report, blocks = vanilla_decoder(xlmr, tmp_path / "a", "random", seed=5)
+    _, again = vanilla_decoder(xlmr, tmp_path / "b", "random", seed=5)
+    _, other = vanilla_decoder(xlmr, tmp_path / "c", "random", seed=6)
+    numbers = []
+    for name, weight in blocks.named_parameters():
+        assert torch.equal(weight, again.get_parameter(name))
+        fresh = ".cross_attention." in name
+        assert (report["tensors"][f"decoder.blocks.{name}"] == "nothing: as in a fresh model, by seed 5") == fresh
+        if fresh and weight.dim() == 2:
+            assert not torch.equal(weight, other.get_parameter(name))
+            numbers.append(weight.flatten() / (6 / sum(weight.shape)) ** 0.5)
+        elif fresh:
+            assert torch.all(weight == (1 if name.endswith("norm.weight") else 0))
+    numbers = torch.cat(numbers)  # uniform in [-1, 1]
+    assert numbers.abs().max() <= 1 and abs(numbers.std() - 3**-0.5) < 0.03 and abs(numbers.mean()) < 0.05
+    assert len(numbers.unique()) > 0.95 * len(numbers)  # no two matrices are the same
+
+
+def test_an_encoder_over_a_vocabulary_of_ours(tmp_path):
+    """Trained by transformers on our ids, tags and sentinels included, with the vocabulary beside it: all rows stay."""
+    Vocabulary.from_dict(write_dictionary(tmp_path, 90), num_sentinels=3, languages=["en", "de"]).save(
+        tmp_path / "xlmr"
+    )
+    theirs = xlm_roberta(2)  # 4 special tokens, 90 pieces, 3 sentinels, 2 tags, and <mask>
+    theirs.save_pretrained(tmp_path / "xlmr")
+    report = init(tmp_path / "xlmr", tmp_path / "out", NUM_HEADS)
+    assert report["rows"]["kept"] == 99 and report["rows"]["dropped"] == ["<mask>"] and not report["rows"]["new"]
+    assert Vocabulary.load(tmp_path / "out").hash == Vocabulary.load(tmp_path / "xlmr").hash
+    table = load_model(tmp_path / "out").token_embedding.weight
+    assert torch.equal(table[:99], theirs.roberta.embeddings.word_embeddings.weight[:99])
 
 
 def test_blocks_of_a_deltalm_can_be_chosen(fixtures, tmp_path):

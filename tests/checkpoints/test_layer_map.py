@@ -19,6 +19,15 @@ def test_defaults():
     assert make_layer_map(sizes(4, 3, "interleaved")) == LayerMap((0, 1, 2, 3), (0, 1, 2))
 
 
+def test_a_vanilla_decoder():
+    """As deep as an interleaved one from the lowest layers, or of the layers that the user names."""
+    wanted = LayerMap((0, 1, 2, 3, 4), ((0, 0), (1, 1)), form="vanilla", cross_attention="random")
+    assert make_layer_map(sizes(5), form="vanilla", cross_attention="random") == wanted
+    assert make_layer_map(sizes(1), form="vanilla").decoder == ((0, 0),)
+    assert make_layer_map(sizes(4), None, "3 0", form="vanilla").decoder == ((3, 3), (0, 0))
+    assert make_layer_map(sizes(4, 2, "vanilla")) == LayerMap((0, 1, 2, 3), (0, 1), form="vanilla")
+
+
 def test_maps_of_the_user():
     assert make_layer_map(sizes(), "0 1 5", "0,5 1,1") == LayerMap((0, 1, 5), ((0, 5), (1, 1)))
     wanted = LayerMap((0, 1, 2, 3, 4, 5), (2, (0, 1), 2), "swapped")
@@ -69,6 +78,9 @@ def test_the_swapped_order_exchanges_ffns_but_not_their_norms():
         (sizes(), None, "0 1", "official", "no decoder block 0: it has only an encoder: give pairs such as 0,1"),
         (sizes(6, 3, "interleaved"), None, "3", "official", "no decoder block 3: it has decoder blocks 0 to 2"),
         (sizes(6, 3, "vanilla"), None, "0,1", "official", "The source's decoder is vanilla"),
+        (sizes(6, 3, "interleaved"), None, None, "vanilla", "decoder is interleaved and cannot be made vanilla"),
+        (sizes(), None, "0,1", "vanilla", "'0,1' is no list of layers"),
+        (sizes(), None, "6", "vanilla", "no encoder layer 6"),
         (sizes(), None, None, "swapped", "this one has none"),
         (sizes(1), None, None, "official", "a single encoder layer"),
         (sizes(), "", None, "official", "'' is no list of layers"),
@@ -79,5 +91,6 @@ def test_the_swapped_order_exchanges_ffns_but_not_their_norms():
     ],
 )
 def test_maps_that_cannot_be(source, encoder, decoder, order, message):
+    options = {"form": order} if order == "vanilla" else {"ffn_order": order}
     with pytest.raises(InputError, match=re.escape(message)):
-        make_layer_map(source, encoder, decoder, order)
+        make_layer_map(source, encoder, decoder, **options)

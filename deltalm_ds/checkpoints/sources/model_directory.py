@@ -26,7 +26,9 @@ class ModelDirectory:
         shapes = parameter_shapes(config)
         check_fit(shapes, tensors, str(directory))
         origins = {name: Origin((name,)) for name in shapes}
-        return SourceCheckpoint(self.kind, directory, tensors, Sizes.of(config), origins, config=config)
+        return SourceCheckpoint(
+            self.kind, directory, tensors, Sizes.of(config), origins, vocabulary=directory, config=config
+        )
 
 
 MODEL_DIRECTORY = ModelDirectory()
