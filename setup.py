@@ -69,6 +69,7 @@ setup(
         "eval": ["sacrebleu[ja,ko]", "rouge-score>=0.1.2", "nltk>=3.9", "py3langid>=0.4"],
         "mpi": ["mpi4py>=4.1"],
         "dev": [
+            "accelerate",  # transformers' Trainer needs it, in benchmarks/quality
             "pytest",
             "pytest-xdist",
             "hypothesis",

@@ -1,0 +1,87 @@
+"""A long study: parts that are done once each, at the lowest priority; stopped, the same command goes on.
+
+A part leaves a file or a directory by its name, and a note of its seconds and whether it is done; a training that was
+stopped goes on from its newest checkpoint. Several commands may work at a study at once: one of them does a part.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.recording import ROOT
+from deltalm_ds.files import read_json, write_json
+
+SHARED = ROOT.parent / "shared" / "data"
+STUDIES = ROOT / "runs" / "quality"
+LOWEST_PRIORITY = 19
+THREADS = 1  # of a part: two studies, or two seeds of one, share two cores without waiting for each other
+
+
+class Study:
+    """A directory in which parts are done."""
+
+    def __init__(self, name: str) -> None:
+        """`runs/quality/{name}`, made where it is not there; from now on this process gives way to all others."""
+        self.directory = STUDIES / name
+        (self.directory / "seconds").mkdir(parents=True, exist_ok=True)
+        os.nice(LOWEST_PRIORITY)
+
+    def path(self, part: str) -> Path:
+        """What a part leaves."""
+        return self.directory / part
+
+    def seconds(self, part: str) -> float:
+        """What it took, all starts together."""
+        return self._note(part)["seconds"]
+
+    def make(self, part: str, function: Callable[[Path], object]) -> Path:
+        """Have a function leave the part at a path that is not there, or finish it where it is; the path."""
+        with self._locked(part):
+            if not self._note(part)["is_done"]:
+                self._do(part, function)
+        return self.path(part)
+
+    def _do(self, part: str, function: Callable[[Path], object]) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {self.directory.name}: {part}", file=sys.stderr, flush=True)
+        self.path(part).parent.mkdir(parents=True, exist_ok=True)
+        start, is_done = time.monotonic() - self.seconds(part), False
+        try:
+            function(self.path(part))
+            is_done = True
+        finally:
+            write_json(self._noted(part), {"seconds": round(time.monotonic() - start, 1), "is_done": is_done})
+
+    def deltalm(self, part: str, *command: object) -> Path:
+        """A part that one of our commands leaves at `--out`; paths in it are relative to the study's directory.
+
+        Raises:
+            subprocess.CalledProcessError: the command failed; what it says is on stderr.
+        """
+        resumes = command[0] == "train"
+        program = [str(Path(sys.executable).with_name("deltalm")), *map(str, command), "--out", part]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+
+        def run(out: Path) -> None:
+            if resumes or not out.exists():  # whatever else writes a directory leaves a whole one or none
+                subprocess.run(program, check=True, cwd=self.directory, env=environment)
+
+        return self.make(part, run)
+
+    def _note(self, part: str) -> dict[str, Any]:
+        noted = self._noted(part)
+        return read_json(noted) if noted.exists() else {"seconds": 0.0, "is_done": False}
+
+    def _noted(self, part: str) -> Path:
+        return self.directory / "seconds" / f"{part.replace('/', '.')}.json"
+
+    @contextmanager
+    def _locked(self, part: str) -> Iterator[None]:
+        with open(self._noted(part).with_suffix(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
