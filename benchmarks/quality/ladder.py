@@ -1,8 +1,9 @@
 """What each step from a random vanilla decoder to DeltaLM is worth, in miniature.
 
-One model for English with five languages, both ways (`l10n.py`). Every rung is fine-tuned alike (`finetuning.yaml`):
-for the same seed with the same tokens in the same order. d and e are pre-trained once, for all seeds; c to f start from
-the same encoder. Pairs of translation span corruption are those of the fine-tuning: it sees no more translations.
+One model for English with three languages, both ways (`captions.py`). Every rung is fine-tuned alike
+(`finetuning.yaml`): for the same seed with the same tokens in the same order. d and e are pre-trained once, for all
+seeds; c to f start from the same encoder. Pairs of translation span corruption are those of the fine-tuning: it sees
+no more translations.
 
     python -m benchmarks.quality.ladder --record     hours on two cores; stopped, it goes on
 """
@@ -10,7 +11,7 @@ the same encoder. Pairs of translation span corruption are those of the fine-tun
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.quality import l10n
+from benchmarks.quality import captions
 from benchmarks.quality.encoder import pretrain
 from benchmarks.quality.outcome import outcome, show
 from benchmarks.quality.study import Study
@@ -19,7 +20,7 @@ from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
 RECIPE = Path(__file__).with_name("finetuning.yaml")
-ENCODER_STEPS, ENCODER_WINDOWS = 2_000, 32
+ENCODER_STEPS, ENCODER_WINDOWS = 2_000, 24
 SPANS = "{path: mono_shards, objective: span_corruption}"
 TRANSLATION_SPANS = "{path: train, objective: translation_span_corruption}"
 VANILLA = ("model.decoder=vanilla", "model.num_decoder_blocks=3")  # as many parameters as two interleaved blocks
@@ -51,8 +52,8 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the fine-tuning")
     options.add_argument("--rungs", default="".join(RUNGS), help="which, such as abc")
     arguments = options.parse_args()
-    study = Study("l10n")
-    l10n.prepare(study)
+    study = Study("captions")
+    captions.prepare(study)
     for seed in arguments.seeds:
         for name in arguments.rungs:
             rung = RUNGS[name]
@@ -76,7 +77,7 @@ def _make(study: Study, part: str) -> str:
     if part == "encoder":
         shape = load_recipe(RECIPE).model
         assert shape is not None
-        texts = [study.path(f"mono/{language}.txt") for language in l10n.LANGUAGES]
+        texts = [study.path(f"mono/{language}.txt") for language in captions.LANGUAGES]
         study.make(
             part,
             lambda out: pretrain(

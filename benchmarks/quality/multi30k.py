@@ -8,14 +8,14 @@ user would give. Published at this size, English to German: 36.99 ± 0.24 over t
     python -m benchmarks.quality.multi30k --variants                       what each part of the setting is worth
 """
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.quality.captions import read, write_lines
 from benchmarks.quality.outcome import mean_and_deviation
-from benchmarks.quality.study import SHARED, Study
+from benchmarks.quality.study import Study
 from benchmarks.recording import parser, report
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScorer
@@ -23,7 +23,6 @@ from deltalm_ds.files import atomic_directory
 from deltalm_ds.recipe.loading import recipe_path
 from deltalm_ds.runs.metrics import read_metrics
 
-TEST = "test_2016_flickr"
 RECIPE = recipe_path("multi30k_en_de")
 SAMPLED, PLAIN = ("--subword-samples", 8, "--sample-alpha", 0.3), ()
 # By name: how shards are made, what of the recipe differs, and how many checkpoints are averaged.
@@ -44,7 +43,7 @@ def main() -> None:
     options.add_argument("--variants", action="store_true", help="also without what the recipe has, part by part")
     arguments = options.parse_args()
     study = Study("multi30k")
-    study.make("text", _extract_text)
+    study.make("text", _write_text)
     variants = list(VARIANTS)[: None if arguments.variants else 1]
     rows = [_row(study, target, variant, arguments.seeds) for target in arguments.targets for variant in variants]
     flags = " --variants" if arguments.variants else ""
@@ -71,11 +70,11 @@ def _row(study: Study, target: str, variant: str, seeds: Sequence[int]) -> dict[
 def _train(study: Study, target: str, variant: str, seed: int) -> tuple[str, str]:
     """The parts of a model and of the run that it is of."""
     sampling, overrides, averaged = VARIANTS[variant]
-    vocabulary, shards, validation = f"{target}/vocabulary", f"{target}/train{len(sampling)}", f"{target}/val"
+    vocabulary, shards, validation = f"{target}/vocabulary", f"{target}/train{len(sampling)}", f"{target}/dev"
     texts = ["--input", "text/train.en", "--input", f"text/train.{target}"]
     size = ("--size", 6000, "--character-coverage", "1.0", "--languages", f"en,{target}")
     study.deltalm(vocabulary, "vocab", "train", *texts, *size)
-    for part, split, options in ((shards, "train", sampling), (validation, "val", ())):
+    for part, split, options in ((shards, "train", sampling), (validation, "dev", ())):
         pair = f"en-{target}=text/{split}.en,text/{split}.{target}"
         study.deltalm(part, "data", "build", "--vocab", vocabulary, "--parallel", pair, "--processes", 2, *options)
     run = f"{target}/{variant if overrides or not sampling else 'recipe'}_{seed}"
@@ -87,10 +86,10 @@ def _train(study: Study, target: str, variant: str, seed: int) -> tuple[str, str
 
 
 def _score(study: Study, target: str, model: str) -> dict[str, float]:
-    files = ("--source", f"text/{TEST}.en", "--reference", f"text/{TEST}.{target}", "--target-lang", target)
+    files = ("--source", "text/test.en", "--reference", f"text/test.{target}", "--target-lang", target)
     out = study.deltalm(f"{model.replace('models', 'evaluation')}", "evaluate", model, *files)
     (outputs,) = out.glob("*.hyp")
-    scorer = DirectionScorer(target, References(_lines(study.path(f"text/{TEST}.{target}")), target))
+    scorer = DirectionScorer(target, References(_lines(study.path(f"text/test.{target}")), target))
     return scorer.score(_lines(outputs)).scores
 
 
@@ -98,14 +97,11 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def _extract_text(out: Path) -> None:
-    """The raw files without the spaces at some line ends."""
+def _write_text(out: Path) -> None:
     with atomic_directory(out) as new:
-        for split in ("train", "val", TEST):
+        for split in ("train", "dev", "test"):
             for language in ("en", "de", "fr", "cs"):
-                with gzip.open(SHARED / "multi30k" / f"{split}.{language}.gz", "rt", encoding="utf-8") as file:
-                    text = "".join(f"{line.strip()}\n" for line in file)
-                (new / f"{split}.{language}").write_text(text, encoding="utf-8")
+                write_lines(new / f"{split}.{language}", read(split, language))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.quality.l10n import LANGUAGES, LINES, POOR, RICH
+from benchmarks.quality.captions import LANGUAGES, LINES, POOR, RICH
 from benchmarks.quality.study import Study
 from benchmarks.recording import report, table
 from deltalm_ds.evaluation.metrics.interface import References

@@ -7,7 +7,7 @@ The model, data and steps of the ladder's rung b (interleaved, from scratch); th
 
 from pathlib import Path
 
-from benchmarks.quality import l10n
+from benchmarks.quality import captions
 from benchmarks.quality.outcome import outcome, show
 from benchmarks.quality.study import Study
 from benchmarks.recording import parser
@@ -28,8 +28,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the training")
     arguments = options.parse_args()
-    study = Study("l10n")
-    l10n.prepare(study)
+    study = Study("captions")
+    captions.prepare(study)
     for seed in arguments.seeds:
         for name, (_, overrides) in SAMPLERS.items():
             study.deltalm(f"{name}_{seed}", "train", RECIPE, f"seed={seed}", *overrides)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality import encoder, l10n, ladder, outcome, sampler, study
+from benchmarks.quality import captions, encoder, ladder, outcome, sampler, study
 from deltalm_ds.evaluation.metrics.interface import Statistics
 from deltalm_ds.evaluation.scores import DirectionScore
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED
@@ -93,7 +93,7 @@ def _outcome(rng, what, num_seeds, gain):
         statistics = Statistics(rows, lambda sums: float(sums[0] / sums[1]))
         return DirectionScore("", {"bleu": rows[:, 0].mean()}, {}, 40, statistics={"bleu": statistics})
 
-    directions = [x for other in (*l10n.RICH, *l10n.POOR) for x in (f"en-{other}", f"{other}-en")]
+    directions = [x for other in (*captions.RICH, *captions.POOR) for x in (f"en-{other}", f"{other}-en")]
     seeds = [{direction: score() for direction in directions} for _ in range(num_seeds)]
     return outcome.Outcome(what, [], seeds, 0.0, 0.0)
 
