@@ -30,7 +30,8 @@ _USUAL_FILES = (
 )
 _PARTS = "model-*.safetensors"  # of a checkpoint that each rank wrote its part of, without an index
 _SUFFIXES = (".pt", ".bin", ".safetensors")
-SECTIONS = ("weights", "model")  # where Microsoft's released files and fairseq's trainer keep the tensors
+# where Microsoft's released files, fairseq's trainer and Lightning keep the tensors
+SECTIONS = ("weights", "model", "state_dict")
 FLOATING_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -79,6 +80,12 @@ class TensorFile(Mapping[str, Tensor]):
     def dtype(self, name: str) -> str:
         """The dtype of a tensor (`float32`, …), without reading it."""
         return self._stored[name].dtype
+
+    def part(self, prefix: str, path: Path) -> "TensorFile":
+        """The tensors whose names begin with `prefix`, by the rest of their names; path: theirs for messages."""
+        return TensorFile(
+            path, {name.removeprefix(prefix): x for name, x in self._stored.items() if name.startswith(prefix)}
+        )
 
     @classmethod
     def joined(cls, path: Path, files: Iterable[Path]) -> "TensorFile":

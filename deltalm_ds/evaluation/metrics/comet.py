@@ -1,0 +1,115 @@
+"""COMET and COMETKiwi: networks that were trained on what people say of translations [Rei+22a, Rei+22b].
+
+A user brings the checkpoint; the encoder in it is XLM-R or InfoXLM, which our own computes.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from deltalm_ds.errors import InputError
+from deltalm_ds.evaluation.metrics.interface import REFERENCES, SOURCES, Metric, References, Score, Scorer, share_score
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deltalm_ds.evaluation.metrics.comet_checkpoint import CometCheckpoint, Kind
+
+COMET_MODEL, COMETKIWI_MODEL = "COMET_MODEL", "COMETKIWI_MODEL"  # name the directories of the checkpoints
+
+
+def comet_scorer(references: References) -> Scorer:
+    """The mean of a regression model's scores of source, output and reference, times 100.
+
+    Of several references the one that gives the highest.
+
+    Raises:
+        InputError, DataError: see `CometCheckpoint`. InputError: the environment names none.
+    """
+    from deltalm_ds.evaluation.metrics.comet_checkpoint import REGRESSION
+
+    checkpoint = _checkpoint("comet", COMET_MODEL, REGRESSION)
+
+    @cache
+    def given_states() -> "tuple[Tensor, list[Tensor]]":
+        """Of the sources; of each output's first reference, second, …, the first in place of one that is not there."""
+        of_each = references.of_each
+        ranks = range(max(map(len, of_each), default=0))
+        texts = [[own[min(rank, len(own) - 1)] for own in of_each] for rank in ranks]
+        return _states(checkpoint, references.sources), [_states(checkpoint, column) for column in texts]
+
+    def score(outputs: Sequence[str]) -> Score:
+        source, of_references = given_states()
+        mt = _states(checkpoint, outputs)
+        columns = [_estimate(checkpoint, source, mt, reference) for reference in of_references]
+        values = [max(of_sentence) for of_sentence in zip(*columns, strict=True)]
+        return share_score(values, f"nrefs:{references.number}|model:{checkpoint.sha256[:12]}")
+
+    return Scorer(score)
+
+
+def cometkiwi_scorer(references: References) -> Scorer:
+    """The mean of a unified model's scores of output and source, times 100; no reference is looked at.
+
+    Raises:
+        InputError, DataError: as `comet_scorer`.
+    """
+    from deltalm_ds.evaluation.metrics.comet_checkpoint import UNIFIED
+
+    checkpoint = _checkpoint("cometkiwi", COMETKIWI_MODEL, UNIFIED)
+
+    def score(outputs: Sequence[str]) -> Score:
+        pairs = checkpoint.join(checkpoint.encode(outputs), checkpoint.encode(references.sources))
+        states = checkpoint.network.states(pairs, "COMETKiwi")
+        values = checkpoint.network.estimate(states.__getitem__, len(states))
+        return share_score(values.tolist(), f"model:{checkpoint.sha256[:12]}")
+
+    return Scorer(score)
+
+
+def _checkpoint(metric: str, variable: str, kind: "Kind") -> "CometCheckpoint":
+    from deltalm_ds.evaluation.metrics.comet_checkpoint import MODELS, open_checkpoint
+
+    directory = os.environ.get(variable)
+    if not directory:
+        raise InputError(
+            f"{metric} needs a checkpoint such as {MODELS[kind.identifier]}: name its directory as {variable}."
+        )
+    return open_checkpoint(directory, kind)
+
+
+def _states(checkpoint: "CometCheckpoint", texts: Sequence[str]) -> "Tensor":
+    return checkpoint.network.states(checkpoint.encode(texts), "COMET")
+
+
+def _estimate(checkpoint: "CometCheckpoint", source: "Tensor", mt: "Tensor", reference: "Tensor") -> list[float]:
+    """A score for each sentence, from states [N, M] [Rei+20 §2.4]."""
+    import torch
+
+    def features(part: slice) -> "Tensor":
+        s, h, r = source[part], mt[part], reference[part]
+        return torch.cat([h, r, h * r, (h - r).abs(), h * s, (h - s).abs()], 1)
+
+    scores: list[float] = checkpoint.network.estimate(features, len(mt)).tolist()
+    return scores
+
+
+METRICS = (
+    Metric(
+        "comet",
+        "COMET",
+        higher_is_better=True,
+        scorer=comet_scorer,
+        needs=(SOURCES, REFERENCES),
+        agreement=(96.22374133884283, 2.8359194570556636),
+    ),
+    Metric(
+        "cometkiwi",
+        "COMETKiwi",
+        higher_is_better=True,
+        scorer=cometkiwi_scorer,
+        needs=(SOURCES,),
+        agreement=(98.88141616584615, 2.719280643871758),
+    ),
+)
