@@ -214,7 +214,10 @@ def _load_torch(path: Path) -> Any:
     except Exception as error:  # reading a damaged pickle raises almost anything
         text = str(error) or type(error).__name__
         if foreign := re.search(r"GLOBAL ([\w.]+)", text):
-            reason = f"it needs the class or function {foreign[1]}, which is not loaded because it could run code"
+            reason = (
+                f"it needs the class or function {foreign[1]}, which is not loaded because it could run code; if you "
+                "trust it, load it with weights_only=False and save its tensors alone"
+            )
         else:
             reason = f"it is truncated or damaged ({text.splitlines()[0].rstrip('.')})"
         raise DataError(f"{path} cannot be read as a PyTorch file of tensors: {reason}.") from None

@@ -6,6 +6,7 @@ A user brings the checkpoint; the encoder in it is XLM-R or InfoXLM, which our o
 import os
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from deltalm_ds.errors import InputError
@@ -30,21 +31,20 @@ def comet_scorer(references: References) -> Scorer:
     from deltalm_ds.evaluation.metrics.comet_checkpoint import REGRESSION
 
     checkpoint = _checkpoint("comet", COMET_MODEL, REGRESSION)
+    of_each = references.of_each
 
     @cache
-    def given_states() -> "tuple[Tensor, list[Tensor]]":
-        """Of the sources; of each output's first reference, second, …, the first in place of one that is not there."""
-        of_each = references.of_each
-        ranks = range(max(map(len, of_each), default=0))
-        texts = [[own[min(rank, len(own) - 1)] for own in of_each] for rank in ranks]
-        return _states(checkpoint, references.sources), [_states(checkpoint, column) for column in texts]
+    def given_states() -> "tuple[Tensor, Tensor]":
+        """Of the sources, and of all references, those of a sentence side by side."""
+        texts = [*references.sources, *chain.from_iterable(of_each)]
+        states = checkpoint.network.states(checkpoint.encode(texts), "COMET, sources and references")
+        return states[: len(of_each)], states[len(of_each) :]
 
     def score(outputs: Sequence[str]) -> Score:
-        source, of_references = given_states()
-        mt = _states(checkpoint, outputs)
-        columns = [_estimate(checkpoint, source, mt, reference) for reference in of_references]
-        values = [max(of_sentence) for of_sentence in zip(*columns, strict=True)]
-        return share_score(values, f"nrefs:{references.number}|model:{checkpoint.sha256[:12]}")
+        source, reference = given_states()
+        output = checkpoint.network.states(checkpoint.encode(outputs), "COMET, outputs")
+        values = checkpoint.network.compare(source, output, reference, list(map(len, of_each)))
+        return share_score(values.tolist(), f"nrefs:{references.number}|model:{checkpoint.sha256[:12]}")
 
     return Scorer(score)
 
@@ -61,8 +61,8 @@ def cometkiwi_scorer(references: References) -> Scorer:
 
     def score(outputs: Sequence[str]) -> Score:
         pairs = checkpoint.join(checkpoint.encode(outputs), checkpoint.encode(references.sources))
-        states = checkpoint.network.states(pairs, "COMETKiwi")
-        values = checkpoint.network.estimate(states.__getitem__, len(states))
+        states = checkpoint.network.states(pairs, "COMETKiwi, outputs with sources")
+        values = checkpoint.network.estimate(states)
         return share_score(values.tolist(), f"model:{checkpoint.sha256[:12]}")
 
     return Scorer(score)
@@ -77,22 +77,6 @@ def _checkpoint(metric: str, variable: str, kind: "Kind") -> "CometCheckpoint":
             f"{metric} needs a checkpoint such as {MODELS[kind.identifier]}: name its directory as {variable}."
         )
     return open_checkpoint(directory, kind)
-
-
-def _states(checkpoint: "CometCheckpoint", texts: Sequence[str]) -> "Tensor":
-    return checkpoint.network.states(checkpoint.encode(texts), "COMET")
-
-
-def _estimate(checkpoint: "CometCheckpoint", source: "Tensor", mt: "Tensor", reference: "Tensor") -> list[float]:
-    """A score for each sentence, from states [N, M] [Rei+20 §2.4]."""
-    import torch
-
-    def features(part: slice) -> "Tensor":
-        s, h, r = source[part], mt[part], reference[part]
-        return torch.cat([h, r, h * r, (h - r).abs(), h * s, (h - s).abs()], 1)
-
-    scores: list[float] = checkpoint.network.estimate(features, len(mt)).tolist()
-    return scores
 
 
 METRICS = (

@@ -18,7 +18,7 @@ from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.progress import progress
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"Tanh": torch.tanh, "Sigmoid": torch.sigmoid}
-SENTENCES_AT_ONCE = 1_024  # through the estimator, whose input is six times as wide as the encoder
+AT_ONCE = 1_024  # outputs, through the estimator: its layers are up to six times as wide as the encoder
 NORM_EPS = 1e-12  # of the norm before layers are mixed
 
 
@@ -76,19 +76,34 @@ class CometNetwork(nn.Module):
         return found
 
     @torch.inference_mode()
-    def estimate(self, features: Callable[[slice], Tensor], num_sentences: int) -> Tensor:
-        """[N] float32 on the CPU: the estimator's outputs; features: which sentences -> [those, its input]."""
+    def compare(self, source: Tensor, output: Tensor, reference: Tensor, counts: Sequence[int]) -> Tensor:
+        """[N] float32 on the CPU: the highest score of each sentence with one of its references [Rei+20 §2.4].
+
+        Args:
+            source: [N, M], states on the CPU.
+            output: [N, M].
+            reference: [references, M], those of a sentence side by side.
+            counts: how many each sentence has, of N.
+        """
+        lengths = torch.tensor(counts)
+        sentence = torch.repeat_interleave(torch.arange(len(counts)), lengths)
         found = []
-        for start in range(0, num_sentences, SENTENCES_AT_ONCE):
-            x = features(slice(start, start + SENTENCES_AT_ONCE)).to(self.table.device)
-            *hidden, last = self.estimator
-            for layer in hidden:
-                x = ACTIVATIONS[self.head.activation](layer(x))
-            x = last(x)
-            if self.head.final_activation is not None:
-                x = ACTIVATIONS[self.head.final_activation](x)
-            found.append(x.flatten().cpu())
-        return torch.cat(found)
+        for r, index in zip(reference.split(AT_ONCE), sentence.split(AT_ONCE), strict=True):
+            h, s = output[index], source[index]
+            found.append(self.estimate(torch.cat([h, r, h * r, (h - r).abs(), h * s, (h - s).abs()], 1)))
+        return torch.segment_reduce(torch.cat(found), "max", lengths=lengths)
+
+    @torch.inference_mode()
+    def estimate(self, features: Tensor) -> Tensor:
+        """[N, the estimator's width] on the CPU -> [N]: its outputs."""
+        return torch.cat([self._estimate(part.to(self.table.device)).cpu() for part in features.split(AT_ONCE)])
+
+    def _estimate(self, x: Tensor) -> Tensor:
+        *hidden, last = self.estimator
+        for layer in hidden:
+            x = ACTIVATIONS[self.head.activation](layer(x))
+        x = last(x).flatten()
+        return x if self.head.final_activation is None else ACTIVATIONS[self.head.final_activation](x)
 
     def _encode(self, packed: PackedSequences) -> Tensor:
         """[T, M]: the mixture of all layers."""

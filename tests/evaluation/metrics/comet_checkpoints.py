@@ -26,9 +26,17 @@ REFERENCES = [
     "yes",
     " ".join(["a very long sentence that is longer than anything that has room"] * 3),
 ]
-SAMPLES = [
-    {"src": s, "mt": mt, "ref": ref} for s, mt, ref in zip(SOURCES, OUTPUTS, REFERENCES, strict=True)
-]  # as unbabel-comet takes them
+# architectures with settings, such that each setting has each of its values somewhere
+VARIANTS = {
+    "sparsemax": ("regression_metric", {}),
+    "softmax": (
+        "regression_metric",
+        {"layer_transformation": "softmax", "layer_norm": True, "final_activation": "Sigmoid"},
+    ),
+    "layer": ("regression_metric", {"layer": 2, "pool": "cls", "activations": "Sigmoid"}),
+    "kiwi": ("unified_metric", {}),
+    "patched": ("unified_metric", {"layer_transformation": "sparsemax_patch"}),
+}
 
 
 def write_checkpoint(directory: Path, identifier: str, seed: int = 0, **settings: object) -> Path:
@@ -52,10 +60,12 @@ def write_checkpoint(directory: Path, identifier: str, seed: int = 0, **settings
         **settings,
     }
     stated = {"class_identifier": identifier, "layer_transformation": hyper_parameters["layer_transformation"]}
+    if stated["layer_transformation"] == "sparsemax_patch":  # so it is published: with the old word in the weights
+        hyper_parameters["layer_transformation"] = "sparsemax"
     (directory / "hparams.yaml").write_text(yaml.safe_dump(stated))
     draw = np.random.default_rng(seed).normal
     state = {
-        name: torch.tensor(draw(1.0 if name.endswith("LayerNorm.weight") else 0.0, 0.3, shape), dtype=torch.float32)
+        name: torch.tensor(draw(*_distribution(name), shape), dtype=torch.float32)
         for name, shape in shapes(rows, 6 * WIDTH if is_regression else WIDTH).items()
     }
     content = {"state_dict": state, "hyper_parameters": hyper_parameters, "pytorch-lightning_version": "2.0.0"}
@@ -63,13 +73,18 @@ def write_checkpoint(directory: Path, identifier: str, seed: int = 0, **settings
     return directory
 
 
-def write_tokenizer(path: Path) -> int:
+def _distribution(name: str) -> tuple[float, float]:
+    """Mean and standard deviation of a tensor's numbers: layers count so differently that sparsemax leaves some out."""
+    return float(name.endswith(("LayerNorm.weight", "gamma"))), 1.0 if "scalar_parameters" in name else 0.3
+
+
+def write_tokenizer(path: Path, vocab_size: int = 90) -> int:
     """A SentencePiece model laid out as XLM-R's; how many pieces it has."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(4 * (SOURCES + REFERENCES)),
         model_writer=model,
-        vocab_size=90,
+        vocab_size=vocab_size,
         hard_vocab_limit=False,
         character_coverage=0.98,
         minloglevel=2,
