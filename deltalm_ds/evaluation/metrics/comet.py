@@ -1,4 +1,4 @@
-"""COMET and COMETKiwi: networks that were trained on what people say of translations [Rei+22a, Rei+22b].
+"""COMET and COMETKiwi: networks that were trained on what people say of translations [Rei+22].
 
 A user brings the checkpoint; the encoder in it is XLM-R or InfoXLM, which our own computes.
 """

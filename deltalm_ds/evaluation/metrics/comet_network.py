@@ -1,4 +1,4 @@
-"""COMET's networks [Rei+20, Rei+22a, Rei+22b]: our encoder with XLM-R's weights, and an estimator of people's scores.
+"""COMET's networks [Rei+20], [Rei+22]: our encoder with XLM-R's weights, and an estimator of people's scores.
 
 Legend: T tokens, B sequences, M model dim, L layers of the encoder, N sentences.
 """
@@ -77,7 +77,7 @@ class CometNetwork(nn.Module):
 
     @torch.inference_mode()
     def compare(self, source: Tensor, output: Tensor, reference: Tensor, counts: Sequence[int]) -> Tensor:
-        """[N] float32 on the CPU: the highest score of each sentence with one of its references [Rei+20 §2.4].
+        """[N] float32 on the CPU: the highest score of each sentence with one of its references [Rei+20 §2.3].
 
         Args:
             source: [N, M], states on the CPU.

@@ -12,7 +12,9 @@ import pytest
 import torch
 import yaml
 from comet_checkpoints import OUTPUTS, REFERENCES, SOURCES, VARIANTS, write_checkpoint, write_tokenizer
+from typer.testing import CliRunner
 
+from deltalm_ds.cli import app
 from deltalm_ds.errors import DataError, InputError
 from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.evaluation.metrics.comet import COMET_MODEL, COMETKIWI_MODEL
@@ -20,7 +22,8 @@ from deltalm_ds.evaluation.metrics.comet_network import sparsemax
 from deltalm_ds.evaluation.metrics.interface import References
 
 GIVEN = References(REFERENCES, "en", sources=SOURCES)
-UNBABEL = "COMET_PYTHON"  # names the python of an environment that has unbabel-comet
+# names the python of an environment with unbabel-comet 2.2.7, "setuptools<81" and "sentencepiece<0.2.1"
+UNBABEL = "COMET_PYTHON"
 PROGRAM = """
 import json, sys
 from comet import load_from_checkpoint
@@ -114,6 +117,21 @@ def test_signatures_tell_checkpoints_apart(scorer):
     signatures = {scorer(variant).score(OUTPUTS).signature for variant in VARIANTS}
     assert len(signatures) == len(VARIANTS)
     assert scorer("kiwi", References(sources=SOURCES)).score(OUTPUTS).signature in signatures
+
+
+def test_two_outputs_are_compared_on_the_command_line(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv(COMET_MODEL, str(checkpoints["sparsemax"]))
+    monkeypatch.setenv(COMETKIWI_MODEL, str(checkpoints["kiwi"]))
+    texts = {"a": OUTPUTS, "b": REFERENCES[::-1], "reference": REFERENCES, "source": SOURCES}
+    for name, lines in texts.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    given = [f"--{name}={tmp_path / name}" for name in ("reference", "source")]
+    outputs = [str(tmp_path / name) for name in ("a", "b")]
+    found = CliRunner().invoke(app, ["compare", *outputs, *given, "--metrics=comet,cometkiwi", "--json"])
+    assert found.exit_code == 0, found.output
+    comet, kiwi = json.loads(found.stdout)["metrics"]
+    assert (comet["first"], kiwi["first"]) == pytest.approx([100 * np.mean(RECORDED[x]) for x in ("sparsemax", "kiwi")])
+    assert 48 < comet["agreement"] < 96.3
 
 
 def test_sparsemax_is_the_nearest_point_of_the_simplex():
