@@ -79,7 +79,7 @@ def _checkpoint(metric: str, variable: str, kind: "Kind") -> "CometCheckpoint":
     return open_checkpoint(directory, kind)
 
 
-METRICS = (
+METRICS = (  # what differences mean to people is of wmt22-comet-da and wmt22-cometkiwi-da
     Metric(
         "comet",
         "COMET",
