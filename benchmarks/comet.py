@@ -3,8 +3,8 @@
     python -m benchmarks.comet --peer ENVIRONMENT/bin/python   python of an environment with unbabel-comet
 
 Texts are WMT17's outputs in ../shared/data/evalref: a system's are scored with another's in the sources' place, which
-are as long. Loading is not counted. The tokenizer is trained on these texts, so the token table is smaller than XLM-R's,
-which changes little: it is only looked up. Processor seconds say more than seconds where other programs run.
+are as long. Loading is not counted. The tokenizer is trained on these texts, so the token table is smaller than
+XLM-R's; this changes little, as it is only looked up. Processor seconds say more than seconds where other programs run.
 """
 
 import json

@@ -138,8 +138,8 @@ class CometCheckpoint:
                 raise InputError(f"{self.path} has {name}={value!r}, which is not supported: known are {known}.")
         return settings
 
-    def _tensor(self, name: str) -> Tensor:
-        if name not in self._tensors:
+    def _tensor(self, name: str, num_dims: int = 1) -> Tensor:
+        if name not in self._tensors or len(self._tensors.shape(name)) != num_dims:
             raise DataError(f"{self.path} lacks the tensor {name}: it is not a complete checkpoint of COMET.")
         return self._tensors[name].float()
 
@@ -158,7 +158,7 @@ class CometCheckpoint:
         """Weight and bias of each layer."""
         found = [re.fullmatch(rf"{re.escape(ESTIMATOR)}(\d+)\.weight", name) for name in self._tensors]
         numbers = sorted(int(match[1]) for match in found if match)
-        layers = [(self._tensor(f"{ESTIMATOR}{i}.weight"), self._tensor(f"{ESTIMATOR}{i}.bias")) for i in numbers]
+        layers = [(self._tensor(f"{ESTIMATOR}{i}.weight", 2), self._tensor(f"{ESTIMATOR}{i}.bias")) for i in numbers]
         width = self._kind.width * self._encoder.sizes.hidden_size
         for weight, bias in layers:
             if weight.shape != (len(bias), width):
