@@ -1,4 +1,4 @@
-"""A checkpoint of COMET as its authors publish it, with XLM-R's SentencePiece model beside it."""
+"""A checkpoint of COMET as its authors publish it, with XLM-R's SentencePiece model beside it [facts: COMET]."""
 
 import re
 from collections.abc import Mapping, Sequence
