@@ -30,7 +30,8 @@ _USUAL_FILES = (
 )
 _PARTS = "model-*.safetensors"  # of a checkpoint that each rank wrote its part of, without an index
 _SUFFIXES = (".pt", ".bin", ".safetensors")
-SECTIONS = ("weights", "model")  # where Microsoft's released files and fairseq's trainer keep the tensors
+# where Microsoft's released files, fairseq's trainer and Lightning keep the tensors
+SECTIONS = ("weights", "model", "state_dict")
 FLOATING_DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -79,6 +80,12 @@ class TensorFile(Mapping[str, Tensor]):
     def dtype(self, name: str) -> str:
         """The dtype of a tensor (`float32`, …), without reading it."""
         return self._stored[name].dtype
+
+    def part(self, prefix: str, path: Path) -> "TensorFile":
+        """The tensors whose names begin with `prefix`, by the rest of their names; path: theirs for messages."""
+        return TensorFile(
+            path, {name.removeprefix(prefix): x for name, x in self._stored.items() if name.startswith(prefix)}
+        )
 
     @classmethod
     def joined(cls, path: Path, files: Iterable[Path]) -> "TensorFile":
@@ -207,7 +214,10 @@ def _load_torch(path: Path) -> Any:
     except Exception as error:  # reading a damaged pickle raises almost anything
         text = str(error) or type(error).__name__
         if foreign := re.search(r"GLOBAL ([\w.]+)", text):
-            reason = f"it needs the class or function {foreign[1]}, which is not loaded because it could run code"
+            reason = (
+                f"it needs the class or function {foreign[1]}, which is not loaded because it could run code; if you "
+                "trust it, load it with weights_only=False and save its tensors alone"
+            )
         else:
             reason = f"it is truncated or damaged ({text.splitlines()[0].rstrip('.')})"
         raise DataError(f"{path} cannot be read as a PyTorch file of tensors: {reason}.") from None

@@ -93,4 +93,6 @@ def test_what_a_difference_means_to_people():
     """Published: BLEU +1.0 is 63.989 %, and chrF needs 0.710 for the same [Kocmi+24]."""
     assert agreement(METRICS["bleu"], 1.0) == pytest.approx(63.989, abs=5e-4)
     assert agreement(METRICS["chrf"], -0.710) == pytest.approx(63.989, abs=0.02)
+    found = [agreement(METRICS[name], 1.0) for name in ("comet", "cometkiwi")]
+    assert found == pytest.approx([90.892, 92.766], abs=5e-4)  # as the package mt-thresholds prints them
     assert agreement(METRICS["ter"], 1.0) is None

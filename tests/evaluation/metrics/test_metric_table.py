@@ -14,7 +14,9 @@ from deltalm_ds.report.quality import KNOWN_METRICS
 NO_JAR = pytest.mark.skipif(
     JAR not in os.environ, reason=f"{JAR} names no METEOR 1.5; test_meteor_1_5.py has a stand-in"
 )
-NAMES = [pytest.param(name, marks=NO_JAR) if name == "meteor_1.5" else name for name in METRICS]
+NO_CHECKPOINT = pytest.mark.skip(reason="its numbers are a checkpoint's: test_comet.py makes some")
+MARKS = {"meteor_1.5": NO_JAR, "comet": NO_CHECKPOINT, "cometkiwi": NO_CHECKPOINT}
+NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in METRICS]
 RIGHT = ["the old man reads a book in the garden", "seven children were swimming across our river"]
 SOURCES = [
     "der alte Mann liest ein Buch im Garten",
