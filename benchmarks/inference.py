@@ -111,7 +111,13 @@ def main() -> None:
         f"DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
         f"{arguments.sentences} sentences, {arguments.length} tokens each, {arguments.threads} threads"
     )
-    report(arguments, title, " ".join(["python -m benchmarks.inference", *sys.argv[1:]]), rows, [NEIGHBOURS_NOTE if arguments.neighbours else NOTE])
+    report(
+        arguments,
+        title,
+        " ".join(["python -m benchmarks.inference", *sys.argv[1:]]),
+        rows,
+        [NEIGHBOURS_NOTE if arguments.neighbours else NOTE],
+    )
 
 
 def _rows(

@@ -11,31 +11,33 @@ from deltalm_ds.model import cache, layers
 from deltalm_ds.model.deltalm import DeltaLM
 
 CACHE, NORMS, TOP_K, BOOKKEEPING = "cache", "norms and embeddings", "top-k", "bookkeeping"
+FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
+    (DeltaLM, "start_decoding", ENCODER),
+    (DeltaLM, "logits", OUTPUT),
+    (layers, "linear", PRODUCTS),
+    (feed_forward, "linear", PRODUCTS),
+    (feed_forward, "linear_gelu", PRODUCTS),
+    (cache, "decode_attention", ATTENTION),
+    (cache.SelfAttentionCache, "_append", CACHE),
+    (cache.DecoderCache, "reserve", CACHE),
+    (cache.DecoderCache, "begin_step", CACHE),
+    (cache.DecoderCache, "end_step", CACHE),
+    (cache.DecoderCache, "select_rows", CACHE),
+    (layers.PostNorm, "forward", NORMS),
+    (layers.Embedding, "forward", NORMS),
+    (beam_search, "top_k", TOP_K),
+    (beam_search.Search, "take", BOOKKEEPING),
+    (beam_search.Search, "unfinished", BOOKKEEPING),
+)
+WHOLE = (ENCODER, OUTPUT)  # with the products that they call
 STAGES = (ENCODER, PRODUCTS, OUTPUT, ATTENTION, CACHE, NORMS, TOP_K, BOOKKEEPING, REST)
 
 
 def profile(search: Callable[[], object], times: int) -> dict[str, float]:
     """Seconds of each stage of a search of ours, which was made before; they sum up to the whole."""
     clock = StageClock()
-    clock.time(DeltaLM, "start_decoding", ENCODER, whole=True)
-    clock.time(DeltaLM, "logits", OUTPUT, whole=True)
-    for owner, name, stage in (
-        (layers, "linear", PRODUCTS),
-        (feed_forward, "linear", PRODUCTS),
-        (feed_forward, "linear_gelu", PRODUCTS),
-        (cache, "decode_attention", ATTENTION),
-        (cache.SelfAttentionCache, "_append", CACHE),
-        (cache.DecoderCache, "reserve", CACHE),
-        (cache.DecoderCache, "begin_step", CACHE),
-        (cache.DecoderCache, "end_step", CACHE),
-        (cache.DecoderCache, "select_rows", CACHE),
-        (layers.PostNorm, "forward", NORMS),
-        (layers.Embedding, "forward", NORMS),
-        (beam_search, "top_k", TOP_K),
-        (beam_search.Search, "take", BOOKKEEPING),
-        (beam_search.Search, "unfinished", BOOKKEEPING),
-    ):
-        clock.time(owner, name, stage)
+    for owner, name, stage in FUNCTIONS:
+        clock.time(owner, name, stage, whole=stage in WHOLE)
     clock.go_to(REST)
     clock.seconds.clear()
     for _ in range(times):

@@ -1,9 +1,10 @@
 """What a step of our search would take if nothing but its products and its memory traffic took time.
 
 Every product of a step is timed alone at its very shape, for all rows of the batch, by the library that is fastest at
-it; where its weights cannot be read in that time from memory, as with few rows, the time of reading them counts
-instead. Attention takes the time of reading the keys and values of the past and the source. Both are read at the speed
-at which this run reads or copies memory far larger than the caches, whichever is faster. The encoder is spread over the steps.
+it; where its weights cannot be read from memory in that time, as with few rows, the time of reading them counts
+instead. Attention takes the time of reading the keys and values of the past and the source. Memory is read at the speed
+at which this run sums or copies tensors far larger than the caches, whichever is faster. The encoder's time is spread
+over the steps.
 """
 
 import functools
