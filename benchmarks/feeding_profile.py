@@ -6,13 +6,13 @@ the cutting of rows one by one. The page cache is warm.
 """
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from benchmarks import feeding_loaders
 from benchmarks.feeding import ASKED, SCRATCH, build_rows, in_own_process, load_into_cache
 from benchmarks.recording import parser, report
+from benchmarks.stages import REST, StageClock
 from deltalm_ds.arrays.ragged import RaggedRows
 from deltalm_ds.data import stream
 from deltalm_ds.data.objectives import OBJECTIVES
@@ -61,7 +61,7 @@ def _limit(columns: dict[str, dict[str, float]], objective: str) -> str:
 
 def _profile(directory: Path, loader: str, objective: str, seconds: float) -> dict[str, float]:
     """Nanoseconds a token of each stage."""
-    clock = _Clock()
+    clock = StageClock()
     for owner, name, stage in [
         (Sampler, "draw", "choosing samples"),
         (stream, "permuted_rows", "choosing rows"),
@@ -73,7 +73,7 @@ def _profile(directory: Path, loader: str, objective: str, seconds: float) -> di
         *((module, "frame", "framing") for module in (stream, feeding_loaders)),
         *((module, "collate", "packing") for module in (stream, feeding_loaders)),
     ]:
-        setattr(owner, name, clock.timed(getattr(owner, name), stage))
+        clock.time(owner, name, stage)
     load_into_cache(directory)
     batches, num_tokens = feeding_loaders.FEEDERS[loader](directory, objective), 0
     for _ in range(100):
@@ -84,34 +84,8 @@ def _profile(directory: Path, loader: str, objective: str, seconds: float) -> di
         for _ in range(feeding_loaders.MICRO_BATCHES):
             batch = next(batches)
             num_tokens += len(batch.source.tokens) + len(batch.labels)
-    clock.go_to("rest")
+    clock.go_to(REST)
     return {stage: spent * 1e9 / num_tokens for stage, spent in clock.seconds.items()}
-
-
-class _Clock:
-    """Says how long the program was in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self._stage, self._since = "rest", time.perf_counter()
-
-    def go_to(self, stage: str) -> str:
-        """Begin a stage; returns the one that it was in."""
-        before, now = self._stage, time.perf_counter()
-        self.seconds[before] += now - self._since
-        self._stage, self._since = stage, now
-        return before
-
-    def timed(self, function: Any, stage: str) -> Any:
-        """The function, whose time is the stage's."""
-
-        def run(*arguments: Any) -> Any:
-            before = self.go_to(stage)
-            result = function(*arguments)
-            self.go_to(before)
-            return result
-
-        return run
 
 
 if __name__ == "__main__":

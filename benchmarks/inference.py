@@ -5,10 +5,14 @@ make). All translate the same batch of random ids into outputs of a fixed length
 weights say; output tokens are counted once a sentence, whatever the beam. (CTranslate2 is spared one step in
 --length + 1: it does not score the final `</s>`.) Every row runs in a process of its own: the peak of
 its resident memory includes Python, and file pages of the weights where an engine maps them. All rows are on one
-device, the GPU where there is one, with memory the GPU's; what cannot run there is a row that says why.
+device, the GPU where there is one, with memory the GPU's; what cannot run there is a row that says why. Our own rows
+have the roofline of their search beside them (inference_roofline.py). Threads of our engines wait as those of our
+entry points do, others as they do by themselves.
 
     python -m benchmarks.inference                                       base size, vocabulary 250,001, 2 threads
     python -m benchmarks.inference --preset tiny --vocabulary 1000       seconds: is everything in order?
+    python -m benchmarks.inference --profile                             where the time of our search goes
+    python -m benchmarks.inference --neighbours 2                        each row alone and beside 2 spinning programs
 """
 
 import argparse
@@ -17,7 +21,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +31,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.device import DEVICE, ON_GPU, TOY, failure, wait
+from benchmarks.inference_profile import profile, rows_of_stages
+from benchmarks.inference_roofline import NOTE, roofline
+from benchmarks.neighbours import SPIN, running
 from benchmarks.recording import FAILED, ROOT, keep, parser, report, row_of_process
 from deltalm_ds.allocator import keep_freed_memory
 from deltalm_ds.checkpoints.directory import read_config
@@ -38,6 +45,7 @@ from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.empty import empty_model
+from deltalm_ds.threads import SET_BY_USERS, WAITING, threads_to_take
 from deltalm_ds.token_ids import EOS_ID, PAD_ID
 
 CPU_ROWS = (
@@ -55,7 +63,13 @@ TOY_ROWS = ("pytorch-float32", "huggingface-bfloat16")
 ROWS, SENTENCES = (TOY_ROWS, 2) if TOY else (GPU_ROWS, 64) if ON_GPU else (CPU_ROWS, 16)
 BEAMS = (5,) if TOY else (5, 1) if ON_GPU else (1, 5)  # on a GPU first what a goal is set for
 ROW_LIMIT_S = 60.0  # on a GPU, whose time is short
+NEIGHBOURS_LIMIT_S = 150.0  # of a row beside neighbours, where an engine may come to a stand
+OURS = ("pytorch", "onnx")  # engines whose threads are ours
 MEDIAN_LENGTH, LENGTH_SPREAD, MAX_LENGTH = 24, 0.45, 100  # of the sources: log-normal, as those of news
+NEIGHBOURS_NOTE = (
+    "Each neighbour is a Python loop at the same priority. Ours take as many threads as their entry points do beside "
+    "such; where all are busy, the fair share of `of alone` is cores / (cores + neighbours) for threads on all cores."
+)
 
 Search = Callable[[Sequence[Ids], SearchOptions], list[int]]  # gives the lengths of the outputs, without `</s>`
 
@@ -70,42 +84,77 @@ def main() -> None:
     options.add_argument("--length", type=int, default=4 if TOY else 32, help="tokens of every output")
     options.add_argument("--repeats", type=int, default=1 if TOY else 3, help="timed runs, of which the median counts")
     options.add_argument("--threads", type=int, default=1 if TOY else os.cpu_count(), help="of every engine")
+    options.add_argument("--profile", action="store_true", help="the stages of our search alone, on a CPU")
+    options.add_argument("--neighbours", type=int, default=0, help="programs that spin, beside each row once more")
     options.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # a directory, and "export" or row:beam
     arguments = options.parse_args()
+    if arguments.profile and ON_GPU:
+        options.error("--profile tells times of this process, which are not those of a GPU's kernels")
     if arguments.worker:
         directory, task = Path(arguments.worker[0]), arguments.worker[1]
         print(json.dumps(_export(arguments, directory) if task == "export" else _measure(arguments, directory, task)))
         return
     (ROOT / "runs").mkdir(exist_ok=True)
     with TemporaryDirectory(dir=ROOT / "runs", prefix="inference.") as exports:
-        failed = _run_worker(exports, "export")
+        failed = run_worker(sys.argv[1:], exports, "export")
         rows = [
-            keep(arguments, "generation", _row(exports, row, beam, failed.get(row, failed.get(FAILED))))
+            keep(arguments, "generation", row)
             for beam in BEAMS
-            for row in arguments.rows.split(",")
+            for name in arguments.rows.split(",")
+            for row in _rows(arguments, exports, name, beam, failed.get(name, failed.get(FAILED)))
         ]
-    baselines = {
-        row["beam"]: row["tokens/s"] for row in rows if row["engine"] == "pytorch-float32" and FAILED not in row
-    }
-    for row in rows:
-        if FAILED not in row and row["beam"] in baselines:
-            row["ratio"] = round(row["tokens/s"] / baselines[row["beam"]], 2)
+    _compare(rows)
+    what = "Where the time of generation goes" if arguments.profile else "Generation"
+    what += f" beside {arguments.neighbours} spinning programs" if arguments.neighbours else ""
     title = (
-        f"Generation on {DEVICE.type}, DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
+        f"{what} on {DEVICE.type}, "
+        f"DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
         f"{arguments.sentences} sentences, {arguments.length} tokens each, {arguments.threads} threads"
     )
-    report(arguments, title, " ".join(["python -m benchmarks.inference", *sys.argv[1:]]), rows)
+    report(
+        arguments,
+        title,
+        " ".join(["python -m benchmarks.inference", *sys.argv[1:]]),
+        rows,
+        [NEIGHBOURS_NOTE if arguments.neighbours else NOTE],
+    )
 
 
-def _row(directory: str, row: str, beam: int, failed: str | None) -> dict[str, Any]:
-    found = {FAILED: failed} if failed else _run_worker(directory, f"{row}:{beam}")
-    return {"engine": row, "beam": beam, **found}
+def _rows(
+    arguments: argparse.Namespace, directory: str, name: str, beam: int, failed: str | None
+) -> Iterator[dict[str, Any]]:
+    """What there is of an engine and a beam: one row, with neighbours two, in a profile one a stage."""
+    for num in sorted({0, arguments.neighbours}):
+        row: dict[str, Any] = {"engine": name, "beam": beam} | ({"neighbours": num} if arguments.neighbours else {})
+        found = {FAILED: failed} if failed else run_worker(sys.argv[1:], directory, f"{name}:{beam}", num)
+        for part in found.pop("stages", [found]):
+            yield row | part
 
 
-def _run_worker(directory: str, task: str) -> dict[str, Any]:
-    """A task in a process of its own."""
-    command = ["-m", "benchmarks.inference", *sys.argv[1:], "--worker", directory, task]
-    return row_of_process(command, ROW_LIMIT_S if ON_GPU else None)
+def run_worker(options: Sequence[str], directory: str, task: str, neighbours: int = 0) -> dict[str, Any]:
+    """A task in a process of its own, beside as many neighbours."""
+    command = ["-m", "benchmarks.inference", *options, "--worker", directory, task]
+    limit = ROW_LIMIT_S if ON_GPU else NEIGHBOURS_LIMIT_S if neighbours else None
+    set_by_user = any(name in os.environ for name in SET_BY_USERS)
+    variables = WAITING if task.startswith(OURS) and not set_by_user else {}
+    with running((SPIN,) * neighbours):
+        return row_of_process(command, limit, **variables)
+
+
+def _compare(rows: list[dict[str, Any]]) -> None:
+    """Add each row's speed beside that of our float32 row, and beside its own without neighbours."""
+
+    def key(row: dict[str, Any], **other: Any) -> tuple[Any, ...]:
+        return tuple((row | other).get(name) for name in ("engine", "beam", "neighbours"))
+
+    speeds = {key(row): row["tokens/s"] for row in rows if "tokens/s" in row}
+    for row in rows:
+        for column, other in (
+            ("ratio", key(row, engine="pytorch-float32")),
+            ("of alone", key(row, neighbours=0) if row.get("neighbours") else None),
+        ):
+            if "tokens/s" in row and other in speeds:
+                row[column] = round(row["tokens/s"] / speeds[other], 2)
 
 
 def _export(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
@@ -151,25 +200,32 @@ def _write_pytorch(model: DeltaLM, _: None, directory: Path, precision: str) -> 
 
 
 def _measure(arguments: argparse.Namespace, directory: Path, task: str) -> dict[str, Any]:
-    """One row of the table."""
+    """One row of the table, or its stages."""
     row, beam = task.split(":")
-    torch.set_num_threads(arguments.threads)
+    threads = arguments.threads
+    if arguments.neighbours and row.startswith(OURS):
+        threads = threads_to_take() or threads
+    torch.set_num_threads(threads)
     start = time.perf_counter()
-    search = _open(directory / row, row, arguments.threads)
+    search = _open(directory / row, row, threads)
     seconds_to_open = time.perf_counter() - start
     sources = _sources(arguments.sentences, arguments.vocabulary)
     length = arguments.length
     search(sources[:2], SearchOptions(int(beam), max_length=2))  # what is done once
     options = SearchOptions(int(beam), min_length=length, max_length=length)
-    seconds = []
-    for _ in range(arguments.repeats):
-        start = time.perf_counter()
+
+    def run() -> None:
         lengths = search(sources, options)
         wait()
-        seconds.append(time.perf_counter() - start)
         assert lengths == [length] * len(sources), f"{row} does other work than was asked for"
+
+    if arguments.profile:
+        run()
+        stages = profile(run, arguments.repeats)
+        return {"stages": rows_of_stages(stages, _roofline(directory / row, row, sources, options), length + 1)}
+    seconds = [_seconds(run) for _ in range(arguments.repeats)]
     median = sorted(seconds)[len(seconds) // 2]
-    return {
+    found = {
         "tokens/s": round(len(sources) * length / median, 1),
         "seconds": round(median, 3),
         "ms a step": round(median / (length + 1) * 1e3, 2),
@@ -178,6 +234,24 @@ def _measure(arguments: argparse.Namespace, directory: Path, task: str) -> dict[
         "peak GiB": round(_peak_gib(), 2),
         "file GiB": round(sum(file.stat().st_size for file in (directory / row).iterdir()) / 2**30, 2),
     }
+    if arguments.neighbours:
+        return found | {"threads": threads}
+    if row.startswith("pytorch"):
+        least = sum(_roofline(directory / row, row, sources, options).values())
+        found |= {"roofline ms a step": round(least * 1e3, 2), "x roofline": round(median / (length + 1) / least, 2)}
+    return found
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _roofline(directory: Path, row: str, sources: Sequence[Ids], options: SearchOptions) -> dict[str, float]:
+    lengths = [len(source) + 1 for source in sources]
+    dtype = getattr(torch, row.removeprefix("pytorch-"))
+    return roofline(read_config(directory), dtype, lengths, options.beam, options.min_length)
 
 
 def _peak_gib() -> float:

@@ -79,7 +79,7 @@ def _rate(arguments: argparse.Namespace, work: str, neighbours: tuple[str, ...],
     environment = {name: value for name, value in os.environ.items() if name not in SET_BY_USERS}
     rates = []
     for _ in range(ROUNDS):
-        with _running(neighbours):
+        with running(neighbours):
             worker = subprocess.run(
                 command, env=environment | SETTINGS[setting], stdout=subprocess.PIPE, text=True, check=True
             )
@@ -88,7 +88,8 @@ def _rate(arguments: argparse.Namespace, work: str, neighbours: tuple[str, ...],
 
 
 @contextmanager
-def _running(neighbours: tuple[str, ...]) -> Iterator[None]:
+def running(neighbours: tuple[str, ...]) -> Iterator[None]:
+    """Programs that run meanwhile, each a Python source; they are busy when this begins."""
     processes = [subprocess.Popen([sys.executable, "-c", code]) for code in neighbours]
     try:
         time.sleep(2.0 if neighbours else 0.0)  # until they are busy
