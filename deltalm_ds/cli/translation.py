@@ -176,7 +176,7 @@ def _translate_document(
     names = IN_DOCUMENTS if layout.protect is None else filter(None, layout.protect.split(","))
     data = read_whole(input)
     translator = Translator(model, **runs_on, options=options, wishes=wishes)
-    found, counts = translator.document(data, kind, target_lang, layout.source_lang, names, input)
+    found, counts = translator.document(data, layout.format, target_lang, layout.source_lang, names, input)
     print(f"translate: {counts}", file=sys.stderr)
     if layout.out is None:
         print(found.decode(), end="")
