@@ -100,6 +100,7 @@ def test_word_documents_go_to_a_file(world):
         (("--document", "--source-lang", "English"), "'English' is not a language code"),
         (("--document", "--input", "x.tex"), "x.tex: no document format has the suffix .tex"),
         (("--document", "--input", "none.txt"), "none.txt cannot be read"),
+        (("--document", "--out", "/proc/none/out.txt"), "deltalm: /proc/none/out.txt: No such file or directory."),
     ],
 )
 def test_bad_input_is_one_sentence(world, arguments, message):
