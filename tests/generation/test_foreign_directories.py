@@ -8,6 +8,7 @@ import ctranslate2
 import numpy as np
 import pytest
 import sentencepiece
+import torch
 from foreign_toys import FAMILIES, LONGEST, TEXTS, ctranslate2_tokens, languages_of, opened
 from safetensors.torch import load_file, save_file
 
@@ -178,6 +179,21 @@ def test_the_head_of_a_model_of_ctranslate2(tmp_path, converted):
         (tmp_path / "model.bin").write_bytes(whole[:size])
         with pytest.raises(DataError, match="is cut short, or no model of CTranslate2"):
             read_model_file(tmp_path / "model.bin")
+
+
+def test_weights_may_be_of_the_older_form(directories, tmp_path):
+    """Most of the published models have them so: with tied weights under each of their names."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    older = tmp_path / "older"
+    shutil.copytree(directories["nllb"], older)
+    model = AutoModelForSeq2SeqLM.from_pretrained(directories["nllb"])
+    torch.save(model.state_dict(), older / "pytorch_model.bin")
+    (older / "model.safetensors").unlink()
+    sources = [encoder_for(load_vocabulary(older), *languages_of("nllb"))(text) for text in TEXTS]
+    options = SearchOptions(beam=2, max_length=LONGEST)
+    found, expected = (generate(load_engine(path), sources, options) for path in (older, directories["nllb"]))
+    assert found == expected
 
 
 def test_downloads_that_are_not_finished(tmp_path, directories, converted):
