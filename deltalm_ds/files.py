@@ -94,19 +94,32 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Make the errors of a file or directory that is being written name what it will be."""
+    try:
+        with naming_full_disk(path):
+            yield
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(str(temporary), str(path))
+        raise
+
+
+@contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open `path` for writing; it appears under its name only when the block ends without an error."""
     path = Path(path)
     temporary = temporary_path(path)
     try:
-        with naming_full_disk(path), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with _named(path, temporary), open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_path(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been there
+            temporary.unlink()
 
 
 def write_in_place(path: Path, text: str, size: int, durable: bool = False) -> None:
@@ -158,7 +171,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        with naming_full_disk(path):
+        with _named(path, temporary):
             temporary.mkdir()
             yield temporary
             for entry in temporary.rglob("*"):

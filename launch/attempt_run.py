@@ -88,6 +88,10 @@ class AttemptRun:
         hosts = [host.name for host in job.hosts]
         where = f"{attempt.address} port {attempt.port}"
         say(f"attempt {job.attempt}: {job.num_ranks} ranks on {', '.join(hosts)}, meeting at {where}.")
+        leftovers = [host.hello["leftovers"] for host in attempt.hosts if host.hello is not None]
+        if any(leftovers):
+            found = [f"{name} ({number})" for name, number in zip(hosts, leftovers, strict=True) if number]
+            say(f"processes of earlier attempts were ended on {', '.join(found)}.")
         self._teller.event(
             "attempt",
             number=job.attempt,
@@ -95,6 +99,7 @@ class AttemptRun:
             ranks=job.num_ranks,
             address=attempt.address,
             port=attempt.port,
+            leftovers=leftovers,
             interfaces=[self._interface_of(number) for number in range(len(hosts))],
         )
 

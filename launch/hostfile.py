@@ -126,8 +126,8 @@ def described(hosts: Sequence[Host]) -> str:
     return ", ".join(f"{folded(names)} {what}" for what, names in alike.items())
 
 
-def resolve(hosts: Sequence[Host]) -> dict[str, str]:
-    """The address at which this machine's ssh reaches each host, by name.
+def check_addresses(hosts: Sequence[Host]) -> None:
+    """Find out where this machine's ssh would reach each host.
 
     A name is looked up as ssh does it: through `HostName` of the user's configuration, and then in DNS or /etc/hosts.
     Behind a jump host, which alone may know it, the name that ssh would use stands for the address; so it does where
@@ -148,7 +148,6 @@ def resolve(hosts: Sequence[Host]) -> dict[str, str]:
             faults.append(f"{lines}: {earlier.name} and {host.name} are one host, {place[0]}: leave out one of them")
     if faults:
         raise InputError("The hosts cannot be used:\n" + "\n".join(f"  {fault}." for fault in faults))
-    return {host.name: place[0] for host, place in found.items() if place is not None}
 
 
 def _address_and_port(host: Host) -> tuple[str, str] | None:

@@ -202,6 +202,16 @@ def test_other_errors_keep_their_kind(tmp_path: Path) -> None:
     assert error.value.filename is None
 
 
+def test_errors_name_what_is_written_not_its_hidden_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as error, atomic_file(tmp_path / "file" / "out"):
+        pass
+    assert error.value.filename == str(tmp_path / "file" / "out")
+    with pytest.raises(FileNotFoundError) as error, atomic_directory(tmp_path / "out") as directory:
+        (directory / "none" / "inner").touch()
+    assert error.value.filename == str(tmp_path / "out" / "none" / "inner")
+
+
 def test_json_round_trip_is_readable_utf8(tmp_path: Path) -> None:
     value = {"ü": [1, 2.5, None], "nested": {"a": True}}
     write_json(tmp_path / "x.json", value)

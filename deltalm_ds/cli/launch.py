@@ -84,11 +84,11 @@ def _hosts(
 
 
 def _check(recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, as_json: bool) -> int:
-    from deltalm_ds.launch.hostfile import resolve
+    from deltalm_ds.launch.hostfile import check_addresses
     from deltalm_ds.launch.preflight.check import check
     from deltalm_ds.recipe.loading import load_recipe
 
-    resolve(hosts)
+    check_addresses(hosts)
     report = check(hosts, load_recipe(recipe, overrides), out, recipe)
     if as_json:
         print_json(report.as_json())
@@ -101,7 +101,7 @@ def _check(recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: P
 def _train(
     recipe: Path, overrides: list[str], hosts: "tuple[Host, ...]", out: Path, again: bool, accept_changed_data: bool
 ) -> int:
-    from deltalm_ds.launch.hostfile import resolve
+    from deltalm_ds.launch.hostfile import check_addresses
     from deltalm_ds.launch.preflight.check import require_fit
     from deltalm_ds.launch.supervisor import Launch, goes_on, supervise
     from deltalm_ds.recipe.loading import load_recipe
@@ -111,7 +111,7 @@ def _train(
     survive_lost_terminal()
     loaded = load_recipe(recipe, overrides)
     if not goes_on(out):  # else what has failed since is for the supervisor to deal with
-        resolve(hosts)
+        check_addresses(hosts)
         require_fit(hosts, loaded, out, recipe)
     prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))

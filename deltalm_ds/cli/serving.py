@@ -35,7 +35,7 @@ def serve(
         from deltalm_ds.serving.limits import ApiKeys, Limits
         from deltalm_ds.serving.server import is_loopback, listen
         from deltalm_ds.serving.server import serve as answer
-        from deltalm_ds.serving.service import Service, say
+        from deltalm_ds.serving.service import Service
     except ModuleNotFoundError as error:
         raise InputError(f"The server needs the package {error.name}: pip install 'deltalm-ds[serve]'.") from None
 
@@ -47,5 +47,5 @@ def serve(
     service = Service(models, limits, keys, runs_on, cache)
     shown = f"[{host}]" if ":" in host else host
     names = ", ".join(f"{model.name} ({model.engine_name})" for model in service.models)
-    say(f"{names} at http://{shown}:{listener.getsockname()[1]}")
-    answer(service, listener, is_local=is_loopback(host) and not (api_keys or open))
+    greeting = f"{names} at http://{shown}:{listener.getsockname()[1]}"
+    answer(service, listener, is_loopback(host) and not (api_keys or open), greeting)

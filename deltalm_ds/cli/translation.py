@@ -1,6 +1,7 @@
 """`deltalm translate | score`: text through a finished model."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -175,13 +176,13 @@ def _translate_document(
         raise InputError(f"A document in {kind.title} is no text: name a file for it with --out.")
     names = IN_DOCUMENTS if layout.protect is None else filter(None, layout.protect.split(","))
     data = read_whole(input)
-    translator = Translator(model, **runs_on, options=options, wishes=wishes)
-    found, counts = translator.document(data, kind, target_lang, layout.source_lang, names, input)
-    print(f"translate: {counts}", file=sys.stderr)
-    if layout.out is None:
-        print(found.decode(), end="")
-    else:
-        with atomic_file(layout.out, "wb") as file:
+    with atomic_file(layout.out, "wb") if layout.out else nullcontext() as file:  # if it cannot be, nothing is begun
+        translator = Translator(model, **runs_on, options=options, wishes=wishes)
+        found, counts = translator.document(data, layout.format, target_lang, layout.source_lang, names, input)
+        print(f"translate: {counts}", file=sys.stderr)
+        if file is None:
+            print(found.decode(), end="")
+        else:
             file.write(found)
 
 

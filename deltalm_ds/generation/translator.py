@@ -7,7 +7,7 @@ from typing import overload
 
 from deltalm_ds.generation.alignment import Alignment, alignment, attention, check_unit, with_units
 from deltalm_ds.generation.choosing import Chooser, Wishes
-from deltalm_ds.generation.documents import FORMATS, DocumentFormat, format_of
+from deltalm_ds.generation.documents import format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
 from deltalm_ds.generation.documents.translate import Counts, TranslatedDocument
 from deltalm_ds.generation.interface import Engine, SearchOptions
@@ -96,13 +96,13 @@ class Translator:
         """
         if not isinstance(text, str):
             return [self(one, target_lang, source_lang, format) for one in text]
-        found, _ = self.document(text.encode(), format_of(STDIN, format), target_lang, source_lang)
+        found, _ = self.document(text.encode(), format, target_lang, source_lang)
         return found.decode()
 
     def document(
         self,
         data: bytes,
-        format: DocumentFormat = FORMATS["text"],
+        format: str | None = None,
         target_lang: str | None = None,
         source_lang: str | None = None,
         protect: Iterable[str] = IN_DOCUMENTS,
@@ -112,15 +112,16 @@ class Translator:
 
         Args:
             data: a file's content.
-            format: what it is, see `format_of`.
+            format: one of `FORMATS`; None goes by the suffix of `path`, and is text without one.
             target_lang: see `__call__`.
             source_lang: see `__call__`.
             protect: what is copied as it is: names from `PATTERNS`.
-            path: the file, to be named in errors.
+            path: the file, which errors name.
 
         Raises:
             InputError: see `__call__`; or the data is not in that format.
         """
+        kind = format_of(path, format)
         encode = encoder_for(self.vocabulary, target_lang, source_lang)
         most = longest_part(self.engine, self.options)
         chooser = Chooser(self.engine, self.vocabulary, encode, self.options, self.wishes)
@@ -128,7 +129,7 @@ class Translator:
         def fits(text: str) -> bool:
             return len(encode(text)) <= most
 
-        translated = TranslatedDocument(format.read(data, path), chooser.texts, fits, source_lang, target_lang, protect)
+        translated = TranslatedDocument(kind.read(data, path), chooser.texts, fits, source_lang, target_lang, protect)
         written = translated.write()
         return written, replace(translated.counts, faulty=chooser.num_faulty)
 

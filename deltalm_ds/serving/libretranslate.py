@@ -67,12 +67,12 @@ class LibreTranslate:
         service = self._service
         body = await read_body(request, service.limits.body_bytes, DetectBody, takes_forms=True)
         service.keys.check(request, body.api_key)
-        found = await service.work.result(request, lambda ticket: _detected(body.texts[0]))
+        found = await service.work.result(request, lambda ticket: self._detected(body.texts[0]))
         return JSONResponse(found)
 
     async def languages(self, request: Request) -> Response:
         """The languages that can be translated into, by any model."""
-        codes = list(dict.fromkeys(code for model in self._service.models for code in model.languages))
+        codes = self._codes()
         return JSONResponse([{"code": code, "name": english_name(code), "targets": codes} for code in codes])
 
     def _translated(self, body: TranslateBody, ticket: Ticket) -> dict[str, Any]:
@@ -84,13 +84,16 @@ class LibreTranslate:
             answer["alternatives"] = [_different(translation.texts) for translation in found]
         if body.source == AUTO:
             nothing = {"confidence": 0.0, "language": "en"}
-            answer["detectedLanguage"] = [next(iter(_detected(text)), nothing) for text in body.texts]
+            answer["detectedLanguage"] = [next(iter(self._detected(text)), nothing) for text in body.texts]
         return {name: values[0] for name, values in answer.items()} if isinstance(body.q, str) else answer
+
+    def _detected(self, text: str) -> list[dict[str, Any]]:
+        found = detect(text, self._codes())
+        return [{"confidence": round(100 * share, 1), "language": language} for language, share in found]
+
+    def _codes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(code for model in self._service.models for code in model.languages))
 
 
 def _different(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(text for text in texts if text != texts[0]))
-
-
-def _detected(text: str) -> list[dict[str, Any]]:
-    return [{"confidence": round(100 * share, 1), "language": language} for language, share in detect(text)]

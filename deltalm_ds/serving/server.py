@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import resource
 import signal
 import socket
@@ -42,12 +43,16 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2_048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"The server cannot listen at {host}, port {port} ({reason}): name others.") from None
+    except socket.gaierror as error:
+        reason = error.strerror
+    except UnicodeError:
+        reason = "no name of a host"
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)  # Python adds the address to its own
+    raise InputError(f"The server cannot listen at {host}, port {port} ({reason}): name others (--host, --port).")
 
 
-def serve(service: Service, listener: socket.socket, is_local: bool) -> None:
+def serve(service: Service, listener: socket.socket, is_local: bool, greeting: str) -> None:
     """Answer until SIGTERM or SIGINT: requests that have come are answered then, and no new ones taken.
 
     SIGHUP loads models and keys anew. A second SIGTERM or SIGINT waits for nothing.
@@ -56,6 +61,7 @@ def serve(service: Service, listener: socket.socket, is_local: bool) -> None:
         service: what answers.
         listener: see `listen`; closed at the end.
         is_local: answer only to names of this machine.
+        greeting: what is told when signals do all that.
     """
     survive_lost_terminal()
     _allow_connections()
@@ -74,7 +80,7 @@ def serve(service: Service, listener: socket.socket, is_local: bool) -> None:
         timeout_graceful_shutdown=int(service.limits.timeout_s + STOP_S),
     )
     try:
-        _Server(config, service).run([listener])
+        _Server(config, service, greeting).run([listener])
     finally:
         service.close()
 
@@ -82,9 +88,9 @@ def serve(service: Service, listener: socket.socket, is_local: bool) -> None:
 class _Server(uvicorn.Server):
     """With our signals: a stop that was asked for is no failure."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, greeting: str) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._greeting = service, greeting
         self._reloading: asyncio.Future[None] | None = None
 
     @contextmanager
@@ -93,6 +99,7 @@ class _Server(uvicorn.Server):
         actions = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
         for number, action in actions.items():
             loop.add_signal_handler(number, action)
+        say(self._greeting)
         try:
             yield
         finally:

@@ -82,7 +82,7 @@ class Service:
                 raise ApiError(400, f"{model.name} does not show what its outputs look at: leave alignments out.")
             source = asked.source
             if source is None and model.vocabulary.needs_source_lang:
-                source = next((language for language, _ in detect("\n".join(asked.texts))), None)
+                source = next((language for language, _ in detect("\n".join(asked.texts), model.languages)), None)
             wish = Wish(target, source, asked.format, asked.num_texts, how, asked.alignments)
             return model, translate_texts(model, asked.texts, wish, ticket, on_sentence)
 

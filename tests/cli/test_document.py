@@ -71,7 +71,7 @@ def test_sentences_are_those_of_translating_lines(world, translator):
 def test_long_sentences_are_cut_and_counted(world):
     outcome = deltalm("translate", world / "model", "--document", *OPTIONS, stdin=b"one two three four, " * 20)
     assert outcome.code == 0
-    assert "1 were too long for the model and were cut into" in outcome.stderr
+    assert "1 too long for the model, cut into" in outcome.stderr
     assert "sources were longer" not in outcome.stderr
 
 
@@ -100,6 +100,7 @@ def test_word_documents_go_to_a_file(world):
         (("--document", "--source-lang", "English"), "'English' is not a language code"),
         (("--document", "--input", "x.tex"), "x.tex: no document format has the suffix .tex"),
         (("--document", "--input", "none.txt"), "none.txt cannot be read"),
+        (("--document", "--out", "/proc/none/out.txt"), "deltalm: /proc/none/out.txt: No such file or directory."),
     ],
 )
 def test_bad_input_is_one_sentence(world, arguments, message):

@@ -7,12 +7,25 @@ from pathlib import Path
 import sentencepiece
 import torch
 
+from deltalm_ds.generation.loading import load_engine, load_vocabulary
+
 TEXT = (
     "A dog is running over the green grass, and two children watch it.",
     "Ein Hund läuft über das grüne Gras, und zwei Kinder sehen ihm zu.",
     "The house is old. The river is wide! Who knows where it goes?",
 )
 LINES = ["A dog is running.", "", "The river is wide, and the house is old.", "Who knows?"]
+TEXTS = [line for line in LINES if line]
+LONGEST = 12  # tokens of outputs
+# Of each family the tokenizer's own codes of English and French, where it takes such, and what the text begins with.
+CODES = {
+    "nllb": ("eng_Latn", "fra_Latn"),
+    "m2m": ("en", "fr"),
+    "mbart": ("en_XX", "fr_XX"),
+    "mbart50": ("en_XX", "fr_XX"),
+}
+IN_TEXT = {"marian": ">>fra<<", "t5": "The dog is two: "}
+FAMILIES = (*CODES, *IN_TEXT, "bart")
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 SIZES = {
     "d_model": 32,
@@ -62,6 +75,21 @@ def model_of(family: str, directory: Path) -> Path:
         }
         (path / "config.json").write_text(json.dumps(config))
     return path
+
+
+def languages_of(family):
+    """What we are told: the target and the source."""
+    return (None if family == "bart" else "fr"), ("en" if family in CODES else None)
+
+
+def opened(directory):
+    """Its vocabulary, and its engine on one thread."""
+    return load_vocabulary(directory), load_engine(directory, threads=1)
+
+
+def ctranslate2_tokens(directory):
+    """The tokens of a converted model by their ids."""
+    return json.loads((directory / "shared_vocabulary.json").read_text())
 
 
 def _model(family, tokenizer):

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltalm_ds.launch import attempt_run
 from deltalm_ds.launch.attempt import END_S, HELLO_S, SAVE_S, SETTLE_S, SILENT_S, Attempt, Drop, Send
 from deltalm_ds.launch.job import Job, JobHost
+from deltalm_ds.launch.telling import Teller
 from deltalm_ds.launch.verdicts import judge
+from deltalm_ds.runs.events import read_events
 
 TICK_S = 0.2
 TRAINS_S = 40.0  # what the simulated training takes
@@ -305,3 +308,26 @@ def test_a_rank_whose_end_nobody_saw_ended_as_its_launcher_says(code, said):
     world.run(60, at=[(10, vanish)])
     assert (world.verdict.what if world.verdict else None) == said
     assert world.attempt.has_done == (code == 0)
+
+
+def test_what_earlier_attempts_left_is_told(tmp_path, monkeypatch, capsys):
+    place = {"addresses": ["10.0.0.1"], "port": 7, "word": "w", "interfaces": {}}
+    said = [(0, {"hello": {"leftovers": 0, **place}}), (1, {"hello": {"leftovers": 3, "interfaces": {}}})]
+    said += [(number, {"met": {"10.0.0.1": "10.0.0.1"}}) for number in (0, 1)]
+    said += [(number, {"ended": 0, "why": ""}) for number in (0, 1)]
+
+    class FakeConnections:
+        def __init__(self, names, commands):
+            self.send = self.drop = lambda *message: None
+            self.close = lambda: None
+
+        def read(self, seconds):
+            return [said.pop(0)], []
+
+    monkeypatch.setattr(attempt_run, "Connections", FakeConnections)
+    job = Job(str(tmp_path), 2, (JobHost("n1", (0,)), JobHost("n2", (0,))), (), {})
+    running = attempt_run.AttemptRun(job, Teller(tmp_path, None), lambda: None, lambda: None)
+    running.run()
+    assert running.attempt.has_done
+    assert "processes of earlier attempts were ended on n2 (3).\n" in capsys.readouterr().err
+    assert read_events(tmp_path)[0]["leftovers"] == [0, 3]

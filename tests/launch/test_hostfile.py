@@ -1,6 +1,5 @@
 """Hostfiles against DeepSpeed's own parser and ClusterShell, and each thing that can be wrong with one."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch import hostfile as hostfile_module
 from deltalm_ds.launch.host_names import expanded, folded
-from deltalm_ds.launch.hostfile import Host, check_expected, described, read_hostfile, resolve, select
+from deltalm_ds.launch.hostfile import Host, check_addresses, check_expected, described, read_hostfile, select
 from deltalm_ds.recipe.loading import load_recipe, recipe_path
 
 FAULTS = {
@@ -258,19 +257,22 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config.write_text(
         "Host a\n HostName 127.0.0.2\nHost b\n HostName 127.0.0.3\nHost c\n HostName inner.invalid\n ProxyJump a\n"
         "Host d\n HostName 127.0.0.2\n Port 2222\nHost e\n HostName 127.0.0.3\n"
+        "Host f\n HostName inner.invalid\n ProxyJump a\n"
     )
     ssh = tmp_path / "ssh"
     ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {config} "$@"\n')
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     hosts = [Host(name, 1, line=line) for line, name in enumerate("abcd", start=1)]
-    addresses = {"a": "127.0.0.2", "b": "127.0.0.3", "c": "inner.invalid", "d": "127.0.0.2"}
-    assert resolve(hosts) == addresses
+    check_addresses(hosts)
     with pytest.raises(InputError) as raised:
-        resolve([*hosts, Host("e", 1, line=5), Host("nowhere.invalid", 1, line=6)])
-    assert "  lines 2 and 5: b and e are one host, 127.0.0.3: leave out one of them." in str(raised.value)
-    assert "  line 6: nowhere.invalid is unknown: correct it, or add it to /etc/hosts." in str(raised.value)
+        check_addresses([*hosts, Host("e", 1, line=5), Host("nowhere.invalid", 1, line=6), Host("f", 1, line=7)])
+    assert str(raised.value).splitlines()[1:] == [
+        "  lines 2 and 5: b and e are one host, 127.0.0.3: leave out one of them.",
+        "  line 6: nowhere.invalid is unknown: correct it, or add it to /etc/hosts.",
+        "  lines 3 and 7: c and f are one host, inner.invalid: leave out one of them.",
+    ]
     ssh.write_text("#!/bin/sh\n")
-    assert resolve([Host("known.to.it.invalid", 1)]) == {"known.to.it.invalid": "known.to.it.invalid"}
+    check_addresses([Host("known.to.it.invalid", 1)])
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert resolve([Host("localhost", 1)]) == {"localhost": socket.gethostbyname("localhost")}
+    check_addresses([Host("localhost", 1)])

@@ -27,6 +27,9 @@ def test_its_own_client(server, translator):
     assert {"code": "de", "name": "German", "targets": ["en", "de", "zh_Hans"]} in client.languages()
     (best, *_) = client.detect("Guten Morgen, wie geht es Ihnen heute?")
     assert best["language"] == "de" and best["confidence"] > 50
+    (short, *_) = client.detect("Saturday, November 21")  # more likely in a language that this server does not have
+    assert short["language"] == "en" and short["confidence"] < 50
+    assert client.detect("你好，世界")[0]["language"] == "zh_Hans"  # as in /languages, whose codes clients go on with
     with pytest.raises(urllib.error.HTTPError, match="400"):
         client.translate("one", "en", "fr")
 

@@ -295,6 +295,8 @@ def test_signals(directory, tmp_path):
     (tmp_path / "keys").write_text("first\n")
     arguments = directory / "model", "--threads", 1, "--timeout", 300, "--api-keys", tmp_path / "keys"
     with Process(*arguments) as process, ThreadPoolExecutor(1) as threads:
+        process.process.send_signal(signal.SIGHUP)  # from its first line on
+        assert process.line() == "serve: model was loaded anew.\n"
         headers = {"Authorization": "Bearer second"}
         assert post(process.url, ONE, headers=headers).status_code == 403
         (tmp_path / "keys").write_text("second\n")
@@ -336,8 +338,9 @@ def test_what_is_wrong_at_the_start_is_one_sentence(directory, tmp_path):
         (tmp_path / "empty").write_text("# none\n")
         for arguments, code, words in (
             (("model", "--host", "0.0.0.0"), 2, "give --api-keys FILE, or --open"),
-            (("model", "--port", port), 2, f"cannot listen at 127.0.0.1, port {port}"),
+            (("model", "--port", port), 2, f"cannot listen at 127.0.0.1, port {port} (Address already in use): name"),
             (("model", "--host", "192.0.2.1", "--open"), 2, "cannot listen at 192.0.2.1"),
+            (("model", "--host", 64 * "a", "--open"), 2, "(no name of a host): name others"),
             (("model", "--api-keys", tmp_path / "empty"), 2, "has no API key"),
             (("model", "--api-keys", tmp_path / "none"), 2, "cannot be read"),
             (("model", "model"), 2, "Two models have the name 'model'"),

@@ -33,15 +33,16 @@ class Counts:
     faulty: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.passages} passages, {self.sentences} sentences"
+        counted = (self.passages, "passage"), (self.sentences, "sentence")
+        text = ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for number, name in counted)
         if self.cut:
-            text += f"; {self.cut} were too long for the model and were cut into {self.parts} parts"
+            text += f"; {self.cut} too long for the model, cut into {self.parts} parts"
         if self.divided:
-            text += f"; {self.divided} were translated in pieces, to keep what is marked up in them"
+            text += f"; {self.divided} translated in pieces, to keep what is marked up in them"
         if self.untranslated:
-            text += f"; {self.untranslated} got no translation and stand as they were"
+            text += f"; {self.untranslated} left as in the source, for want of a translation"
         if self.faulty:
-            text += f"; {self.faulty} translations lack what was asked for"
+            text += f"; {self.faulty} without all that was asked for"
         return f"{text}."
 
 
