@@ -12,7 +12,7 @@ from deltalm_ds.evaluation.metrics import METRICS
 from deltalm_ds.evaluation.metrics.interface import References, Statistics
 from deltalm_ds.evaluation.metrics.words import words_of
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
-from deltalm_ds.evaluation.significance import Difference, agreement, difference, interval, resampled_scores
+from deltalm_ds.evaluation.significance import Difference, agreement, difference, interval
 
 LENGTHS = (0, 10, 20, 30, 40, 60)  # words of a reference, from which on a group goes
 FREQUENCIES = (1, 2, 3, 5, 10, 100)  # occurrences of a word in the references, likewise
@@ -118,12 +118,10 @@ def compare_outputs(
 
 
 def _metric_pairs(first: DirectionScore, second: DirectionScore) -> list[MetricPair]:
-    names = list(first.statistics)
-    resampled = resampled_scores([score.statistics[name] for score in (first, second) for name in names])
-    samples = {name: (resampled[i], resampled[len(names) + i]) for i, name in enumerate(names)}
     pairs = []
     for name, value in first.scores.items():
-        more, own = second.scores[name] - value, samples.get(name)
+        more = second.scores[name] - value
+        own = (first.resampled[name], second.resampled[name]) if name in first.resampled else None
         pairs.append(
             MetricPair(
                 name,

@@ -53,7 +53,12 @@ class TestSet:
 
     def first(self, count: int) -> "TestSet":
         """The first sentences alone."""
-        return TestSet(self.direction, self.sources[:count], self.references[:count], self.further_references[:count])
+        return self.part(0, count)
+
+    def part(self, start: int, end: int) -> "TestSet":
+        """The sentences from one on, up to another."""
+        part = slice(start, end)
+        return TestSet(self.direction, self.sources[part], self.references[part], self.further_references[part])
 
 
 def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] | None = None) -> list[TestSet]:
