@@ -115,7 +115,7 @@ def evaluate(
     from deltalm_ds.generation.interface import EngineOptions, SearchOptions
     from deltalm_ds.generation.loading import load_engine, load_vocabulary
 
-    prepared = _prepared_task(task or suite, data)
+    prepared = prepared_task(task or suite, data)
     if max_length is None:
         max_length = prepared.task.search.max_length if prepared else DEFAULT_MAX_LENGTH
     options = SearchOptions(
@@ -174,7 +174,7 @@ def split_names(names: str) -> list[str]:
     return [name.strip() for name in names.split(",")]
 
 
-def _prepared_task(task: str | None, data: Path | None) -> "PreparedTask | None":
+def prepared_task(task: str | None, data: Path | None) -> "PreparedTask | None":
     """The task that is named, with its data; None where none is."""
     from deltalm_ds.evaluation.suites import PreparedTask
 

@@ -51,6 +51,12 @@ class TestSet:
             raise InputError(f"--source-lang: the direction {self.direction} names the source already; leave it out.")
         return replace(self, direction=f"{check_code(language)}-{self.direction}")
 
+    def as_references(self, tokenizer: str | None = None, languages: Sequence[str] = ()) -> References:
+        """What outputs are judged by; see `References`."""
+        return References(
+            self.references, self.target_lang, tokenizer, self.further_references, self.sources, languages
+        )
+
     def first(self, count: int) -> "TestSet":
         """The first sentences alone."""
         return self.part(0, count)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS
-from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
 from deltalm_ds.evaluation.test_sets import TestSet
 from deltalm_ds.generation.interface import Engine, Ids, ModelVocabulary, SearchOptions
@@ -23,10 +22,7 @@ def make_scorer(
         languages: those that an output may be in by mistake, such as the vocabulary's; none for any.
         tokenizer: for metrics of words; None takes that of the target language.
     """
-    references = References(
-        test.references, test.target_lang, tokenizer, test.further_references, test.sources, languages
-    )
-    return DirectionScorer(test.direction, references, metrics)
+    return DirectionScorer(test.direction, test.as_references(tokenizer, languages), metrics)
 
 
 def evaluate_directions(
