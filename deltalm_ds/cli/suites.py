@@ -66,7 +66,8 @@ def evaluate_suite(
     with start_workers(suite.processes, compute=True) as workers:
         if workers is None:  # a rank whose work is done
             return
-        results = run_suite(systems, test_sets, search, metrics, suite.out, baseline, workers)
+        languages = prepared.languages
+        results = run_suite(systems, test_sets, search, metrics, suite.out, baseline, workers, languages)
     write_results(results, prepared, search, suite.out)
     notes = [*prepared.warnings, *(note for result in results for note in result.score.notes)]
     for note in dict.fromkeys(notes):

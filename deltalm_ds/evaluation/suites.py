@@ -19,6 +19,7 @@ from deltalm_ds import __version__
 from deltalm_ds.data_tools.workers import Workers
 from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.evaluation.kept_outputs import KeptOutputs
+from deltalm_ds.evaluation.kept_scores import KeptScores, count
 from deltalm_ds.evaluation.scores import DirectionScore
 from deltalm_ds.evaluation.significance import Difference, difference
 from deltalm_ds.evaluation.systems import System, Unable, check_files, file_name
@@ -26,7 +27,6 @@ from deltalm_ds.evaluation.tasks import find_task
 from deltalm_ds.evaluation.tasks.interface import Form, Task
 from deltalm_ds.evaluation.tasks.prepare import Prepared
 from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
-from deltalm_ds.evaluation.translation import make_scorer
 from deltalm_ds.files import atomic_file, finite
 from deltalm_ds.generation.interface import SearchOptions
 
@@ -52,6 +52,11 @@ class PreparedTask:
             raise InputError(f"{directory} was prepared for {prepared.task}, not for {name}.")
         form = next((form for form in task.forms if form.name == prepared.form), task.forms[0])
         return cls(task, form, Path(directory), tuple(prepared.warnings))
+
+    @property
+    def languages(self) -> list[str]:
+        """All that its form has, which a model may mistake for each other."""
+        return sorted({language for part in self.form.parts for language in part.languages})
 
     def test_sets(self, split: str | None = None, directions: Sequence[str] | None = None) -> list[TestSet]:
         """Its test sets; of the split that the paper scores, unless another is named."""
@@ -114,6 +119,7 @@ def run_suite(
     out: Path,
     baseline: str,
     workers: Workers,
+    languages: Sequence[str] = (),
 ) -> list[Result]:
     """Outputs of every system for every test set, kept in `out`, and their scores.
 
@@ -126,7 +132,8 @@ def run_suite(
         metrics: names from `METRICS`.
         out: a directory; what it holds from earlier runs is used.
         baseline: the name of the system that the others are compared with.
-        workers: what translates.
+        workers: what translates and scores.
+        languages: those that an output may be in by mistake; none for any.
 
     Raises:
         InputError: a metric lacks something, or outputs are not as many as sources, before anything is translated; no
@@ -135,26 +142,32 @@ def run_suite(
     names = [system.name for system in systems]
     if baseline not in names:
         raise InputError(f"There is no system {baseline!r} here, the nearest is {nearest(baseline, names)!r}.")
+    kept, scores = KeptOutputs(out / "outputs", options), out / "scores"
     metrics = tuple(metrics)
-    scorers = {test.direction: make_scorer(test, metrics) for test in test_sets}
+    scorers = {test.direction: KeptScores(scores, test, metrics, languages) for test in test_sets}
     check_files(systems, test_sets)
-    # the baseline comes first, so that its scores are there for the others
-    ordered = sorted(systems, key=lambda system: system.name != baseline)
-    able = [(system, test) for system in ordered for test in test_sets if _is_able(system, test)]
-    (out / "outputs").mkdir(parents=True, exist_ok=True)
-    kept = KeptOutputs(out / "outputs", options)
+    able = [(system, test) for system in systems for test in test_sets if _is_able(system, test)]
+    for directory in (out / "outputs", scores):
+        directory.mkdir(parents=True, exist_ok=True)
     kept.make(able, workers)
-    results: dict[tuple[str, str], Result] = {}
-    for system, test in able:
-        outputs = kept.read(system, test)
-        _write_lines(out / "hypotheses" / file_name(system) / f"{test.direction}.hyp", outputs.hypotheses)
-        score = scorers[test.direction].score(outputs.hypotheses, outputs.seconds)
-        theirs = results.get((baseline, test.direction))
-        results[system.name, test.direction] = Result(
-            system, system.identity(test.direction), data_hash(test), score, theirs.score if theirs else None
+    made = [(system, test, kept.read(system, test)) for system, test in able]
+    for system, test, each in made:
+        _write_lines(out / "hypotheses" / file_name(system) / f"{test.direction}.hyp", each.hypotheses)
+    count((part for _, test, each in made for part in scorers[test.direction].parts(each.hypotheses)), workers)
+    found = {
+        (system.name, test.direction): scorers[test.direction].read(each.hypotheses, each.seconds)
+        for system, test, each in made
+    }
+    return [
+        Result(
+            system,
+            system.identity(test.direction),
+            data_hash(test),
+            found[system.name, test.direction],
+            None if system.name == baseline else found.get((baseline, test.direction)),
         )
-    found = ((name, test.direction) for name in names for test in test_sets)
-    return [results[key] for key in found if key in results]
+        for system, test in able
+    ]
 
 
 def write_results(results: Sequence[Result], prepared: PreparedTask, options: SearchOptions, out: Path) -> None:

@@ -14,7 +14,8 @@ from sacrebleu.metrics import CHRF
 
 from deltalm_ds.data_tools.workers import Workers, start_workers
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation import kept_outputs
+from deltalm_ds.evaluation import kept_outputs, kept_scores
+from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED
 from deltalm_ds.evaluation.suite_tables import as_latex, as_markdown, fill_table
 from deltalm_ds.evaluation.suites import PreparedTask, Result, run_suite, write_results
@@ -208,6 +209,28 @@ def test_columns_are_metrics_where_a_table_is_of_means() -> None:
     table = Table("Means", ("en-de", "en-fr"), ("bleu", "chrf"))
     assert fill_table(table, [], ["a"], "a").header == ("system", "BLEU", "chrF2")
     assert dict(fill_table(table, [], ["a"], "a").rows) == {"a": (None, None)}
+
+
+def test_kept_counts_give_the_scores_of_all_outputs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, by metrics with and without counts, and with numbers of references that differ."""
+    monkeypatch.setattr(kept_scores, "PART_LINES", 3)
+    texts = [f"the {word} cat sleeps here" for word in ("old", "new", "red", "big", "sad", "shy", "odd")]
+    test = TestSet("de-en", texts[::-1], texts, [()] * 5 + [("one",), ("two", "three")])
+    metrics = ["bleu", "chrf", "ter", "rougelsum", "meteor", "distinct_2", "length_ratio"]
+    system = RuleSystem("copy", "copy")
+    whole = DirectionScorer("de-en", test.as_references(), metrics).score(texts[::-1])
+
+    def score() -> DirectionScore:
+        return run_suite([system], [test], OPTIONS, metrics, tmp_path, "copy", Workers())[0].score
+
+    first = score()
+    assert (first.scores, first.signatures, first.notes) == (whole.scores, whole.signatures, whole.notes)
+    assert "nrefs:var" in first.signatures["bleu"] and first.intervals == whole.intervals
+    monkeypatch.setattr(kept_scores, "_count_part", None)  # a second run counts nothing
+    assert score() == first
+    test = TestSet("de-en", test.sources, [*texts[:6], "another"], test.further_references)
+    with pytest.raises(TypeError):
+        score()
 
 
 def test_a_metric_that_was_not_asked_for_has_empty_cells(tmp_path: Path) -> None:
