@@ -17,7 +17,7 @@ from typing import Any
 
 from deltalm_ds import __version__
 from deltalm_ds.data_tools.workers import Workers
-from deltalm_ds.errors import InputError, nearest
+from deltalm_ds.errors import DataError, InputError, nearest
 from deltalm_ds.evaluation.kept_outputs import KeptOutputs
 from deltalm_ds.evaluation.kept_scores import KeptScores, count
 from deltalm_ds.evaluation.scores import DirectionScore
@@ -46,12 +46,15 @@ class PreparedTask:
 
         Raises:
             InputError: there is no such task, or the directory is another's.
+            DataError: what describes it is not as it was written.
         """
         task, prepared = find_task(name), Prepared.read(directory)
         if prepared.task != name:
             raise InputError(f"{directory} was prepared for {prepared.task}, not for {name}.")
-        form = next((form for form in task.forms if form.name == prepared.form), task.forms[0])
-        return cls(task, form, Path(directory), tuple(prepared.warnings))
+        forms = {form.name: form for form in task.forms}
+        if prepared.form not in forms:
+            raise DataError(f"{directory} is of a form {prepared.form!r} that {name} has not: prepare it again.")
+        return cls(task, forms[prepared.form], Path(directory), tuple(prepared.warnings))
 
     @property
     def languages(self) -> list[str]:
@@ -171,7 +174,14 @@ def run_suite(
 
 
 def write_results(results: Sequence[Result], prepared: PreparedTask, options: SearchOptions, out: Path) -> None:
-    """Write `results.jsonl`, a line for every result."""
+    """Write `results.jsonl`, a line for every result.
+
+    Args:
+        results: of `run_suite`.
+        prepared: the task.
+        options: of the search.
+        out: the directory of the suite.
+    """
     with atomic_file(out / "results.jsonl") as file:
         for result in results:
             line = finite(result.as_dict(prepared, options))

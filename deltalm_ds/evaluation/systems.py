@@ -180,11 +180,15 @@ class ModelSystem(System):
     @property
     def origin(self) -> dict[str, Any]:
         """Where the model comes from, as its directory says: its provenance, the recipe of the run that it is in."""
-        config, recipe = self.directory / "config.json", self.directory.resolve().parents[1] / "recipe.yaml"
-        said = read_json(config) if config.is_file() else {}
-        origin = {"provenance": said["provenance"]} if isinstance(said, dict) and "provenance" in said else {}
-        is_checkpoint = self.directory.resolve().parent.name == "checkpoints" and recipe.is_file()
-        return origin | ({"recipe": recipe.read_text(encoding="utf-8")} if is_checkpoint else {})
+        origin = {}
+        config, folder = self.directory / "config.json", self.directory.resolve().parent
+        said = read_json(config) if config.is_file() else None
+        if isinstance(said, dict) and "provenance" in said:
+            origin["provenance"] = said["provenance"]
+        recipe = folder.parent / "recipe.yaml"
+        if folder.name == "checkpoints" and recipe.is_file():
+            origin["recipe"] = recipe.read_text(encoding="utf-8")
+        return origin
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class PivotSystem(System):
 
 def _by_sentence(system: System, test: TestSet, options: SearchOptions) -> list[str]:
     """Translations of texts, whose sentences are translated alone; none is cut at the length of the task's outputs."""
-    language = test.source_lang or ""
+    language, _ = split_pair(test.direction)
     sentences = [[text[slice(*span)] for span in split_sentences(text, language)] for text in test.sources]
     flat = [sentence for of_text in sentences for sentence in of_text]
     longer = replace(options, max_length=max(options.max_length, SearchOptions().max_length))

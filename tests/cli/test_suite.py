@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = Vocabulary.load(directory / "webnlg" / "vocabulary")
     config = DeltaLMConfig.preset("tiny", vocabulary_size=own.num_tokens, hidden_size=32, ffn_size=32, max_positions=64)
     torch.manual_seed(0)
-    save_model(directory / "model", config, DeltaLM(config).state_dict(), own, {})
+    save_model(directory / "model", config, DeltaLM(config).state_dict(), own, {"made": "here"})
     return directory
 
 
@@ -50,6 +50,8 @@ def test_a_table_of_systems_whose_outputs_are_kept(world: Path) -> None:
     kept = sorted((world / "results" / "outputs").iterdir())
     assert len(kept) == 4  # of model and memory, two directions each
     times = [path.stat().st_mtime_ns for path in kept]
+    lines = (world / "results" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["provenance"] for line in lines if '"system": "ours"' in line] == [{"made": "here"}] * 2
     text = must(*SUITE, "--systems", "ours=model,memory:webnlg", "--baseline", "memory:webnlg")
     assert "WebNLG, validation sets" in text and "rouge1: " in text
     assert "* differs from memory:webnlg, p < 0.05 (paired bootstrap" in text
