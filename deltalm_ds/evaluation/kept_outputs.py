@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from copy import copy
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,4 +96,4 @@ def _make_part(part: _Part) -> int:
 @lru_cache(maxsize=1)
 def _in_this_process(system: System) -> System:
     """The system with what it has opened, which serves all its parts; that of one system is open at a time."""
-    return copy(system)
+    return deepcopy(system)

@@ -298,7 +298,8 @@ def _find_system(text: str, model: ModelSystem) -> System:
 
 
 def _pivot(title: str, names: Sequence[str], model: ModelSystem) -> PivotSystem:
-    systems = [_find_system(name, model) for name in names]
+    found = {name: _find_system(name, model) for name in names}  # a translator that does both is opened once
+    systems = [found[name] for name in names]
     if not 2 <= len(systems) <= 3 or any(isinstance(system, OutputsSystem) for system in systems):
         raise InputError(
             f"{PIVOT}{'+'.join(names)} is no pipeline: name a translator into English, a model, and perhaps a "

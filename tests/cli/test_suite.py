@@ -62,7 +62,7 @@ def test_a_table_of_systems_whose_outputs_are_kept(world: Path) -> None:
 
 
 def test_several_processes_make_the_same(world: Path) -> None:
-    command = (*SUITE[:5], "--max-length", "8", "--beam", "2", "--systems", "ours=model,pivot:model+model+model")
+    command = (*SUITE[:5], "--max-length", "8", "--beam", "2", "--systems", "ours=model,pivot:model+copy+model")
     tables = [must(*command, "--out", f"by_{n}", "--processes", n) for n in (1, 2)]
     assert tables[0] == tables[1]
     first, second = ({p.name: p.read_text() for p in (world / f"by_{n}").rglob("*.hyp")} for n in (1, 2))
