@@ -71,8 +71,12 @@ class Workers:
 
 
 @contextmanager
-def start_workers(num_processes: int) -> Iterator[Workers | None]:
+def start_workers(num_processes: int, compute: bool = False) -> Iterator[Workers | None]:
     """Start what runs the jobs: `num_processes` processes or, under mpirun and srun, the ranks after the first.
+
+    Args:
+        num_processes: 1 for this one.
+        compute: jobs compute by libraries whose threads do not survive a fork, such as torch.
 
     Yields:
         The workers; None on those other ranks, where the work was done by the time the block is entered.
@@ -85,17 +89,17 @@ def start_workers(num_processes: int) -> Iterator[Workers | None]:
         with _mpi_workers(num_ranks, num_processes) as workers:
             yield workers
     elif num_processes > 1:
-        with _process_workers(num_processes) as workers:
+        with _process_workers(num_processes, compute) as workers:
             yield workers
     else:
         yield Workers()
 
 
 @contextmanager
-def _process_workers(num_processes: int) -> Iterator[Workers]:
+def _process_workers(num_processes: int, compute: bool) -> Iterator[Workers]:
     # To start Python and import everything anew takes as long as the work on 10 MB. A fork has all of it, but also the
     # locks that other threads of Python held; those of libraries are not used by any job.
-    method = "fork" if threading.active_count() == 1 else "spawn"
+    method = "fork" if threading.active_count() == 1 and not compute else "spawn"
     pool = ProcessPoolExecutor(num_processes, multiprocessing.get_context(method), _start_process)
     try:
         for _ in range(num_processes):  # start them now, while this process gets the jobs ready
@@ -103,8 +107,7 @@ def _process_workers(num_processes: int) -> Iterator[Workers]:
         yield Workers(pool, num_processes)
     except BrokenProcessPool:
         raise InputError(
-            "A tokenising process died (killed for want of memory, or see its message above): try again with fewer "
-            "processes."
+            "A process died (killed for want of memory, or see its message above): try again with fewer processes."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

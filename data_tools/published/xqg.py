@@ -15,6 +15,11 @@ def read(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Item]:
     """XNLG's question generation: lines of passages (e), answers (a) and questions (q)."""
     for lines in zip_longest(*(numbered_lines(path) for path in files)):
         if None in lines:
-            raise InputError(f"{', '.join(map(str, files))} differ in the number of lines.")
+            raise _unequal(files)
         passage, answer, question = (text for _, text in lines)
         yield answer_and_passage(answer, passage), [question]
+
+
+def _unequal(files: Sequence[Path]) -> InputError:
+    counts = ", ".join(f"{path} has {sum(1 for _ in numbered_lines(path)):,}" for path in files)
+    return InputError(f"The files differ in the number of lines: {counts}.")

@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,7 @@ from deltalm_ds.cli.options import (
     refuse,
 )
 from deltalm_ds.cli.output import print_json, print_table
-from deltalm_ds.cli.suites import TABLE_FORMATS, TEXT, evaluate_suite
+from deltalm_ds.cli.suites import TABLE_FORMATS, TEXT, SuiteOptions, evaluate_suite, threads_of_each
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS
 from deltalm_ds.evaluation.tasks import TASKS
@@ -48,8 +47,16 @@ def evaluate(
     ] = None,
     systems: Annotated[
         str | None,
-        typer.Option(help="Of --suite: models, files of outputs, copy, lead, memory:PREPARED; NAME= before."),
+        typer.Option(
+            help="Of --suite: models, files of outputs, copy, lead, memory:…, pivot:… (docs/tasks.md); NAME= before."
+        ),
     ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Of --suite: the system that the others are compared with; by default the first.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Of --suite: processes that translate, each with its share of the cores.")
+    ] = 1,
     table: Annotated[str, typer.Option(help=f"Of --suite: {', '.join(TABLE_FORMATS)}.")] = TEXT,
     split: Annotated[
         str | None, typer.Option(help=f"Which files of --data; by default {DEFAULT_SPLIT}, or what the paper scores.")
@@ -102,14 +109,13 @@ def evaluate(
     Example: deltalm evaluate --suite webnlg --data webnlg --systems run,copy,memory:webnlg --out results
     """
     from deltalm_ds.evaluation.scores import DirectionScorer
-    from deltalm_ds.evaluation.systems import find_systems
     from deltalm_ds.evaluation.test_sets import read_references
     from deltalm_ds.evaluation.translation import evaluate_directions
     from deltalm_ds.files import atomic_directory
-    from deltalm_ds.generation.interface import SearchOptions
+    from deltalm_ds.generation.interface import EngineOptions, SearchOptions
     from deltalm_ds.generation.loading import load_engine, load_vocabulary
 
-    prepared = _prepared_task(task or suite, data)
+    prepared = prepared_task(task or suite, data)
     if max_length is None:
         max_length = prepared.task.search.max_length if prepared else DEFAULT_MAX_LENGTH
     options = SearchOptions(
@@ -117,15 +123,16 @@ def evaluate(
     )
     names = split_names(metrics) if metrics else list(prepared.form.metrics if prepared else DEFAULT_METRICS)
     wanted = None if directions == "all" else split_names(directions)
-    open_model = partial(load_engine, engine=engine, threads=threads, device=device, dtype=dtype)
     if suite is not None or systems is not None:
         refuse("with --suite", {"--tokenizer": tokenizer, "--source-lang": source_lang, "--languages": languages})
         if prepared is None or suite is None or systems is None or out is None or model is not None or task is not None:
             raise InputError("--suite goes with --systems, --data and --out; models are among the systems.")
-        found = find_systems(split_names(systems), open_model)
-        evaluate_suite(prepared, found, prepared.test_sets(split, wanted), options, names, out, table, as_json)
+        asked = SuiteOptions(split_names(systems), baseline, processes, table, out)
+        computing = EngineOptions(device, dtype, threads_of_each(threads, processes))
+        test_sets = prepared.test_sets(split, wanted)
+        evaluate_suite(prepared, asked, test_sets, options, engine, computing, names, as_json)
         return
-    refuse("without --suite", {"--table": table != TEXT})
+    refuse("without --suite", {"--table": table != TEXT, "--baseline": baseline, "--processes": processes > 1})
     refuse("without --hypotheses", {"--languages": hypotheses is None and languages})
     with atomic_directory(out) if out else nullcontext() as out_directory:
         if hypotheses is not None:
@@ -143,9 +150,8 @@ def evaluate(
                 test_sets = [test.with_source(source_lang) for test in test_sets]
             if model is None:
                 raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
-            scores = evaluate_directions(
-                open_model(model), load_vocabulary(model), test_sets, options, names, tokenizer
-            )
+            opened = load_engine(model, engine, threads, device, dtype)
+            scores = evaluate_directions(opened, load_vocabulary(model), test_sets, options, names, tokenizer)
         if out_directory is not None:
             _write_evaluation(out_directory, scores)
     notes = [*(prepared.warnings if prepared else ()), *(note for result in scores for note in result.notes)]
@@ -168,7 +174,7 @@ def split_names(names: str) -> list[str]:
     return [name.strip() for name in names.split(",")]
 
 
-def _prepared_task(task: str | None, data: Path | None) -> "PreparedTask | None":
+def prepared_task(task: str | None, data: Path | None) -> "PreparedTask | None":
     """The task that is named, with its data; None where none is."""
     from deltalm_ds.evaluation.suites import PreparedTask
 

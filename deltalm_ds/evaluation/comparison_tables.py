@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from deltalm_ds.evaluation.comparison import Comparison, Group, MetricPair, Sentence
+from deltalm_ds.evaluation.comparison import Comparison, DirectionPair, Group, MetricPair, Sentence
 from deltalm_ds.evaluation.metrics import METRICS
-from deltalm_ds.evaluation.significance import margin
+from deltalm_ds.evaluation.significance import LIKELY, margin
 from deltalm_ds.files import atomic_file
 
-LIKELY = 0.05  # a p below it is marked
 ABOUT_DIFFERENCES = (
     "± is half of the interval that 95 % of the resampled scores lie in; p is how often sentences alone would make "
     "such a difference (paired bootstrap, two-sided), * where it is below 0.05. People: in how many percent of pairs "
@@ -29,16 +28,17 @@ class Table:
 
 
 def tables_of(comparison: Comparison, names: tuple[str, str]) -> list[Table]:
-    """Metrics, lengths and frequencies of two outputs that are called by these names."""
+    """Metrics, directions, lengths and frequencies of two outputs that are called by these names."""
     title = METRICS[comparison.ranked_by].title
     header = ("", *names, "difference")
+    metrics = ("metric", *names, "difference", "p", "people")
+    of_all = f"Metrics, means over {len(comparison.directions)} directions" if comparison.directions else "Metrics"
+    tables = [Table(of_all, metrics, [_metric_row(pair) for pair in comparison.metrics], ABOUT_DIFFERENCES)]
+    if comparison.directions:
+        rows = [row for each in comparison.directions for row in _direction_rows(each)]
+        tables.append(Table("By direction", ("direction", "sentences", *metrics), rows))
     return [
-        Table(
-            "Metrics",
-            ("metric", *names, "difference", "p", "people"),
-            [_metric_row(pair) for pair in comparison.metrics],
-            ABOUT_DIFFERENCES,
-        ),
+        *tables,
         Table(
             f"{title} by length of the reference",
             ("words", "sentences", *header[1:]),
@@ -63,6 +63,10 @@ def _metric_row(pair: MetricPair) -> tuple[str, ...]:
     return pair.title, *sides, more, f"{pair.difference.p:.3f}{mark}", people
 
 
+def _direction_rows(direction: DirectionPair) -> list[tuple[str, ...]]:
+    return [(direction.direction, f"{direction.num_sentences:,}", *_metric_row(pair)) for pair in direction.metrics]
+
+
 def _group_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     return [
         (
@@ -80,12 +84,20 @@ def sentence_lines(sentence: Sentence, names: tuple[str, str], title: str) -> li
     """What is shown of a sentence, a label each."""
     rows = [("source", sentence.source)] if sentence.source is not None else []
     return [
-        (f"line {sentence.line}", f"{title} {sentence.first_value:.2f} → {sentence.second_value:.2f}"),
+        (
+            f"{sentence.direction}, line {sentence.line}",
+            f"{title} {sentence.first_value:.2f} → {sentence.second_value:.2f}",
+        ),
         *rows,
         ("reference", sentence.reference),
         (names[0], sentence.first),
         (names[1], sentence.second),
     ]
+
+
+def signature_lines(comparison: Comparison) -> list[str]:
+    """The signatures of all metrics."""
+    return [f"{pair.title}: {signature}" for pair in comparison.metrics for signature in pair.signatures]
 
 
 def write_page(comparison: Comparison, names: tuple[str, str], out: Path) -> None:
@@ -101,7 +113,7 @@ def write_page(comparison: Comparison, names: tuple[str, str], out: Path) -> Non
     ]
     shown = [table((), sentence_lines(sentence, names, title)) for sentence in comparison.sentences]
     sections.append(section("Sentences that differ most", "<br>".join(shown)))
-    remarks = [*comparison.notes, *(f"{pair.title}: {pair.signature}" for pair in comparison.metrics)]
+    remarks = [*comparison.notes, *signature_lines(comparison)]
     sections.append(section("How it was measured", "".join(map(note, remarks))))
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import log
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics.words import words_of
 from deltalm_ds.generation.documents.sentences import split_sentences
 from deltalm_ds.languages import split_pair
+
+
+def source_itself(text: str, language: str) -> str:
+    """The text as it is."""
+    return text
 
 
 def first_sentence(text: str, language: str) -> str:
@@ -53,6 +59,7 @@ class TranslationMemory:
         return self._targets[int(np.argmax(shared / np.maximum(self._totals + own - shared, 1e-9)))]
 
 
+@lru_cache(maxsize=1)  # a test set comes in parts
 def read_memory(directory: Path, direction: str) -> TranslationMemory:
     """The training pairs of a direction in a directory that `data prepare` wrote; a pair serves both directions.
 

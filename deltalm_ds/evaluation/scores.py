@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS, find_metrics
 from deltalm_ds.evaluation.metrics.interface import LANGUAGE, REFERENCES, SOURCES, Metric, References, Statistics
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED, interval, resampled_scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,16 @@ class DirectionScore:
     statistics: dict[str, Statistics] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """What 95 % of the scores of resampled sentences lie in, by the metric's name; of those with statistics."""
+    def resampled(self) -> "dict[str, NDArray[np.float64]]":
+        """The scores of resampled sentences, by the metric's name; of those with statistics."""
         if not self.statistics:
             return {}
-        resampled = resampled_scores(list(self.statistics.values()))
-        return {name: interval(scores) for name, scores in zip(self.statistics, resampled, strict=True)}
+        return dict(zip(self.statistics, resampled_scores(list(self.statistics.values())), strict=True))
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """What 95 % of the scores of resampled sentences lie in, by the metric's name; of those with statistics."""
+        return {name: interval(scores) for name, scores in self.resampled.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """All but the hypotheses, for JSON; each metric stands there by its own name too, as `bleu`."""

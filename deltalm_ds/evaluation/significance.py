@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 RESAMPLES = 1_000
 SEED = 12_345
 DRAWS_AT_ONCE = 1 << 22
+LIKELY = 0.05  # a p below it is marked
+TEST = f"paired bootstrap, two-sided, {RESAMPLES:,} resamples, seed {SEED}"
 
 
 def resampled_scores(statistics: Sequence[Statistics]) -> "list[NDArray[np.float64]]":
-    """The scores [RESAMPLES] of each, of the same sentences; all have counts of the same number of sentences."""
+    """The scores [RESAMPLES] of each, of the same sentences; all have counts of the same number of sentences.
+
+    Draws follow from the number of sentences, so that those of two outputs for one test set are paired.
+    """
     import numpy as np
 
     rows = np.hstack([each.rows for each in statistics])
@@ -39,6 +44,13 @@ def resampled_scores(statistics: Sequence[Statistics]) -> "list[NDArray[np.float
         np.array([each.score_of(row) for row in own], dtype=np.float64)
         for each, own in zip(statistics, columns, strict=True)
     ]
+
+
+def mean_of(resampled: "Sequence[NDArray[np.float64]]") -> "NDArray[np.float64]":
+    """The resampled scores [RESAMPLES] of a mean over directions; draws of test sets of one length are the same."""
+    import numpy as np
+
+    return np.mean(resampled, axis=0)
 
 
 def interval(scores: "NDArray[np.float64]") -> tuple[float, float]:

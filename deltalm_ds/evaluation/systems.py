@@ -1,71 +1,100 @@
-"""Systems that a suite compares: models, outputs in files, and floors; how a user names them."""
+"""Systems that a suite compares: models, pipelines of them, outputs in files, and floors; how a user names them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.floors import first_sentence, memory_file, read_memory
+from deltalm_ds.evaluation.floors import first_sentence, memory_file, read_memory, source_itself
 from deltalm_ds.evaluation.test_sets import TestSet
-from deltalm_ds.evaluation.translation import translate_test_set
-from deltalm_ds.files import sha256_of
-from deltalm_ds.generation.interface import Engine, ModelVocabulary, SearchOptions
+from deltalm_ds.evaluation.translation import check_languages, translate_test_set
+from deltalm_ds.files import read_json, sha256_of
+from deltalm_ds.generation.documents.sentences import split_sentences
+from deltalm_ds.generation.interface import Engine, EngineOptions, ModelVocabulary, SearchOptions
 from deltalm_ds.generation.loading import load_engine, load_vocabulary
+from deltalm_ds.languages import split_pair
 from deltalm_ds.lines import read_lines
 
-COPY, LEAD, MEMORY = "copy", "lead", "memory:"
+RULES: dict[str, Callable[[str, str], str]] = {"copy": source_itself, "lead": first_sentence}
+MEMORY, PIVOT, PIVOT_LANGUAGE = "memory:", "pivot:", "en"
 KINDS = (
-    f"a model directory or export, a directory with DIRECTION.hyp, a file of outputs, {COPY}, {LEAD} (the first "
-    f"sentence), or {MEMORY}PREPARED (the target of the nearest source in training)"
+    "a model directory or export, a directory with DIRECTION.hyp, a file of outputs, copy, lead (the first "
+    f"sentence), {MEMORY}PREPARED (the target of the nearest source in training), or {PIVOT}TRANSLATOR+MODEL"
+    "[+TRANSLATOR] (the task in English, translated into it and back)"
 )
 
 
-class System(Protocol):
-    """What makes outputs for a test set."""
+class Unable(InputError):
+    """A system has no outputs for a direction: its cell stays empty."""
 
-    @property
-    def name(self) -> str:
-        """In tables."""
-        ...
 
-    @property
-    def is_slow(self) -> bool:
-        """Whether outputs are worth keeping."""
-        ...
+@dataclass(frozen=True)
+class System(ABC):
+    """What makes outputs for a test set: a value that goes to other processes, without what it has opened.
 
+    Attributes:
+        name: in tables.
+        is_slow: outputs are made in parts, and worth keeping.
+    """
+
+    name: str
+    is_slow: ClassVar[bool] = True
+
+    @abstractmethod
+    def check(self, test: TestSet) -> None:
+        """Say before anything is translated what would be wrong.
+
+        Raises:
+            Unable: it has no outputs for this direction.
+            InputError: it has none at all, or not as many as sources.
+        """
+
+    @abstractmethod
     def identity(self, direction: str) -> str:
         """What tells its outputs for a direction from any other's, beside the sources and the search."""
-        ...
 
+    @abstractmethod
     def outputs(self, test: TestSet, options: SearchOptions) -> list[str]:
-        """An output for each source; InputError where it has none for this direction."""
-        ...
+        """An output for each source of a test set, or of a part of one."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where it comes from, as far as that is written anywhere."""
+        return {}
 
 
 @dataclass(frozen=True)
-class FloorSystem:
-    """Outputs that follow from the sources by a rule."""
+class RuleSystem(System):
+    """Outputs that follow from the sources by one of `RULES`."""
 
-    name: str
-    rule: Callable[[str, str], str]
-    is_slow: bool = False
+    rule: str
+    is_slow: ClassVar[bool] = False
+
+    def check(self, test: TestSet) -> None:
+        """A rule is for any language."""
 
     def identity(self, direction: str) -> str:
-        return self.name
+        return self.rule
 
     def outputs(self, test: TestSet, options: SearchOptions) -> list[str]:
-        return [self.rule(source, test.target_lang) for source in test.sources]
+        return [RULES[self.rule](source, test.source_lang or test.target_lang) for source in test.sources]
 
 
 @dataclass(frozen=True)
-class MemorySystem:
+class MemorySystem(System):
     """The target of the nearest training source."""
 
-    name: str
     directory: Path
-    is_slow: bool = True
+
+    def check(self, test: TestSet) -> None:
+        try:
+            memory_file(self.directory, test.direction)
+        except InputError as error:
+            raise (Unable(str(error)) if (self.directory / "pairs").is_dir() else error) from None
 
     def identity(self, direction: str) -> str:
         return f"memory {_content_of([memory_file(self.directory, direction)[0]])}"
@@ -76,106 +105,210 @@ class MemorySystem:
 
 
 @dataclass(frozen=True)
-class OutputsSystem:
+class OutputsSystem(System):
     """Outputs that are there already: a file for each direction."""
 
-    name: str
     path: Path
-    is_slow: bool = False
+    is_slow: ClassVar[bool] = False
+
+    def check(self, test: TestSet) -> None:
+        num_lines = len(read_lines(self._file(test.direction)))
+        if num_lines != len(test.sources):
+            raise InputError(
+                f"{self._file(test.direction)} has {num_lines:,} lines, but {test.direction} has "
+                f"{len(test.sources):,} sources."
+            )
 
     def identity(self, direction: str) -> str:
         return f"outputs {_content_of([self._file(direction)])}"
 
     def outputs(self, test: TestSet, options: SearchOptions) -> list[str]:
-        path = self._file(test.direction)
-        lines = read_lines(path)
-        if len(lines) != len(test.sources):
-            raise InputError(
-                f"{path} has {len(lines):,} lines, but {test.direction} has {len(test.sources):,} sources."
-            )
-        return lines
+        return read_lines(self._file(test.direction))
 
     def _file(self, direction: str) -> Path:
         path = self.path / f"{direction}.hyp" if self.path.is_dir() else self.path
         if not path.exists():
-            raise InputError(f"{self.path} has no outputs for {direction}: expected {path.name}.")
+            raise Unable(f"{self.path} has no {path.name}.")
         return path
 
 
-class ModelSystem:
+@dataclass(frozen=True)
+class ModelSystem(System):
     """A model, opened when it is needed first.
 
-    Args:
-        name: in tables.
-        directory: a model directory or an export.
-        open_engine: opens it.
+    Attributes:
+        directory: a model directory, an export, or a model that is not ours.
+        engine: the one that runs it; None takes the one that it is for.
+        options: of the engine.
     """
 
-    is_slow = True
+    directory: Path
+    engine: str | None
+    options: EngineOptions
 
-    def __init__(self, name: str, directory: Path, open_engine: Callable[[Path], Engine] = load_engine) -> None:
-        self.name, self.directory = name, directory
-        self._open = open_engine
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
-    def _engine(self) -> Engine:
-        return self._open(self.directory)
+    def _opened(self) -> Engine:
+        asked = self.options
+        return load_engine(self.directory, self.engine, asked.threads, asked.device, asked.dtype)
 
     @cached_property
     def _vocabulary(self) -> ModelVocabulary:
         return load_vocabulary(self.directory)
 
     @cached_property
-    def content(self) -> str:
-        """The hash of all its files."""
+    def _content(self) -> str:
         return _content_of(sorted(path for path in self.directory.rglob("*") if path.is_file()), self.directory)
 
+    def check(self, test: TestSet) -> None:
+        vocabulary = self._vocabulary
+        try:
+            check_languages(vocabulary, test)
+        except InputError as error:
+            raise Unable(str(error)) from None
+
     def identity(self, direction: str) -> str:
-        return f"model {self.content}"
+        """The hash of all files, and what the engine is asked for; threads change no output."""
+        asked = {"engine": self.engine, "device": self.options.device, "dtype": self.options.dtype}
+        return " ".join(["model", self._content, *(f"{name}={value}" for name, value in asked.items() if value)])
 
     def outputs(self, test: TestSet, options: SearchOptions) -> list[str]:
-        return translate_test_set(self._engine, self._vocabulary, test, options)
+        return translate_test_set(self._opened, self._vocabulary, test, options)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the model comes from, as its directory says: its provenance, the recipe of the run that it is in."""
+        origin = {}
+        config, folder = self.directory / "config.json", self.directory.resolve().parent
+        said = read_json(config) if config.is_file() else None
+        if isinstance(said, dict) and "provenance" in said:
+            origin["provenance"] = said["provenance"]
+        recipe = folder.parent / "recipe.yaml"
+        if folder.name == "checkpoints" and recipe.is_file():
+            origin["recipe"] = recipe.read_text(encoding="utf-8")
+        return origin
 
 
-def find_systems(names: Sequence[str], open_engine: Callable[[Path], Engine] = load_engine) -> list[System]:
+@dataclass(frozen=True)
+class PivotSystem(System):
+    """A task in English for sources in other languages: these are translated first, and its outputs perhaps back.
+
+    Attributes:
+        to_english: translates sources, sentence by sentence.
+        model: does the task, from English sources.
+        from_english: translates what the model says in English; None where it is in the target's language already.
+    """
+
+    to_english: System
+    model: System
+    from_english: System | None = None
+
+    def check(self, test: TestSet) -> None:
+        for system, direction, _ in self._steps(test.direction):
+            system.check(replace(test, direction=direction))
+
+    def identity(self, direction: str) -> str:
+        return "pivot " + ", ".join(f"{step}: {system.identity(step)}" for system, step, _ in self._steps(direction))
+
+    def outputs(self, test: TestSet, options: SearchOptions) -> list[str]:
+        texts = list(test.sources)
+        for system, direction, is_translation in self._steps(test.direction):
+            part = TestSet(direction, texts, texts)
+            texts = _by_sentence(system, part, options) if is_translation else system.outputs(part, options)
+        return texts
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        return {"steps": [system.origin for system in (self.to_english, self.model, self.from_english) if system]}
+
+    def _steps(self, direction: str) -> list[tuple[System, str, bool]]:
+        """What is done by which system, and whether it is translating."""
+        source, target = split_pair(direction)
+        between = PIVOT_LANGUAGE if self.from_english else target
+        steps = [(self.to_english, f"{source}-{PIVOT_LANGUAGE}", True)] if source != PIVOT_LANGUAGE else []
+        steps.append((self.model, f"{PIVOT_LANGUAGE}-{between}", False))
+        if self.from_english and target != PIVOT_LANGUAGE:
+            steps.append((self.from_english, f"{PIVOT_LANGUAGE}-{target}", True))
+        return steps
+
+
+def _by_sentence(system: System, test: TestSet, options: SearchOptions) -> list[str]:
+    """Translations of texts, whose sentences are translated alone; none is cut at the length of the task's outputs."""
+    language, _ = split_pair(test.direction)
+    sentences = [[text[slice(*span)] for span in split_sentences(text, language)] for text in test.sources]
+    flat = [sentence for of_text in sentences for sentence in of_text]
+    longer = replace(options, max_length=max(options.max_length, SearchOptions().max_length))
+    found = iter(system.outputs(TestSet(test.direction, flat, flat), longer))
+    return [" ".join(next(found) for _ in of_text) for of_text in sentences]
+
+
+def find_systems(names: Sequence[str], engine: str | None = None, options: EngineOptions | None = None) -> list[System]:
     """The systems that a user names, each once; `NAME=` before one gives it a name in tables.
 
     Args:
         names: what `KINDS` says.
-        open_engine: opens model directories.
+        engine, options: of models, see `ModelSystem`.
 
     Raises:
         InputError: there is no such system, or two have one name.
     """
-    systems = [_find_system(name.strip(), open_engine) for name in names]
-    if len({system.name for system in systems}) < len(systems):
+    any_model = ModelSystem("", Path(), engine, options or EngineOptions())
+    systems = [_find_system(name.strip(), any_model) for name in names]
+    if len({file_name(system) for system in systems}) < len(systems):
         raise InputError(
             f"Two systems have one name: {', '.join(system.name for system in systems)}. Write NAME=SYSTEM."
         )
     return systems
 
 
-def _find_system(text: str, open_engine: Callable[[Path], Engine]) -> System:
+def check_files(systems: Sequence[System], test_sets: Sequence[TestSet]) -> None:
+    """InputError where one file is to be the outputs for several test sets."""
+    for system in systems:
+        if isinstance(system, OutputsSystem) and system.path.is_file() and len(test_sets) > 1:
+            raise InputError(
+                f"{system.path} is one file for {len(test_sets)} test sets: name a directory with "
+                f"{test_sets[0].direction}.hyp, …, or the one direction (--directions)."
+            )
+
+
+def file_name(system: System) -> str:
+    """The name of a system as that of a file."""
+    return "".join(character if character.isalnum() or character in "._=-" else "_" for character in system.name)
+
+
+def _find_system(text: str, model: ModelSystem) -> System:
+    """The one that a user names. model: any, with the engine and options of all."""
     given, equals, value = text.partition("=")
     value = value if equals and not Path(text).exists() else text
     title = given if value != text else value.rstrip("/")
-    if value == COPY:
-        return FloorSystem(title, lambda source, _language: source)
-    if value == LEAD:
-        return FloorSystem(title, first_sentence)
+    if value in RULES:
+        return RuleSystem(title, value)
     if value.startswith(MEMORY):
         return MemorySystem(title, Path(value.removeprefix(MEMORY)))
+    if value.startswith(PIVOT):
+        return _pivot(title, value.removeprefix(PIVOT).split("+"), model)
     path = Path(value)
     if not path.exists():
         raise InputError(f"There is no system {value!r}: name {KINDS}.")
     if path.is_file() or any(path.glob("*.hyp")):
         return OutputsSystem(title, path)
-    return ModelSystem(title, path, open_engine)
+    return replace(model, name=title, directory=path)
+
+
+def _pivot(title: str, names: Sequence[str], model: ModelSystem) -> PivotSystem:
+    found = {name: _find_system(name, model) for name in names}  # a translator that does both is opened once
+    systems = [found[name] for name in names]
+    if not 2 <= len(systems) <= 3 or any(isinstance(system, OutputsSystem) for system in systems):
+        raise InputError(
+            f"{PIVOT}{'+'.join(names)} is no pipeline: name a translator into English, a model, and perhaps a "
+            "translator out of English, with + between; outputs in files are of one step only."
+        )
+    return PivotSystem(title, *systems)
 
 
 def _content_of(paths: Sequence[Path], base: Path | None = None) -> str:
     """A hash of files: their names below `base`, and what is in them."""
-    from hashlib import sha256
-
     lines = (f"{path.relative_to(base) if base else path.name} {sha256_of(path)}\n" for path in paths)
     return sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -51,9 +51,20 @@ class TestSet:
             raise InputError(f"--source-lang: the direction {self.direction} names the source already; leave it out.")
         return replace(self, direction=f"{check_code(language)}-{self.direction}")
 
+    def as_references(self, tokenizer: str | None = None, languages: Sequence[str] = ()) -> References:
+        """What outputs are judged by; see `References`."""
+        return References(
+            self.references, self.target_lang, tokenizer, self.further_references, self.sources, languages
+        )
+
     def first(self, count: int) -> "TestSet":
         """The first sentences alone."""
-        return TestSet(self.direction, self.sources[:count], self.references[:count], self.further_references[:count])
+        return self.part(0, count)
+
+    def part(self, start: int, end: int) -> "TestSet":
+        """The sentences from one on, up to another."""
+        part = slice(start, end)
+        return TestSet(self.direction, self.sources[part], self.references[part], self.further_references[part])
 
 
 def read_test_sets(directory: str | Path, split: str, directions: Sequence[str] | None = None) -> list[TestSet]:

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS
-from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
 from deltalm_ds.evaluation.test_sets import TestSet
 from deltalm_ds.generation.interface import Engine, Ids, ModelVocabulary, SearchOptions
-from deltalm_ds.generation.translate import encoder_for, translate
+from deltalm_ds.generation.translate import chunks_of, encoder_for, no_progress, translate_chunks
+from deltalm_ds.progress import Advance, progress
 
 
 def make_scorer(
@@ -22,10 +22,7 @@ def make_scorer(
         languages: those that an output may be in by mistake, such as the vocabulary's; none for any.
         tokenizer: for metrics of words; None takes that of the target language.
     """
-    references = References(
-        test.references, test.target_lang, tokenizer, test.further_references, test.sources, languages
-    )
-    return DirectionScorer(test.direction, references, metrics)
+    return DirectionScorer(test.direction, test.as_references(tokenizer, languages), metrics)
 
 
 def evaluate_directions(
@@ -51,28 +48,42 @@ def evaluate_directions(
     metrics = tuple(metrics)
     scorers = [make_scorer(test, metrics, vocabulary.languages, tokenizer) for test in test_sets]
     for test in test_sets:
-        _encoder(vocabulary, test)
+        check_languages(vocabulary, test)
     scores = []
     for test, scorer in zip(test_sets, scorers, strict=True):
         start = time.perf_counter()
-        hypotheses = translate_test_set(engine, vocabulary, test, options)
+        with progress(f"translate {test.direction}", len(test.sources)) as advance:
+            hypotheses = translate_test_set(engine, vocabulary, test, options, advance)
         scores.append(scorer.score(hypotheses, time.perf_counter() - start))
     return scores
 
 
-def translate_test_set(engine: Engine, vocabulary: ModelVocabulary, test: TestSet, options: SearchOptions) -> list[str]:
+def translate_test_set(
+    engine: Engine,
+    vocabulary: ModelVocabulary,
+    test: TestSet,
+    options: SearchOptions,
+    advance: Advance = no_progress,
+) -> list[str]:
     """The best hypothesis for each source.
 
     Args:
         engine: of a model with this vocabulary.
         test: what to translate.
         options: of the search.
+        advance: told how many more are done.
 
     Raises:
         InputError: the target language has no tag in a vocabulary that has tags.
     """
-    outputs = translate(engine, test.sources, _encoder(vocabulary, test), options, what=f"translate {test.direction}")
-    return [vocabulary.decode(found[0].ids) for found in outputs]
+    encode, what = _encoder(vocabulary, test), f"translate {test.direction}"
+    chunks = translate_chunks(engine, chunks_of(test.sources), encode, options, what=what, advance=advance)
+    return [vocabulary.decode(found[0].ids) for _, of_chunk in chunks for found in of_chunk]
+
+
+def check_languages(vocabulary: ModelVocabulary, test: TestSet) -> None:
+    """InputError where the vocabulary has no tag for a language that it must be told."""
+    _encoder(vocabulary, test)
 
 
 def _encoder(vocabulary: ModelVocabulary, test: TestSet) -> Callable[[str], Ids]:

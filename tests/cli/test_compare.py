@@ -34,6 +34,23 @@ def test_as_text_as_a_page_and_as_json(files, tmp_path):
     assert found["sentences"][0]["line"] == 2 and found["ranked_by"] == "rouge1"
 
 
+def test_directories_of_several_directions(files, tmp_path):
+    for direction, name in (("src-en", "b"), ("fr-en", "a")):
+        for directory, text in (("old", TEXTS["a"]), ("new", TEXTS[name])):
+            (tmp_path / directory).mkdir(exist_ok=True)
+            (tmp_path / directory / f"{direction}.hyp").write_text("".join(f"{line}\n" for line in text))
+        rows = [{"source": one, "references": [two]} for one, two in zip(TEXTS["src"], TEXTS["ref"], strict=True)]
+        (tmp_path / f"test.{direction}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "old" / "de-en.hyp").write_text("x\n")
+    (tmp_path / "test.de-en.jsonl").write_text(json.dumps({"source": "x", "references": ["x"]}))
+    outcome = deltalm("compare", "old", "new", "--data", ".", "--metrics", "chrf,copy_rate", "--html", "page.html")
+    assert outcome.code == 0 and "de-en is left out: there is old/de-en.hyp alone." in outcome.stderr
+    assert "Metrics, means over 2 directions:" in outcome.stdout and "src-en, line 2: chrF2" in outcome.stdout
+    assert "By direction" in (tmp_path / "page.html").read_text()
+    found = json.loads(must("compare", "old", "new", "--data", ".", "--directions", "src-en", "--json"))
+    assert found["directions"] == [] and found["num_sentences"] == 3 and found["metrics"][0]["name"] == "chrf"
+
+
 def test_evaluate_takes_several_references_and_sources(files):
     options = "--hypotheses", "b", "--reference", "ref", "--reference", "ref2", "--target-lang", "en", "--json"
     found = json.loads(must("evaluate", *options, "--metrics", "exact_match,bleu,copy_rate", "--source", "src"))
@@ -56,6 +73,16 @@ def test_evaluate_without_references(files):
         ),
         (("compare", "a", "short", "--reference", "ref"), "a has 3 lines but short has 1"),
         (("compare", "a", "b", "--reference", "ref", "--metrics", "chrf,blue"), "the nearest is 'bleu'"),
+        (
+            ("compare", "a", "b"),
+            "Give the references of files (--reference) or, of directories, the test sets (--data).",
+        ),
+        (("compare", "a", "b", "--data", ".", "--reference", "ref"), "--reference means nothing with --data"),
+        (
+            ("compare", ".", ".", "--data", "one"),
+            "have no outputs for a direction in common: expected files such as de-en",
+        ),
+        (("compare", "one", "one", "--data", "one"), "one/de-en.hyp has 2 lines, but de-en has 1 references."),
         (("evaluate", "--hypotheses", "a"), "needs references (--reference), and none is given"),
         (("evaluate", "--hypotheses", "a", "--reference", "ref", "--data", "."), "no model, no --data."),
         (("evaluate", "--hypotheses", "a", "--metrics", "off_target"), "needs a language (--target-lang)"),
@@ -64,6 +91,9 @@ def test_evaluate_without_references(files):
 )
 def test_wrong_options_are_one_sentence(files, tmp_path, arguments, message):
     (tmp_path / "short").write_text("one\n")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "test.de-en.jsonl").write_text(json.dumps({"source": "x", "references": ["x"]}))
+    (tmp_path / "one" / "de-en.hyp").write_text("x\ny\n")
     outcome = deltalm(*arguments)
     assert outcome.code == 2
     assert message in outcome.messages[0]

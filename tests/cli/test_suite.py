@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = Vocabulary.load(directory / "webnlg" / "vocabulary")
     config = DeltaLMConfig.preset("tiny", vocabulary_size=own.num_tokens, hidden_size=32, ffn_size=32, max_positions=64)
     torch.manual_seed(0)
-    save_model(directory / "model", config, DeltaLM(config).state_dict(), own, {})
+    save_model(directory / "model", config, DeltaLM(config).state_dict(), own, {"made": "here"})
     return directory
 
 
@@ -46,15 +46,27 @@ def test_a_table_of_systems_whose_outputs_are_kept(world: Path) -> None:
     assert cells["DeltaLM (published)"] == [59.2, 39.4, 52.2]
     assert list(cells)[1:] == ["ours", "copy", "lead", "memory:webnlg"]
     assert cells["memory:webnlg"][0] > cells["copy"][0] >= 0  # it has seen one of the two texts
+    assert [row["p"][0] is None for row in table["rows"]] == [True, True, False, False, False]  # ours is the baseline
     kept = sorted((world / "results" / "outputs").iterdir())
     assert len(kept) == 4  # of model and memory, two directions each
     times = [path.stat().st_mtime_ns for path in kept]
-    text = must(*SUITE, "--systems", "ours=model,memory:webnlg")
+    lines = (world / "results" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["provenance"] for line in lines if '"system": "ours"' in line] == [{"made": "here"}] * 2
+    text = must(*SUITE, "--systems", "ours=model,memory:webnlg", "--baseline", "memory:webnlg")
     assert "WebNLG, validation sets" in text and "rouge1: " in text
+    assert "* differs from memory:webnlg, p < 0.05 (paired bootstrap" in text
     assert [path.stat().st_mtime_ns for path in kept] == times
     (world / "model" / "extra").write_text("another content")  # another model, as far as one can know
     must(*SUITE, "--systems", "ours=model")
     assert len(list((world / "results" / "outputs").iterdir())) == 6
+
+
+def test_several_processes_make_the_same(world: Path) -> None:
+    command = (*SUITE[:5], "--max-length", "8", "--beam", "2", "--systems", "ours=model,pivot:model+copy+model")
+    tables = [must(*command, "--out", f"by_{n}", "--processes", n) for n in (1, 2)]
+    assert tables[0] == tables[1]
+    first, second = ({p.name: p.read_text() for p in (world / f"by_{n}").rglob("*.hyp")} for n in (1, 2))
+    assert first == second and set(first) == {"en-en.hyp", "en-ru.hyp"}
 
 
 def test_the_table_for_a_paper(world: Path) -> None:
@@ -81,6 +93,8 @@ def test_a_task_gives_evaluate_its_split_and_metrics() -> None:
             "There is no table format 'latexx', the nearest is 'latex'",
         ),
         ((*SUITE, "--systems", "nowhere"), "There is no system 'nowhere': name a model directory"),
+        ((*SUITE, "--systems", "copy", "--baseline", "cop"), "There is no system 'cop' here, the nearest is 'copy'"),
+        (("evaluate", "model", "--processes", "2"), "--processes means nothing without --suite"),
         (SUITE, "--suite goes with --systems, --data and --out"),
         (("evaluate", "model", "--systems", "copy"), "--suite goes with --systems"),
         (("evaluate", "model", "--task", "xqg", "--data", "webnlg"), "webnlg was prepared for webnlg, not for xqg"),

@@ -14,7 +14,7 @@ SHARED = Path(__file__).parents[3] / "shared/data"
 NUM_SENTENCES = 100  # of a test set: as many as a few steps of training are worth
 # task: folder of the sample, pieces, steps, the metric by which a model beats a copy of its source so early
 SAMPLES = {
-    "webnlg": ("webnlg", 4000, 2000, "rouge2"),
+    "webnlg": ("webnlg", 4000, 800, "rouge2"),
     "xqg": (".", 6000, 300, "rougel"),
     "xgiga": ("summarisation", 4000, 60, None),
     "wikilingua": ("summarisation", 4000, 60, None),
@@ -40,12 +40,15 @@ def test_from_free_data_to_the_table(task: str, tmp_path: Path, monkeypatch: pyt
     assert losses[-1] < 0.95 * losses[0]
 
     (model,) = (tmp_path / "run" / "checkpoints").iterdir()
-    command = ("evaluate", "--suite", task, "--data", data, "--out", "results", "--beam", 2, "--json")
+    command = ("evaluate", "--suite", task, "--data", data, "--out", "results", "--beam", 2, "--processes", 2, "--json")
     floors = "copy,lead" if task == "zero_shot_summarisation" else f"copy,lead,memory:{data}"
     content = json.loads(must(*command, "--systems", f"tiny={model},{floors}"))
     for table in content["tables"]:
         cells = {row["system"]: row["cells"] for row in table["rows"]}
         assert all(cell is not None for cell in cells["tiny"])
+        intervals = {row["system"]: row["intervals"] for row in table["rows"]}
+        for cell, (low, high) in zip(cells["tiny"], intervals["tiny"], strict=True):
+            assert low <= cell <= high
         if beaten_by is not None:
             column = [title.lower().replace("-", "") for title in table["columns"]].index(beaten_by)
             assert cells["tiny"][column] > cells["copy"][column]

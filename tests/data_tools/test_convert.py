@@ -208,7 +208,7 @@ def test_questions_from_every_form_are_the_same(tmp_path):
     ]
     assert pairs_of("xqg", *lines) == ([ASKED], 2, {"empty": 1})
     write(lines[2], "谁来了？\n")
-    with pytest.raises(InputError, match=r"train\.q\.zh differ in the number of lines"):
+    with pytest.raises(InputError, match=r"differ in the number of lines: .*has 2, .*train\.q\.zh has 1\."):
         pairs_of("xqg", *lines)
 
 
@@ -267,8 +267,9 @@ def test_malformed_files_are_named_and_leave_nothing(tmp_path, format_name, name
         (("id=", "no="), "line 4: the segment has no id"),
         (('id="2"', 'id="4"'), r"src.en.sgm, line 7 is segment 2, but .*ref.de.sgm, line 7 is segment 4"),
         (('<seg id="2">AT&amp;T sagte: &quot;3 &lt; 4&quot;.</seg>', ""), "segment 2, but .* is segment 3"),
+        (('id="2"', 'id="1"'), r"ref.de.sgm, line 7: the id '1' stands there twice, first at .*ref.de.sgm, line 4\."),
         (("</refset>", ""), "no </srcset> or </refset>"),
-        ((" <SEG ID=3>Zwei Leerzeichen</SEG>", ""), "differ in the number of segments"),
+        ((" <SEG ID=3>Zwei Leerzeichen</SEG>", ""), r"differ in the number of segments: .*has 3, .*has 2\."),
     ],
 )
 def test_malformed_sgm(tmp_path, replace, message):

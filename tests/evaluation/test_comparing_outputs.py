@@ -6,7 +6,7 @@ import pytest
 from sacrebleu.metrics import CHRF
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.comparison import compare_outputs
+from deltalm_ds.evaluation.comparison import Pair, compare_outputs
 from deltalm_ds.evaluation.comparison_tables import tables_of, write_page
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScorer
@@ -17,7 +17,7 @@ SECOND = ["one two three", "one " * 10 + "four", "zero", "one two"]
 
 
 def compare(metrics=("chrf", "bleu"), num_shown=5, **more):
-    return compare_outputs(FIRST, SECOND, References(TEXTS, "en", **more), metrics, num_shown)
+    return compare_outputs([Pair("en", FIRST, SECOND, References(TEXTS, "en", **more))], metrics, num_shown)
 
 
 def test_metrics_are_those_of_each_output():
@@ -69,6 +69,42 @@ def test_sentences_that_differ_most_come_first():
     assert len(compare(num_shown=9).sentences) == 3  # the second line is the same in both
 
 
+def test_several_directions_are_means_of_each_alone():
+    pairs = [
+        Pair("en-de", FIRST, SECOND, References(TEXTS, "de")),
+        Pair("en-fr", FIRST[1:], SECOND[1:], References(TEXTS[1:], "fr")),
+    ]
+    alone = [compare_outputs([pair], ["chrf", "bleu"], 9) for pair in pairs]
+    found = compare_outputs(pairs, ["chrf", "bleu"], 9)
+    assert found.num_sentences == 7 and alone[0].directions == []
+    assert [each.direction for each in found.directions] == ["en-de", "en-fr"]
+    for each, one in zip(found.directions, alone, strict=True):
+        assert each.metrics == one.metrics
+    for index, pair in enumerate(found.metrics):
+        assert pair.second == pytest.approx(sum(one.metrics[index].second for one in alone) / 2)
+        assert pair.difference.value == pytest.approx(pair.second - pair.first)
+        assert pair.intervals[1][0] <= pair.second <= pair.intervals[1][1]
+    short = [one.lengths[0] for one in alone]  # 3 and 2 sentences
+    assert (found.lengths[0].count, found.lengths[0].first) == (
+        5,
+        pytest.approx((3 * short[0].first + 2 * short[1].first) / 5),
+    )
+    twice = {group.name: group for group in found.frequencies}["2"]  # `two` and `b` in German, `b` alone in French
+    assert (twice.count, twice.first) == (6, pytest.approx(200 * 5 / (5 + 6)))
+    differences = [abs(sentence.second_value - sentence.first_value) for sentence in found.sentences]
+    assert differences == sorted(differences, reverse=True) and len(differences) == 5
+    assert {(sentence.direction, sentence.line) for sentence in found.sentences} == {
+        ("en-de", 1),
+        ("en-de", 3),
+        ("en-de", 4),
+        ("en-fr", 2),
+        ("en-fr", 3),
+    }
+    titles = [table.title for table in tables_of(found, ("a", "b"))]
+    assert titles[:2] == ["Metrics, means over 2 directions", "By direction"]
+    assert len(tables_of(found, ("a", "b"))[1].rows) == 4
+
+
 def test_the_page_holds_everything_and_no_foreign_markup(tmp_path):
     found = compare(sources=["eins", "zwei", "drei", "vier"])
     write_page(found, ("a.txt", "b.txt"), tmp_path / "new" / "page.html")
@@ -83,4 +119,4 @@ def test_what_cannot_be_compared():
     with pytest.raises(InputError, match="needs references, and a metric that tells sentences apart"):
         compare(["distinct_1"])
     with pytest.raises(InputError, match="1 hypotheses for 4 references"):
-        compare_outputs(FIRST[:1], SECOND, References(TEXTS, "en"), ["chrf"], 1)
+        compare_outputs([Pair("en", FIRST[:1], SECOND, References(TEXTS, "en"))], ["chrf"], 1)

@@ -48,11 +48,11 @@ def scorer(references: References) -> Scorer:
     def words(text: str) -> list[str]:
         return split(text.rstrip()).split()
 
-    of_each = [list(map(words, texts)) for texts in references.of_each]
-
     def score(outputs: Sequence[str]) -> Score:
-        pairs = zip(of_each, map(words, outputs), strict=True)
-        values = [meteor_score(texts, output, stemmer=stemmer, wordnet=wordnet) for texts, output in pairs]
+        values = [
+            meteor_score(list(map(words, texts)), words(output), stemmer=stemmer, wordnet=wordnet)
+            for texts, output in zip(references.of_each, outputs, strict=True)
+        ]
         settings = f"case:lc|tok:{tokenizer}|stem:{stems}|synonyms:{synonyms}"
         return share_score(values, f"nrefs:{references.number}|{settings}|version:nltk-{version('nltk')}")
 

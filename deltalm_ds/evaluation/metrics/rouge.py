@@ -47,14 +47,14 @@ def scorer(references: References, kind: str) -> Scorer:
         )
     own = RougeScorer([kind], tokenizer=None if tokenizer == OWN else _UnicodeTokenizer())
     settings = f"nrefs:{references.number}|case:lc|tok:{tokenizer}|stem:no|version:rouge_score-{version('rouge_score')}"
-    of_each = references.of_each
     divide = partial(_sentences, language=read_code(references.language or "en").language)
     if kind == "rougeLsum":
         settings = settings.replace("|version", "|sentences:sentencex|version")
-        of_each = [tuple(map(divide, texts)) for texts in of_each]
 
     def score(outputs: Sequence[str]) -> Score:
+        of_each = references.of_each
         if kind == "rougeLsum":
+            of_each = [tuple(map(divide, texts)) for texts in of_each]
             outputs = [divide(output) for output in outputs]
         return share_score([_f1(own, kind, *pair) for pair in zip(of_each, outputs, strict=True)], settings)
 
