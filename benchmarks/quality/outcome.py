@@ -14,7 +14,7 @@ from benchmarks.quality.study import Study
 from benchmarks.recording import report, table
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScore, DirectionScorer
-from deltalm_ds.evaluation.significance import difference, resampled_scores
+from deltalm_ds.evaluation.significance import difference, mean_of
 from deltalm_ds.evaluation.test_sets import TestSet, read_test_sets
 from deltalm_ds.runs.metrics import read_metrics
 
@@ -52,10 +52,7 @@ class Outcome:
     @cached_property
     def resampled_bleu(self) -> "NDArray[np.float64]":
         """Means over all directions and seeds; a resample has the same sentences of all, which share a test set."""
-        import numpy as np
-
-        each = [score.statistics["bleu"] for scores in self.scores for score in scores.values()]
-        return np.mean([resampled_scores([statistics])[0] for statistics in each], axis=0)
+        return mean_of([score.resampled["bleu"] for scores in self.scores for score in scores.values()])
 
     def curve(self) -> dict[int, float]:
         """BLEU on dev by the step, greedy, the mean over directions and seeds."""
