@@ -110,7 +110,7 @@ def generate(
     found = [[NOTHING] for _ in sources]
     present = [index for index, source in enumerate(sources) if len(source)]
     advance(len(sources) - len(present))
-    costs = [(SENTENCE_COST_TOKENS + len(sources[index])) * options.rows for index in present]
+    costs = search_costs([sources[index] for index in present], options)
     for batch in batches_by_cost(costs, engine.batch_tokens):
         members = [present[place] for place in batch]
         batch_sources = [sources[index] for index in members]
@@ -145,6 +145,11 @@ def _with_token_scores(
         for found in results
     ]
     return [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in exact]
+
+
+def search_costs(sources: Sequence[Ids], options: SearchOptions) -> list[int]:
+    """What to search each source costs, in the unit of `Engine.batch_tokens`."""
+    return [(SENTENCE_COST_TOKENS + len(source)) * options.rows for source in sources]
 
 
 def batches_by_cost(costs: Sequence[int], budget: int) -> Iterator[list[int]]:

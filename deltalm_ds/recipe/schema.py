@@ -221,6 +221,8 @@ class Recipe(Section):
                 f"keep_best.metric={metric} is not measured by the validation; the nearest that is: "
                 f"{nearest(metric, measured)} (of {', '.join(measured)})"
             )
+        if training.patience is not None and info.data.get("validation", "wrong itself") is None:
+            raise ValueError("patience needs a validation, by whose results it ends the run: give one")
         if metric in METRICS and METRICS[metric].higher_is_better is None:
             raise ValueError(f"keep_best.metric={metric} has no better end, so that nothing is ranked by it")
         return training

@@ -73,6 +73,12 @@ class TrainingSection(Section):
     keep_best: BestCheckpoints = Field(
         BestCheckpoints(), description="Also keep the best ones by a metric of the validation."
     )
+    patience: int | None = Field(
+        None,
+        gt=0,
+        description="Validations in a row without a better keep_best.metric after which the run ends; none: it does "
+        "not end for that.",
+    )
     max_unsaved_steps: int | None = Field(
         None,
         gt=0,

@@ -26,6 +26,16 @@ class CheckpointFile:
     sha256: str
 
 
+@dataclass(frozen=True)
+class BestValidation:
+    """The best validation of a run so far by a metric, at which step, and how many came after it."""
+
+    metric: str
+    value: float
+    step: int
+    later: int = 0
+
+
 @dataclass
 class TrainingState:
     """Where a run is; everything else is a pure function of it.
@@ -37,6 +47,7 @@ class TrainingState:
         losses: of the last steps, by which spikes are told; None where one was not finite.
         left_out: steps that make no update, as the run was rolled back for them.
         validation: what was measured at this step, once that is done.
+        best: of the validations so far, this step's included once that is done.
         inputs: what the run was trained on, to tell it from other data of the same name (`training/inputs.py`).
         files: the checkpoint's other files, by name.
     """
@@ -49,6 +60,7 @@ class TrainingState:
     losses: list[float | None] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
     validation: dict[str, float] = field(default_factory=dict)
+    best: BestValidation | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     files: dict[str, CheckpointFile] = field(default_factory=dict)
 

@@ -16,11 +16,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import (
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
+from deepspeed.utils import safe_get_full_optimizer_state
 from torch import Tensor, distributed, nn
 
 from deltalm_ds.checkpoints.average import RUNNING_AVERAGE_FILES
@@ -41,7 +37,7 @@ from deltalm_ds.runs.checkpoints import (
 )
 from deltalm_ds.training.collectives import first_fault, of_all_ranks
 from deltalm_ds.training.deepspeed_internals import full_shape, full_size, whole_state
-from deltalm_ds.training.parameter_states import AVERAGE, full_weight, kept_states
+from deltalm_ds.training.parameter_states import AVERAGE, full_weight, kept_states, set_full
 from deltalm_ds.training.retention import replaced
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -230,9 +226,7 @@ def restore(ds_engine: deepspeed.DeepSpeedEngine, checkpoint: Path, state: Train
         for kind, key, optimizer_state in _tensors_of(name, parameter):
             if key not in tensors[kind]:
                 raise damaged(checkpoint, f"it has no tensor {key} in its {kind} files")
-            if optimizer_state is not None:
-                safe_set_full_optimizer_state(parameter, tensors[kind][key], optimizer_state)
-            elif parameter.requires_grad:
-                safe_set_full_fp32_param(parameter, tensors[kind][key])
+            if parameter.requires_grad:
+                set_full(parameter, tensors[kind][key], optimizer_state)
     if ds_engine.fp16_enabled():  # now; the checkpoint may be of another precision
         set_loss_scaler(ds_engine, state.loss_scaler)

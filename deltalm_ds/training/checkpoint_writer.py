@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import deepspeed
@@ -127,21 +127,22 @@ class CheckpointWriter:
                 f"lost; {self._newest()}. Make room, or mend what failed; the same command then goes on from there."
             )
 
-    def add_validation(self, step: int, validation: dict[str, float]) -> None:
+    def add_validation(self, state: TrainingState) -> None:
         """Put what was measured at a step into its checkpoint, published or not yet; rank 0 only.
 
         Where there is no such checkpoint, as it could not be written, only the log has it.
         """
         with self._state_lock:
             if self._save is not None and not self._save.published:
-                self._save.state.validation = validation
+                self._save.state.validation, self._save.state.best = state.validation, state.best
                 return
-            checkpoint = self._run / "checkpoints" / checkpoint_name(step)
+            checkpoint = self._run / "checkpoints" / checkpoint_name(state.step)
             if not checkpoint.is_dir():
                 return
             try:
                 end_if_taken_over(self._run)
-                write_json(checkpoint / STATE, asdict(read_state(checkpoint)) | {"validation": validation})
+                measured = replace(read_state(checkpoint), validation=state.validation, best=state.best)
+                write_json(checkpoint / STATE, asdict(measured))
             except OSError as error:
                 print(f"{checkpoint}: its validation stands in metrics.jsonl only: {error}.", file=sys.stderr)
 

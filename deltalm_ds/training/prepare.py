@@ -27,7 +27,7 @@ MAY_CHANGE = (
     *("optimizer.layer_decay", "optimizer.definition"),
     *("optimizer.implementation",),
     *("training.max_steps", "training.save_every", "training.keep_last", "training.log_every"),
-    *("training.keep_every", "training.keep_best.*", "training.max_unsaved_steps"),
+    *("training.keep_every", "training.keep_best.*", "training.patience", "training.max_unsaved_steps"),
     *("training.matmul_precision", "training.max_skipped_updates", "training.cuda_graphs"),
     *("training.limits.*", "training.spikes.*"),
     *("training.monitors", "training.monitors.*", "training.profile", "training.profile.*"),

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.evaluation.metrics import higher_is_better
 from deltalm_ds.recipe.training_section import BestCheckpoints, TrainingSection
-from deltalm_ds.runs.checkpoints import LOSSES, TrainingState, ranked_checkpoints, readable_states, step_of
+from deltalm_ds.runs.checkpoints import TrainingState, ranked_checkpoints, readable_states, step_of
+from deltalm_ds.training.patience import is_highest_best
 
 
 def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None:
@@ -37,8 +37,8 @@ def keep_checkpoints(run: Path, training: TrainingSection, newest: Path) -> None
 
 
 def _best(states: dict[Path, TrainingState], keep: BestCheckpoints) -> list[Path]:
-    highest = keep.metric not in LOSSES and higher_is_better(keep.metric)
-    return ranked_checkpoints(states, keep.metric, higher_is_better=highest)[: keep.count]
+    ranked = ranked_checkpoints(states, keep.metric, higher_is_better=is_highest_best(keep.metric))
+    return ranked[: keep.count]
 
 
 def _hide(checkpoint: Path) -> Path:

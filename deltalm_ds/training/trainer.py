@@ -33,6 +33,7 @@ from deltalm_ds.training.inputs import Inputs, open_inputs
 from deltalm_ds.training.linear_choice import choose_for_all_ranks
 from deltalm_ds.training.monitors import open_monitors
 from deltalm_ds.training.out_of_memory import out_of_memory_told
+from deltalm_ds.training.patience import count_validation, reason_to_end
 from deltalm_ds.training.prepare import check_prepared
 from deltalm_ds.training.profiling import Profiler
 from deltalm_ds.training.r_drop import RDropForward
@@ -147,6 +148,8 @@ class Trainer:
                 self._validate_if_missed()
                 self.sections.begin_step(state.step)
                 for batches in steps:
+                    if self._ends_here():
+                        break
                     self.sections.switch("other")
                     self.profiler.before(state.step)
                     self._update(batches)
@@ -168,6 +171,16 @@ class Trainer:
             except StopRequested:
                 return self._end_early()
         return 0
+
+    def _ends_here(self) -> bool:
+        """Whether the run ends before its last step, for what its validations measured; the same on every rank."""
+        reason = reason_to_end(self.state, self.recipe.training)
+        if reason is not None:
+            self._say(f"step {self.state.step}: ends before its last step: {reason}")
+            if self.rank == 0:
+                with suppress(OSError):  # a full disk; it was said
+                    record_event(self.run, "ended early", step=self.state.step, reason=reason)
+        return reason is not None
 
     def _prepare(self, batch: Batch) -> Batch:
         """A micro-batch as the step takes it; called by the thread that makes them."""
@@ -268,10 +281,11 @@ class Trainer:
                     record_event(self.run, "validation failed", step=state.step, fault=fault)
         else:
             state.validation = {name: value for name, value in found.items() if isinstance(value, float)}
+            count_validation(state, self.recipe.training.keep_best.metric)
             if self.log:
                 if not is_logged:
                     self.log.write(state.step, "validation", found | {"seconds": self.sections.take()})
-                self.saves.add_validation(state.step, state.validation)
+                self.saves.add_validation(state)
             self._say(f"step {state.step}: " + ", ".join(f"{name} {v:.3f}" for name, v in state.validation.items()))
         self.rates = Rates()
 

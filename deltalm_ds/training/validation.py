@@ -10,16 +10,18 @@ from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.translation import make_scorer
 from deltalm_ds.generation.engines.pytorch import PyTorchEngine
 from deltalm_ds.generation.interface import SearchOptions
-from deltalm_ds.generation.translate import generate
+from deltalm_ds.generation.translate import batches_by_cost, generate, search_costs
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.collectives import StopRequested, StopSignal, first_fault, of_all_ranks
 from deltalm_ds.training.inputs import Inputs
-from deltalm_ds.training.parameter_states import full_weight
+from deltalm_ds.training.parameter_states import whole_model
 from deltalm_ds.training.records import loss_record
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.step import LossSums, evaluate_loss
 from deltalm_ds.training.weight_average import averaged_model
+
+NUM_BATCHES = 8  # at least, of the text: what the ranks of a usual host share
 
 
 def validate(
@@ -58,10 +60,26 @@ def validate(
     record = loss_record(sums.read(), builder.components, [component.name for component in builder.components])
     if not inputs.tests:
         return record, None
-    hypotheses, fault = _translations(average or _whole_model(ds_engine), inputs, recipe, stop, sections)
+    model = average or _whole_model(ds_engine)
+    hypotheses, fault = _translations(model, ds_engine.device, inputs, recipe, stop, sections)
     if fault is not None:
         return record, fault
-    return record | _scores(inputs, recipe, hypotheses), None
+    sections.switch("validation")  # what is scored by a model takes time, too
+    scores, fault = _scores_of_rank_0(inputs, recipe, hypotheses)
+    return record | scores, fault
+
+
+def _scores_of_rank_0(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> tuple[dict[str, Any], str | None]:
+    """As `_scores`, or what kept rank 0 from it; the same on every rank. A collective."""
+    scores: dict[str, Any] = {}
+    fault = None
+    if distributed.get_rank() == 0:
+        try:
+            scores = _scores(inputs, recipe, hypotheses)
+        except Exception as error:  # whatever it is, the other ranks must learn of it
+            fault = f"{type(error).__name__}: {error}"
+    found: tuple[dict[str, Any], str | None] = of_all_ranks((scores, fault))[0]
+    return found
 
 
 def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, Any]:
@@ -78,43 +96,50 @@ def _scores(inputs: Inputs, recipe: Recipe, hypotheses: list[str]) -> dict[str, 
 
 
 def _translations(
-    model: DeltaLM, inputs: Inputs, recipe: Recipe, stop: StopSignal, sections: Sections
+    model: DeltaLM, device: torch.device, inputs: Inputs, recipe: Recipe, stop: StopSignal, sections: Sections
 ) -> tuple[list[str], str | None]:
-    """The translation of every line of the tests, each rank having made its share; or the first fault."""
+    """The translation of every line of the tests, each rank having made its share; or the first fault.
+
+    Shares are whole batches, which do not depend on the number of ranks: a batch that is computed alike gives the same
+    to the last bit.
+    """
     validation = recipe.validation
     assert validation is not None
     options = SearchOptions(beam=validation.beam, max_length=validation.max_length)
     limit = inputs.model_config.max_positions - 1  # with the tag; longer sources are cut, as `deltalm translate` does
     tests = zip(inputs.tests, inputs.encoders, strict=True)
     sources = [encode(line)[:limit] for test, encode in tests for line in test.sources]
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
 
     def look_for_stop(_count: int) -> None:
         sections.switch("validation")
         if stop.is_set:
             raise StopRequested
 
-    texts, fault = [], None
+    texts: dict[int, str] = {}
+    fault = None
     try:
-        found = generate(PyTorchEngine(model), sources[rank::world_size], options, advance=look_for_stop)
-        texts = [inputs.vocabulary.decode(hypotheses[0].ids) for hypotheses in found]
+        engine = PyTorchEngine(model.to(device))
+        costs = search_costs(sources, options)
+        batches = list(batches_by_cost(costs, min(engine.batch_tokens, sum(costs) // NUM_BATCHES)))
+        for batch in batches[distributed.get_rank() :: distributed.get_world_size()]:
+            found = generate(engine, [sources[index] for index in batch], options, advance=look_for_stop)
+            for index, hypotheses in zip(batch, found, strict=True):
+                texts[index] = inputs.vocabulary.decode(hypotheses[0].ids)
     except StopRequested:
         fault = "stopped"  # all ranks learn of it below
-    except (InputError, RuntimeError) as error:  # out of memory, say
+    except Exception as error:  # out of memory, say; whatever it is, the other ranks must learn of it
         fault = f"{type(error).__name__}: {error}"
     shares = of_all_ranks(texts)
     stop.check()
     if fault := first_fault(fault):
         return [], fault
-    return [shares[index % world_size][index // world_size] for index in range(len(sources))], None
+    whole = {index: text for share in shares for index, text in share.items()}
+    return [whole[index] for index in range(len(sources))], None
 
 
 def _whole_model(ds_engine: Any) -> DeltaLM:
-    """The model with all of its weights on this rank; at ZeRO-3 a copy of its own."""
+    """The model with all of its weights on this rank; at ZeRO-3 a copy of its own in host memory."""
     if ds_engine.zero_optimization_stage() < 3:
-        return ds_engine.module
-    model = DeltaLM(ds_engine.module.config)
-    with torch.no_grad():
-        for ours, theirs in zip(model.parameters(), ds_engine.module.parameters(), strict=True):
-            ours.copy_(full_weight(theirs))
-    return model.to(ds_engine.device)
+        model: DeltaLM = ds_engine.module
+        return model
+    return whole_model(ds_engine, torch.device("cpu"))

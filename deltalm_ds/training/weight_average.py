@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from deepspeed.utils import safe_get_full_optimizer_state
+from torch import Tensor, nn
 
 from deltalm_ds.model.deltalm import DeltaLM
-from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.training_section import AverageSection
 from deltalm_ds.training.deepspeed_internals import master_weights
-from deltalm_ds.training.parameter_states import AVERAGE, full_weight
+from deltalm_ds.training.parameter_states import AVERAGE, full_weight, whole_model
 
 
 @torch.no_grad()
@@ -24,13 +24,13 @@ def update_average(ds_engine: Any, average: AverageSection, updates: int) -> Non
     torch._foreach_lerp_([state[weight][AVERAGE] for weight in weights], weights, share)
 
 
-@torch.no_grad()
 def averaged_model(ds_engine: Any) -> DeltaLM:
     """A copy of the model, whole on every rank, with the average for weights; of the engine's dtype. A collective."""
-    model = empty_model(ds_engine.module.config)
-    weights = {}
-    for (name, empty), parameter in zip(model.named_parameters(), ds_engine.module.parameters(), strict=True):
-        full = safe_get_full_optimizer_state(parameter, AVERAGE) if parameter.requires_grad else full_weight(parameter)
-        weights[name] = full.view(empty.shape).to(ds_engine.device, parameter.dtype, copy=True)
-    model.load_state_dict(weights, assign=True)
-    return model
+    return whole_model(ds_engine, ds_engine.device, _full_average)
+
+
+def _full_average(parameter: nn.Parameter) -> Tensor:
+    if not parameter.requires_grad:
+        return full_weight(parameter)
+    average: Tensor = safe_get_full_optimizer_state(parameter, AVERAGE)
+    return average

@@ -376,6 +376,7 @@ def test_init_from_what_is_no_checkpoint(world):
         (("--layer-map", "0,9"), "no encoder layer 9"),
         (("--layer-map", "0-1"), "no list of layers"),
         (("--encoder-layers", "7"), "no encoder layer 7"),
+        (("--decoder", "vanilla"), "decoder is interleaved and cannot be made vanilla: leave out --decoder"),
         (("--positions", "50"), "allow it with --fit-positions extend"),
         (("--positions", "30", "--fit-positions", "extend"), "allow it with --fit-positions truncate"),
         (("--heads", "2"), "has 4 heads, not 2"),

@@ -15,6 +15,7 @@ from jobs import Job
 
 from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
 from deltalm_ds.data.shards import ragged_batch, write_corpus
+from deltalm_ds.data_tools import train_vocabulary
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training import checks
 from deltalm_ds.training.prepare import prepare_run
@@ -29,6 +30,16 @@ def with_slow(request):
     """Whether slow tests of the module are among those that are run: what these alone need is made for them alone."""
     items = [item for item in request.session.items if item.path == request.path]
     return any(item.get_closest_marker("slow") for item in items)
+
+
+def write_shards(directory, vocabulary, sides):
+    """A data set of one corpus; sides: the ids of `source` and `target`, end to end, with their lengths."""
+    manifest = Manifest(vocabulary.hash, vocabulary.num_tokens)
+    corpus = CorpusManifest("en-de", "parallel", ("en", "de"))
+    directory.mkdir()
+    batch = ragged_batch(sides, token_type(vocabulary.num_tokens))
+    written = write_corpus(directory, manifest, corpus, [batch])
+    Manifest(vocabulary.hash, vocabulary.num_tokens, (written,)).write(directory)
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +57,32 @@ def training_data(tmp_path_factory):
             "source": (np.concatenate(sources), lengths),
             "target": (np.concatenate([source[::-1] + 1 for source in sources]), lengths),
         }
-        manifest = Manifest(vocabulary.hash, vocabulary.num_tokens)
-        corpus = CorpusManifest("en-de", "parallel", ("en", "de"))
-        (directory / split).mkdir()
-        batch = ragged_batch(sides, token_type(vocabulary.num_tokens))
-        written = write_corpus(directory / split, manifest, corpus, [batch])
-        Manifest(vocabulary.hash, vocabulary.num_tokens, (written,)).write(directory / split)
+        write_shards(directory / split, vocabulary, sides)
     return directory
+
+
+@pytest.fixture(scope="session")
+def text_changes(tmp_path_factory):
+    """What makes of `make_recipe` a recipe on text, by which its validation is scored: targets are sources reversed."""
+    directory = tmp_path_factory.mktemp("text")
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    draw = np.random.default_rng(5)
+    sources = [" ".join(draw.choice(words, draw.integers(1, 6))) for _ in range(300)]
+    sides = {"en": sources, "de": [" ".join(reversed(line.split())) for line in sources]}
+    for language, lines in sides.items():
+        (directory / f"dev.en-de.{language}").write_text("".join(f"{line}\n" for line in lines[:21]))
+    vocabulary = train_vocabulary.train(
+        [directory / "dev.en-de.en"], directory / "vocab", size=28, num_sentinels=2, languages=("en", "de")
+    )
+    rows = {"source": vocabulary.encode_rows(sides["en"]), "target": vocabulary.encode_rows(sides["de"])}
+    ids = {side: (of_side.values, of_side.lengths) for side, of_side in rows.items()}
+    write_shards(directory / "shards", vocabulary, ids)
+    shards = str(directory / "shards")
+    return {
+        "vocabulary": str(directory / "vocab"),
+        "data": {"train": [{"path": shards}]},
+        "validation": {"shards": shards, "text": str(directory), "metrics": ["bleu", "chrf"], "max_length": 24},
+    }
 
 
 @pytest.fixture(scope="session")

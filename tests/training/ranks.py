@@ -24,6 +24,7 @@ from torch.distributed import distributed_c10d
 from deltalm_ds.data.stream import evaluation_batches
 from deltalm_ds.errors import InputError
 from deltalm_ds.files import sha256_of
+from deltalm_ds.generation.translate import generate
 from deltalm_ds.runs.beats import Beat, slow_ranks
 from deltalm_ds.training import checkpoint, checkpoint_writer, collectives, deepspeed_engine, trainer, validation
 from deltalm_ds.training.collectives import of_all_ranks
@@ -83,18 +84,32 @@ def unreadable_validation(*arguments):
     return evaluation_batches(*arguments)
 
 
+def lose_validation(checkpoint):
+    state = json.loads((checkpoint / "state.json").read_text())
+    (checkpoint / "state.json").write_text(json.dumps(state | {"validation": {}}))
+
+
+def failing_generation(*arguments, **options):
+    """On one rank alone, with what nobody expects."""
+    if distributed.get_rank() == 1:
+        raise KeyError("broken")
+    return generate(*arguments, **options)
+
+
 LIMIT = timedelta(minutes=7)
 DAMAGES = {
     "truncated optimizer": truncate_optimizer,
     "lost moment": remove_moment,
     "truncated state": truncate_state,
     "flipped bit": flip_a_bit,
+    "lost validation": lose_validation,
 }
 PATCHES = {
     "graphs": (trainer, "reason_against_graphs", lambda *_: None),
     "full disk": (checkpoint, "_write", full_disk_at_step_20),
     "full disk once": (checkpoint, "_write", full_disk_once),
     "validation": (validation, "evaluation_batches", unreadable_validation),
+    "generation": (validation, "generate", failing_generation),
 }
 
 

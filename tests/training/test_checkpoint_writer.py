@@ -265,14 +265,14 @@ def test_training_goes_on_while_the_copy_is_written(make, tmp_path):
         run.train_to(17)
         assert not run.saves.should_try_again(17)
         assert run.steps() == []
-        run.saves.add_validation(16, {"loss": 2.0})
+        run.saves.add_validation(TrainingState(16, validation={"loss": 2.0}))
         may_write.set()
         assert run.saves.wait(17) is None
     assert run.newest() == 16
     assert read_state(checkpoint_directories(tmp_path)[-1]).validation == {"loss": 2.0}
     run.save(32)
     assert memory == [tensor.data_ptr() for tensors in run.saves._share.files.values() for tensor in tensors.values()]
-    run.saves.add_validation(32, {"loss": 1.0})
+    run.saves.add_validation(TrainingState(32, validation={"loss": 1.0}))
     newest = checkpoint_directories(tmp_path)[-1]
     assert read_state(newest).validation == {"loss": 1.0}
     assert find_fault(newest, lambda files: files) is None
@@ -286,7 +286,7 @@ def test_a_validation_without_its_checkpoint_is_left_to_the_log(make, tmp_path):
         run.saves.save(run.state)
         while run.saves._save.thread.is_alive():
             time.sleep(0.001)
-        run.saves.add_validation(32, {"loss": 1.0})
+        run.saves.add_validation(TrainingState(32, validation={"loss": 1.0}))
         run.saves.wait(33)
     assert [read_state(found).validation for found in checkpoint_directories(tmp_path)] == [{}]
 
@@ -299,7 +299,7 @@ def test_kept_are_the_last_the_best_and_those_of_every_so_many_steps(make, tmp_p
     nll = {step: abs(step - 90) for step in range(16, 321, 16)}
     for step in nll:
         run.save(step)
-        run.saves.add_validation(step, {"loss": -step, "nll": nll[step]})
+        run.saves.add_validation(TrainingState(step, validation={"loss": -step, "nll": nll[step]}))
     by_nll = sorted(nll, key=nll.__getitem__)[:2]
     assert run.steps() == sorted({64, 128, 192, 256, 320, 304, *by_nll})
 
