@@ -26,19 +26,20 @@ TEST = "test_2016_flickr"
 def main() -> None:
     """Run every part that is not done, print the record, and append it where asked."""
     arguments = parser(__doc__).parse_args()
-    if not DATA.is_dir():
-        sys.exit(f"{DATA} is not there: this benchmark needs the Multi30k files.")
-    WORK.mkdir(parents=True, exist_ok=True)
-    os.chdir(WORK)
-    seconds = _run_parts()
+    seconds = run_parts()
     (score,) = read_json("evaluation/scores.json")["directions"]
     title = f"Multi30k English→German, test 2016: BLEU {score['bleu']:.2f}"
     rows = [{"part": name, "seconds": value} for name, value in {**seconds, "all": sum(seconds.values())}.items()]
     report(arguments, title, "make bench-multi30k", rows, [_settings(score), *_training()])
 
 
-def _run_parts() -> dict[str, float]:
-    """The commands of the recipe's header; the seconds each took, also those of an earlier start."""
+def run_parts(data_only: bool = False) -> dict[str, float]:
+    """In WORK, the commands of the recipe's header, or those that prepare its data; the seconds each took, also those
+    of an earlier start."""
+    if not DATA.is_dir():
+        sys.exit(f"{DATA} is not there: this benchmark needs the Multi30k files.")
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.chdir(WORK)
     texts = ["--input", "text/train.en", "--input", "text/train.de"]
     sampling = ["--subword-samples", "8", "--sample-alpha", "0.3", "--processes", "2"]
     pairs = {split: ["--parallel", f"en-de=text/{split}.en,text/{split}.de"] for split in ("train", "val")}
@@ -54,7 +55,7 @@ def _run_parts() -> dict[str, float]:
     ]
     _extract_text()
     done = read_json("seconds.json") if Path("seconds.json").exists() else {}
-    for out, command in parts:
+    for out, command in parts[:3] if data_only else parts:
         if out in done:
             continue
         start = time.monotonic()
