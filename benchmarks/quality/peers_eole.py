@@ -21,7 +21,7 @@ BATCH_TOKENS = round(given.TOKENS_A_STEP * 0.55)
 class Eole(Noting):
     """See `System`. On a CPU it has one process."""
 
-    requirements = ("eole==0.6.4",)
+    requirements = ("eole==0.6.4", "aiohttp")  # the second it imports without asking for it
     marker = "config.json"
 
     def command(self, out: Path, training: Training) -> list[str]:
@@ -66,7 +66,9 @@ class EoleModel:
 
         pieces = self._checkpoint.parents[2] / "pieces"
         data = {"valid": {"path_src": str(pieces / "val.en"), "path_tgt": str(pieces / "val.de"), "transforms": []}}
-        config = type(self._config)(**{**self._config.model_dump(exclude={"data"}, round_trip=True), "data": data})
+        settings = self._config.model_dump(exclude={"data"}, round_trip=True)
+        settings["training"]["num_workers"] = 0
+        config = type(self._config)(**settings, data=data)
         total, count = 0.0, 0
         for batch, _ in build_dynamic_dataset_iter(config, {}, self._vocabularies, task=CorpusTask.VALID, device_id=-1):
             with torch.inference_mode():
@@ -134,6 +136,8 @@ def _config(out: Path, pieces: Path, bf16: bool) -> dict[str, Any]:
             "batch_type": "tokens",
             "batch_size": BATCH_TOKENS,
             "normalization": "tokens",
+            "bucket_size": 32_768,  # with its own 262,144 and two workers it begins later and has less of the cores
+            "num_workers": 1,
             "train_steps": ENDLESS,
             "valid_steps": ENDLESS,
             "save_checkpoint_steps": given.SAVE_EVERY,

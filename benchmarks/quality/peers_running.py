@@ -64,16 +64,16 @@ class Running:
         return [self.process, *self.process.children(recursive=True)]
 
     def stop(self, at_once: bool = False) -> None:
-        """Ask it to end, and see to it; at once: without being asked."""
+        """Ask it to end, and end what is left of its processes; at once: without being asked."""
         members = self.processes() if self.process.poll() is None else []
-        left = members
-        if not at_once and members:
-            self.process.send_signal(signal.SIGTERM)
-            _, left = psutil.wait_procs(members, timeout=STOP_S)
-        for process in left:
+        if members and not at_once:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.process.send_signal(signal.SIGTERM)
+            psutil.wait_procs([self.process], timeout=STOP_S)
+        for process in members:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait()
+        psutil.wait_procs(members, timeout=STOP_S)
 
 
 def train_for(rows: Mapping[Path, Row], seconds: float, pinned: bool) -> dict[Path, Running]:
