@@ -52,7 +52,7 @@ def main() -> None:
     """Train and judge every row that is not done, and show the table."""
     options = parser(__doc__)
     options.add_argument("--seconds", default="300", help="budgets, comma-separated; every row trains for the largest")
-    options.add_argument("--rows", default=",".join(ROWS), help="which rows, comma-separated")
+    options.add_argument("--rows", help="which rows, comma-separated; by default all, pinned those of one process")
     options.add_argument("--pinned", action="store_true", help="a core a row, as many rows at once as there are cores")
     options.add_argument("--nats", default="3,2.5", help="validation losses, the seconds to which are shown")
     options.add_argument("--judge", nargs=3, metavar=("SYSTEM", "OUT", "STARTED"), help="used internally")
@@ -62,9 +62,10 @@ def main() -> None:
         system, out, started = arguments.judge
         print(json.dumps(_judge(system_of(system), Path(out), float(started), budgets)))
         return
-    names = arguments.rows.split(",")
-    if unknown := set(names) - ROWS.keys():
-        options.error(f"--rows: there is no {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    able = [name for name, row in ROWS.items() if row.training.processes == 1 or not arguments.pinned]
+    names = arguments.rows.split(",") if arguments.rows else able
+    if unknown := set(names) - set(able):
+        options.error(f"--rows: there is no {', '.join(sorted(unknown))}; there are {', '.join(able)}")
     run_parts(data_only=True)
     at_once = len(os.sched_getaffinity(0)) if arguments.pinned else 1
     results = WORK / f"{arguments.seconds.replace(',', '-')}{'-pinned' * arguments.pinned}"
