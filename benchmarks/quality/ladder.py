@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.quality import captions
 from benchmarks.quality.encoder import pretrain
 from benchmarks.quality.outcome import outcome, show
-from benchmarks.quality.study import Study
+from benchmarks.quality.study import Study, give_way
 from benchmarks.recording import parser
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.token_ids import ROW_MULTIPLE
@@ -52,6 +52,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the fine-tuning")
     options.add_argument("--rungs", default="".join(RUNGS), help="which, such as abc")
     arguments = options.parse_args()
+    give_way()
     study = Study("captions")
     captions.prepare(study)
     for seed in arguments.seeds:

@@ -43,7 +43,6 @@ def main() -> None:
     options.add_argument("--variants", action="store_true", help="also without what the recipe has, part by part")
     arguments = options.parse_args()
     study = Study("multi30k")
-    study.make("text", _write_text)
     variants = list(VARIANTS)[: None if arguments.variants else 1]
     rows = [_row(study, target, variant, arguments.seeds) for target in arguments.targets for variant in variants]
     flags = " --variants" if arguments.variants else ""
@@ -67,16 +66,27 @@ def _row(study: Study, target: str, variant: str, seeds: Sequence[int]) -> dict[
     }
 
 
-def _train(study: Study, target: str, variant: str, seed: int) -> tuple[str, str]:
-    """The parts of a model and of the run that it is of."""
-    sampling, overrides, averaged = VARIANTS[variant]
-    vocabulary, shards, validation = f"{target}/vocabulary", f"{target}/train{len(sampling)}", f"{target}/dev"
+def prepare(study: Study, target: str, sampling: tuple[Any, ...] = SAMPLED) -> tuple[str, str, str]:
+    """Text of all languages; of one vocabulary, training and validation shards, the names of which it returns."""
+    study.make("text", _write_text)
+    vocabulary, shards, validation = (
+        f"{target}/vocabulary",
+        f"{target}/{'sampled' if sampling else 'plain'}",
+        f"{target}/dev",
+    )
     texts = ["--input", "text/train.en", "--input", f"text/train.{target}"]
     size = ("--size", 6000, "--character-coverage", "1.0", "--languages", f"en,{target}")
     study.deltalm(vocabulary, "vocab", "train", *texts, *size)
     for part, split, options in ((shards, "train", sampling), (validation, "dev", ())):
         pair = f"en-{target}=text/{split}.en,text/{split}.{target}"
         study.deltalm(part, "data", "build", "--vocab", vocabulary, "--parallel", pair, "--processes", 2, *options)
+    return vocabulary, shards, validation
+
+
+def _train(study: Study, target: str, variant: str, seed: int) -> tuple[str, str]:
+    """The parts of a model and of the run that it is of."""
+    sampling, overrides, averaged = VARIANTS[variant]
+    vocabulary, shards, validation = prepare(study, target, sampling)
     run = f"{target}/{variant if overrides or not sampling else 'recipe'}_{seed}"
     data = [f"vocabulary={vocabulary}", f"data.train.0.path={shards}", f"validation.shards={validation}"]
     study.deltalm(run, "train", RECIPE, "--ranks", 2, f"seed={seed}", *data, *overrides)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.quality import captions
 from benchmarks.quality.outcome import outcome, show
-from benchmarks.quality.study import Study
+from benchmarks.quality.study import Study, give_way
 from benchmarks.recording import parser
 
 RECIPE = Path(__file__).with_name("finetuning.yaml")
@@ -28,6 +28,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the training")
     arguments = options.parse_args()
+    give_way()
     study = Study("captions")
     captions.prepare(study)
     for seed in arguments.seeds:

@@ -1,4 +1,4 @@
-"""A long study: parts that are done once each, at the lowest priority; stopped, the same command goes on.
+"""A long study: parts that are done once each; stopped, the same command goes on.
 
 A part leaves a file or a directory by its name, and a note of its seconds and whether it is done; a training that was
 stopped goes on from its newest checkpoint. Several commands may work at a study at once: one of them does a part.
@@ -23,14 +23,18 @@ LOWEST_PRIORITY = 19
 THREADS = 1  # of a part: two studies, or two seeds of one, share two cores without waiting for each other
 
 
+def give_way() -> None:
+    """From now on this process and those that it starts compute when nobody else does."""
+    os.nice(LOWEST_PRIORITY)
+
+
 class Study:
     """A directory in which parts are done."""
 
     def __init__(self, name: str) -> None:
-        """`runs/quality/{name}`, made where it is not there; from now on this process gives way to all others."""
+        """`runs/quality/{name}`, made where it is not there."""
         self.directory = STUDIES / name
         (self.directory / "seconds").mkdir(parents=True, exist_ok=True)
-        os.nice(LOWEST_PRIORITY)
 
     def path(self, part: str) -> Path:
         """What a part leaves."""

@@ -19,7 +19,6 @@ from deltalm_ds.recipe.loading import load_recipe
 @pytest.fixture
 def new_study(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "STUDIES", tmp_path)
-    monkeypatch.setattr(study.os, "nice", lambda level: None)
     return lambda: study.Study("x")
 
 
