@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.quality.figures import log_log
+from benchmarks.quality.figures import FIGURES, log_log
 from benchmarks.quality.peers_deltalm import Ours
 from benchmarks.quality.peers_running import Running, environment, start
 from benchmarks.recording import ROOT, keep, parser, report
@@ -34,7 +34,6 @@ from deltalm_ds.vocabulary import Vocabulary
 from deltalm_ds.vocabulary.blocks import make_blocks
 
 WORK = ROOT / "runs" / "growth"
-FIGURES = ROOT / "docs" / "figures"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LANGUAGES = tuple(first + second for first in LETTERS for second in LETTERS)
 NUM_PAIRS = 20_000
@@ -99,7 +98,6 @@ def main() -> None:
     title = f"Growth with the {arguments.axis}"
     note = "Slopes on logarithmic axes: " + ", ".join(f"{name} {slope:+.2f}" for name, slope in slopes.items()) + "."
     if arguments.record:
-        FIGURES.mkdir(parents=True, exist_ok=True)
         log_log(FIGURES / f"growth_{arguments.axis}.svg", x_name, lines)
     report(arguments, title, f"python -m benchmarks.quality.growth --axis {arguments.axis}", rows, [note])
 

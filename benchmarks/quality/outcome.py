@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.quality.captions import LANGUAGES, LINES, POOR, RICH
+from benchmarks.quality.figures import FIGURES, curves
 from benchmarks.quality.study import Study
 from benchmarks.recording import report, table
 from deltalm_ds.evaluation.metrics.interface import References
@@ -103,8 +104,26 @@ def show(
         "\n".join(table(compared)),
         "\n".join(table(curves)),
     ]
+    if arguments.record:
+        _draw(title, outcomes)
     command = " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]])
     report(arguments, title, command, [_row(each) for each in outcomes], notes)
+
+
+def _draw(title: str, outcomes: Sequence[Outcome]) -> None:
+    """BLEU on dev by steps; and by minutes, where some begin later for what they start from."""
+    name = title.lower().replace(" ", "_")
+    by_step = {each.what: [(float(step), bleu) for step, bleu in each.curve().items()] for each in outcomes}
+    curves(FIGURES / f"{name}.svg", "step", "BLEU on dev", by_step)
+    if any(each.seconds_before for each in outcomes):
+        by_minute = {
+            each.what: [
+                ((each.seconds_before + each.seconds * step / max(each.curve())) / 60, bleu)
+                for step, bleu in each.curve().items()
+            ]
+            for each in outcomes
+        }
+        curves(FIGURES / f"{name}_by_time.svg", "minutes, pre-training included", "BLEU on dev", by_minute)
 
 
 def _row(each: Outcome) -> dict[str, Any]:
