@@ -51,6 +51,7 @@ def pretrain(
             max_position_embeddings=config.max_positions + 2,  # the first position is 2
             type_vocab_size=1,
             layer_norm_eps=config.layer_norm_eps,
+            initializer_range=config.hidden_size**-0.5,  # 0.02 is for widths of hundreds
         )
     )
     with TemporaryDirectory(dir=out.parent) as scratch:

@@ -20,7 +20,7 @@ from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
 RECIPE = Path(__file__).with_name("finetuning.yaml")
-ENCODER_STEPS, ENCODER_WINDOWS = 2_000, 24
+ENCODER_STEPS, ENCODER_WINDOWS = 3_000, 32
 SPANS = "{path: mono_shards, objective: span_corruption}"
 TRANSLATION_SPANS = "{path: train, objective: translation_span_corruption}"
 VANILLA = ("model.decoder=vanilla", "model.num_decoder_blocks=3")  # as many parameters as two interleaved blocks
@@ -58,7 +58,9 @@ def main() -> None:
     for seed in arguments.seeds:
         for name in arguments.rungs:
             rung = RUNGS[name]
-            start = [f"initial_model={_make(study, part)}" for part in rung.start][-1:]
+            for part in rung.start:
+                _make(study, part)
+            start = _starting_from(rung.start[-1]) if rung.start else ()
             study.deltalm(f"{name}_{seed}", "train", RECIPE, f"seed={seed}", *rung.overrides, *start)
     outcomes = [
         outcome(
@@ -73,8 +75,12 @@ def main() -> None:
     show(arguments, "The ladder to DeltaLM", outcomes, [pair for pair in pairs if min(pair) >= 0])
 
 
-def _make(study: Study, part: str) -> str:
-    """A part that runs start from; its name. Those that it starts from itself are there."""
+def _starting_from(part: str) -> tuple[str, ...]:
+    return f"initial_model={part}", "model=null"  # whose shape it has
+
+
+def _make(study: Study, part: str) -> None:
+    """A part that runs start from. Those that it starts from itself are there."""
     if part == "encoder":
         shape = load_recipe(RECIPE).model
         assert shape is not None
@@ -93,8 +99,7 @@ def _make(study: Study, part: str) -> str:
     else:
         groups = [SPANS, TRANSLATION_SPANS][: 1 if part == "spans" else 2]
         data = f"data.train=[{', '.join(groups)}]"
-        study.deltalm(part, "train", RECIPE, "initial_model=from_encoder", data, "validation={shards: dev}")
-    return part
+        study.deltalm(part, "train", RECIPE, *_starting_from("from_encoder"), data, "validation={shards: dev}")
 
 
 if __name__ == "__main__":
