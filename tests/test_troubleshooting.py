@@ -33,7 +33,11 @@ DISTINCTIVE = 4  # words
 HOLE = "\0"
 # no complaint: what every start says that goes on, and a part of docs/recipe.md
 NO_COMPLAINT = {"going on from step", "meeting at", "Its name alone may stand for the section"}
-OF_OTHERS = {"Connection closed by peer", "No space left on device"}  # what libraries and the system say
+OF_OTHERS = {  # what libraries and the system say
+    "Connection closed by peer",
+    "No space left on device",
+    "The hostname of the client socket cannot be retrieved",
+}
 CUT = re.compile(rf"[{HOLE}…;,()\[\]\n|]|[.:?!](?=\W|$)|(?<![\w.-])\d+\b(?![.\w])")
 
 
