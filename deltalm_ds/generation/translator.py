@@ -55,8 +55,8 @@ class Translator:
         wishes: Wishes | None = None,
     ) -> None:
         self.options, self.wishes = options or SearchOptions(), wishes or Wishes()
+        self.engine = load_engine(directory, engine, threads, device, dtype)  # it knows best what is no model
         self.vocabulary = load_vocabulary(directory)
-        self.engine = load_engine(directory, engine, threads, device, dtype)
 
     @property
     def languages(self) -> tuple[str, ...]:

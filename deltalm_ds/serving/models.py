@@ -56,10 +56,10 @@ class Model:
         self, name: str, directory: Path, runs_on: Mapping[str, Any], cache_size: int, observer: Observer
     ) -> None:
         self.name = name
+        self.engine: Engine = load_engine(directory, **runs_on, in_memory=True)
         self.vocabulary = load_vocabulary(directory)
         ids = self.vocabulary.encode("a").tolist()
         self.vocabulary.decode(ids)  # what is made when it is first needed is made once
-        self.engine: Engine = load_engine(directory, **runs_on, in_memory=True)
         self.shows_attention = _shows_attention(self.engine, ids)
         self._observer, self._cache = observer, Cache[Found](cache_size)
         self._batcher = Batcher(self.engine, lambda num: observer.batch(name, num))

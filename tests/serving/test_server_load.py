@@ -344,7 +344,7 @@ def test_what_is_wrong_at_the_start_is_one_sentence(directory, tmp_path):
             (("model", "--api-keys", tmp_path / "empty"), 2, "has no API key"),
             (("model", "--api-keys", tmp_path / "none"), 2, "cannot be read"),
             (("model", "model"), 2, "Two models have the name 'model'"),
-            (("nothing",), 2, "nothing"),
+            (("nothing",), 2, "nothing/config.json does not exist: give a model directory"),
             (("vocabulary",), 2, "vocabulary"),
             (("model", "--beam", 99), 2, "1 to 16"),
             (("model", "--queue", -1), 2, "above 0"),
