@@ -67,8 +67,8 @@ NEIGHBOURS_LIMIT_S = 150.0  # of a row beside neighbours, where an engine may co
 OURS = ("pytorch", "onnx")  # engines whose threads are ours
 MEDIAN_LENGTH, LENGTH_SPREAD, MAX_LENGTH = 24, 0.45, 100  # of the sources: log-normal, as those of news
 NEIGHBOURS_NOTE = (
-    "Each neighbour is a Python loop at the same priority. Ours take as many threads as their entry points do beside "
-    "such; where all are busy, the fair share of `of alone` is cores / (cores + neighbours) for threads on all cores."
+    "Each neighbour is a Python loop at the same priority. Where all threads share alike, a program with one on every "
+    "core keeps cores / (cores + neighbours) of its speed alone. Ours take the threads that their entry points take."
 )
 
 Search = Callable[[Sequence[Ids], SearchOptions], list[int]]  # gives the lengths of the outputs, without `</s>`
@@ -76,6 +76,33 @@ Search = Callable[[Sequence[Ids], SearchOptions], list[int]]  # gives the length
 
 def main() -> None:
     """Export, run every row, and show the table."""
+    arguments = _arguments()
+    if arguments.worker:
+        directory, task = Path(arguments.worker[0]), arguments.worker[1]
+        print(json.dumps(_export(arguments, directory) if task == "export" else _measure(arguments, directory, task)))
+        return
+    names = [name for name in arguments.rows.split(",") if name.startswith("pytorch") or not arguments.profile]
+    (ROOT / "runs").mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=ROOT / "runs", prefix="inference.") as exports:
+        failed = run_worker(sys.argv[1:], exports, "export")
+        rows = [
+            keep(arguments, "generation", row)
+            for beam in BEAMS
+            for name in names
+            for row in _rows(arguments, exports, name, beam, failed.get(name, failed.get(FAILED)))
+        ]
+    _compare(rows)
+    what = "Where the time of generation goes" if arguments.profile else "Generation"
+    beside = f" beside {arguments.neighbours} spinning programs" if arguments.neighbours else ""
+    title = (
+        f"{what} on {DEVICE.type}{beside}, DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
+        f"{arguments.sentences} sentences, {arguments.length} tokens each, {arguments.threads} threads"
+    )
+    notes = [NEIGHBOURS_NOTE if arguments.neighbours else NOTE]
+    report(arguments, title, " ".join(["python -m benchmarks.inference", *sys.argv[1:]]), rows, notes)
+
+
+def _arguments() -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--rows", default=",".join(ROWS), help="which rows, comma-separated")
     options.add_argument("--preset", default="tiny" if TOY else "base", help="size of the model")
@@ -84,40 +111,13 @@ def main() -> None:
     options.add_argument("--length", type=int, default=4 if TOY else 32, help="tokens of every output")
     options.add_argument("--repeats", type=int, default=1 if TOY else 3, help="timed runs, of which the median counts")
     options.add_argument("--threads", type=int, default=1 if TOY else os.cpu_count(), help="of every engine")
-    options.add_argument("--profile", action="store_true", help="the stages of our search alone, on a CPU")
+    options.add_argument("--profile", action="store_true", help="the stages of our search, on a CPU; no other rows")
     options.add_argument("--neighbours", type=int, default=0, help="programs that spin, beside each row once more")
     options.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # a directory, and "export" or row:beam
     arguments = options.parse_args()
     if arguments.profile and ON_GPU:
         options.error("--profile tells times of this process, which are not those of a GPU's kernels")
-    if arguments.worker:
-        directory, task = Path(arguments.worker[0]), arguments.worker[1]
-        print(json.dumps(_export(arguments, directory) if task == "export" else _measure(arguments, directory, task)))
-        return
-    (ROOT / "runs").mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=ROOT / "runs", prefix="inference.") as exports:
-        failed = run_worker(sys.argv[1:], exports, "export")
-        rows = [
-            keep(arguments, "generation", row)
-            for beam in BEAMS
-            for name in arguments.rows.split(",")
-            for row in _rows(arguments, exports, name, beam, failed.get(name, failed.get(FAILED)))
-        ]
-    _compare(rows)
-    what = "Where the time of generation goes" if arguments.profile else "Generation"
-    what += f" beside {arguments.neighbours} spinning programs" if arguments.neighbours else ""
-    title = (
-        f"{what} on {DEVICE.type}, "
-        f"DeltaLM-{arguments.preset}, vocabulary {arguments.vocabulary:,}: "
-        f"{arguments.sentences} sentences, {arguments.length} tokens each, {arguments.threads} threads"
-    )
-    report(
-        arguments,
-        title,
-        " ".join(["python -m benchmarks.inference", *sys.argv[1:]]),
-        rows,
-        [NEIGHBOURS_NOTE if arguments.neighbours else NOTE],
-    )
+    return arguments
 
 
 def _rows(
@@ -210,7 +210,7 @@ def _measure(arguments: argparse.Namespace, directory: Path, task: str) -> dict[
     search = _open(directory / row, row, threads)
     seconds_to_open = time.perf_counter() - start
     sources = _sources(arguments.sentences, arguments.vocabulary)
-    length = arguments.length
+    length, num_steps = arguments.length, arguments.length + 1
     search(sources[:2], SearchOptions(int(beam), max_length=2))  # what is done once
     options = SearchOptions(int(beam), min_length=length, max_length=length)
 
@@ -222,13 +222,13 @@ def _measure(arguments: argparse.Namespace, directory: Path, task: str) -> dict[
     if arguments.profile:
         run()
         stages = profile(run, arguments.repeats)
-        return {"stages": rows_of_stages(stages, _roofline(directory / row, row, sources, options), length + 1)}
+        return {"stages": rows_of_stages(stages, _roofline(directory / row, row, sources, options), num_steps)}
     seconds = [_seconds(run) for _ in range(arguments.repeats)]
     median = sorted(seconds)[len(seconds) // 2]
     found = {
         "tokens/s": round(len(sources) * length / median, 1),
         "seconds": round(median, 3),
-        "ms a step": round(median / (length + 1) * 1e3, 2),
+        "ms a step": round(median / num_steps * 1e3, 2),
         "spread": round((max(seconds) - min(seconds)) / median, 3),
         "seconds to open": round(seconds_to_open, 1),
         "peak GiB": round(_peak_gib(), 2),
@@ -238,7 +238,7 @@ def _measure(arguments: argparse.Namespace, directory: Path, task: str) -> dict[
         return found | {"threads": threads}
     if row.startswith("pytorch"):
         least = sum(_roofline(directory / row, row, sources, options).values())
-        found |= {"roofline ms a step": round(least * 1e3, 2), "x roofline": round(median / (length + 1) / least, 2)}
+        found |= {"roofline ms a step": round(least * 1e3, 2), "x roofline": round(median / num_steps / least, 2)}
     return found
 
 
