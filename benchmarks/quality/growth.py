@@ -1,9 +1,9 @@
 """How tokens/s, memory and the start of `deltalm train` grow along an axis: `make bench-quality/growth`.
 
-One thing is multiplied, all else stays: a tiny model of 8,000 pieces, 2,000 tokens a step, one rank, one corpus of
-20,000 pairs of two languages, drawn at random (what is measured does not depend on what the tokens say). Every point is
-a `deltalm train` of its own that is ended after some steps. A figure and the slope of each line: 1 is proportional, 0
-does not grow.
+One thing is multiplied, all else stays: a tiny model of 8,000 pieces, 2,000 tokens a step (500 along `model`), one
+rank of a thread a core (a thread a rank along `ranks`), one corpus of 20,000 pairs of two languages, drawn at random,
+as what is measured does not depend on what the tokens say. Every point is a `deltalm train` of its own that is ended
+after some steps. A figure, and the slope of each line: 1 is proportional, 0 does not grow.
 
     python -m benchmarks.quality.growth --axis vocabulary --record
 """
@@ -107,7 +107,7 @@ def _measure(case: Case, axis: str, seconds: float) -> dict[str, Any]:
     out = WORK / "run"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, *Ours().train(out, case.ranks, "cldr_en_de", case.recipe())]
-    running = start(Ours(), out, command, environment(threads=1 if case.ranks > 1 else None))
+    running = start(Ours(), out, command, environment(threads=1 if axis == "ranks" else None))
     try:
         rates = _await_rates(running, seconds)
     finally:

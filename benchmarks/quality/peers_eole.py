@@ -80,9 +80,9 @@ class EoleModel:
 
     def translate(self, sources: list[Ids]) -> list[Ids]:
         """See `Opened.translate`."""
-        given, found = self._checkpoint / "sources", self._checkpoint / "found"
-        given.write_text("".join(map(_line, sources)), encoding="utf-8")
-        options = ["-model_path", self._checkpoint, "-src", given, "-output", found]
+        asked, found = self._checkpoint / "asked", self._checkpoint / "found"
+        asked.write_text("".join(map(_line, sources)), encoding="utf-8")
+        options = ["-model_path", self._checkpoint, "-src", asked, "-output", found]
         options += ["-beam_size", given.BEAM, "-batch_size", 50, "-max_length", given.LONGEST]
         program = Path(sys.executable).with_name("eole")
         subprocess.run([program, "predict", *map(str, options)], check=True, stdout=subprocess.DEVNULL)
