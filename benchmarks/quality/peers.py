@@ -40,11 +40,12 @@ ROWS = {
     "eole-bf16-kept": Row("eole", Training(bf16=True), kept=True),
 }
 NOTE = (
-    "-2: two processes of one thread each, else one of as many threads as cores; kept: with our allocator's settings, "
-    "which the peers' users do not have by themselves; fp32, bf16: the precision by each system's own means (where "
-    "nothing is said, ours bf16, the peers fp32). Seconds count from the command. tokens/s: target tokens with `</s>`, "
-    "no pads, median of intervals of 50 steps; peak GiB: proportional set size of all processes; nats: a target token "
-    "of the validation, without smoothing; BLEU: sacreBLEU 13a, test 2016, beam 5, one checkpoint, not averaged."
+    "-2: two processes of one thread each, else one of as many threads as cores; kept: with our allocator's "
+    "settings, which the peers' users do not have by themselves; fp32, bf16: the precision by each system's own "
+    "means (where nothing is said, ours bf16, the peers fp32). Seconds count from the command; of Hugging Face's "
+    "first, some go into reading all ids as lists. tokens/s: target tokens with `</s>`, no pads, median of "
+    "intervals of 50 steps; peak GiB: proportional set size of all processes; nats: a target token of the "
+    "validation, without smoothing; BLEU: sacreBLEU 13a, test 2016, beam 5, one checkpoint, not averaged."
 )
 PINNED_NOTE = " Pinned: one core and one thread a row, while its neighbour in the order of the rows had the other core."
 
