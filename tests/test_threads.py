@@ -28,7 +28,7 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_they_sleep() -> None:
     assert waiting_threads() == "spin"
     let_waiting_threads_sleep()
-    assert waiting_threads() == "OMP_WAIT_POLICY=passive"
+    assert waiting_threads() == "OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=5000"
 
 
 @pytest.mark.parametrize("name", SET_BY_USERS)
@@ -44,7 +44,7 @@ def test_the_command_line_sets_it_before_openmp_starts() -> None:
     environment |= {"OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", "from deltalm_ds.cli import main; main()", "env"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "waiting_threads: OMP_WAIT_POLICY=passive" in process.stdout
+    assert "waiting_threads: OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=5000" in process.stdout
     shown = [line for line in process.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
     if not shown:
         pytest.skip("this OpenMP library shows no settings")
