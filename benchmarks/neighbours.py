@@ -2,9 +2,9 @@
 
 Translating alone, beside a Python loop, and beside two programs that multiply with as many threads as there are cores;
 training alone. Each with waiting threads that spin for ever, with OpenMP's default (they spin for milliseconds), that
-sleep at once, and as our entry points have it: threads that soon sleep, and as many of them as others leave free. The fair share is the best rate alone times the
-part of the cores that a program of as many threads as cores gets where all busy threads get the same. Run it on a
-machine with nothing else to do.
+sleep at once, and as our entry points have it: threads that soon sleep, and as many of them as others leave free. The
+fair share is the best rate alone times the part of the cores that a program of as many threads as cores gets where all
+busy threads get the same. Run it on a machine with nothing else to do.
 """
 
 import argparse
