@@ -46,7 +46,7 @@ docs: install
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -W "ignore:Cannot determine where" -m pdoc --docformat google \
 	  --output-directory build/docs deltalm_ds deltalm_ds.kernels deltalm_ds.data_tools deltalm_ds.launch
 
-# make bench-NAME runs benchmarks/NAME.py; make bench-kernels/NAME those of the kernels. Options: ARGS="--record".
+# make bench-NAME runs benchmarks/NAME.py; make bench-kernels/NAME and bench-quality/NAME those in folders. Options: ARGS="--record".
 bench-%: install
 	$(BIN)/python -m benchmarks.$(subst /,.,$*) $(ARGS)
 

@@ -70,7 +70,7 @@ def outcome(study: Study, what: str, runs: Sequence[str], seconds_before: float 
     scores = []
     for run in runs:
         model = max((study.path(run) / "checkpoints").glob("step_*"))
-        options = ("--data", "text", "--directions", "all", "--beam", 5, "--max-length", 100, "--threads", 1)
+        options = ("--data", "text", "--directions", "all", "--beam", 5, "--max-length", 100)
         out = study.deltalm(f"evaluation/{run}", "evaluate", model, *options)
         scores.append({test.direction: _score(test, out / f"{test.direction}.hyp") for test in tests})
     seconds = fmean(map(study.seconds, runs))
@@ -94,7 +94,7 @@ def show(
         pairs: of outcomes that are compared, by their numbers.
     """
     compared = [_comparison(outcomes[first], outcomes[second]) for first, second in pairs]
-    curves = [{"BLEU on dev at step": each.what, **each.curve()} for each in outcomes]
+    on_dev = [{"BLEU on dev at step": each.what, **each.curve()} for each in outcomes]
     groups = "; ".join(f"{group}: {', '.join(languages)}" for group, languages in GROUPS.items())
     notes = [
         f"Means over {len(outcomes[0].runs)} seeds ± their standard deviation, of English with each language both ways "
@@ -102,7 +102,7 @@ def show(
         "Mean BLEU of all directions: differences, what 95 % of the paired bootstrap's resamples of sentences lie in, "
         "all seeds together, and the difference of each seed.",
         "\n".join(table(compared)),
-        "\n".join(table(curves)),
+        "\n".join(table(on_dev)),
     ]
     if arguments.record:
         _draw(title, outcomes)

@@ -87,7 +87,7 @@ def train(out: Path, bf16: bool) -> None:
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
         return inputs
 
-    class Rates(TrainerCallback):  # type: ignore[misc]
+    class Rates(TrainerCallback):  # type: ignore[misc]  # transformers has no types
         def on_log(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
             nonlocal tokens, since
             now = time.monotonic()

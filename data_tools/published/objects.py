@@ -1,6 +1,6 @@
 """Objects of JSONL, Parquet and JSON files, whose content is checked by whoever reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -34,6 +34,12 @@ def read_json_document(path: Path) -> Any:
 def is_list(value: Any, kind: type[Element]) -> TypeGuard[list[Element]]:
     """Whether this is a list with elements of this type alone."""
     return isinstance(value, list) and all(isinstance(element, kind) for element in value)
+
+
+def unequal(what: str, counts: Mapping[Path, int]) -> InputError:
+    """The error of files that belong together and do not have as many lines, segments, …"""
+    told = ", ".join(f"{path} has {count:,}" for path, count in counts.items())
+    return InputError(f"The files differ in the number of {what}: {told}.")
 
 
 class Identities:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from deltalm_ds.data_tools.published.objects import Identities
+from deltalm_ds.data_tools.published.objects import Identities, unequal
 from deltalm_ds.data_tools.published.published_corpus import Item
 from deltalm_ds.errors import InputError
 from deltalm_ds.lines import numbered_lines
@@ -25,8 +25,7 @@ def read(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Item]:
     source_path, reference_path = files
     for source, reference in zip_longest(_segments(source_path), _segments(reference_path)):
         if source is None or reference is None:
-            counts = ", ".join(f"{path} has {sum(1 for _ in _segments(path)):,}" for path in files)
-            raise InputError(f"The files differ in the number of segments: {counts}.")
+            raise unequal("segments", {path: sum(1 for _ in _segments(path)) for path in files})
         if source[1] != reference[1]:
             raise InputError(
                 f"{source_path}, line {source[0]} is segment {source[1]}, but {reference_path}, line {reference[0]} "

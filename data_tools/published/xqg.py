@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from deltalm_ds.data_tools.published.objects import unequal
 from deltalm_ds.data_tools.published.published_corpus import Item
 from deltalm_ds.data_tools.published.questions import answer_and_passage
-from deltalm_ds.errors import InputError
 from deltalm_ds.lines import numbered_lines
 
 
@@ -15,11 +15,6 @@ def read(files: Sequence[Path], dropped: Counter[str]) -> Iterator[Item]:
     """XNLG's question generation: lines of passages (e), answers (a) and questions (q)."""
     for lines in zip_longest(*(numbered_lines(path) for path in files)):
         if None in lines:
-            raise _unequal(files)
+            raise unequal("lines", {path: sum(1 for _ in numbered_lines(path)) for path in files})
         passage, answer, question = (text for _, text in lines)
         yield answer_and_passage(answer, passage), [question]
-
-
-def _unequal(files: Sequence[Path]) -> InputError:
-    counts = ", ".join(f"{path} has {sum(1 for _ in numbered_lines(path)):,}" for path in files)
-    return InputError(f"The files differ in the number of lines: {counts}.")
