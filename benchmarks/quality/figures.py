@@ -33,7 +33,7 @@ def curves(path: Path, x_name: str, y_name: str, lines: Mapping[str, Points]) ->
     """Lines over one another, both axes from zero, each named at its side in its colour."""
     colours = palette(list(lines))
     wide, high = 2 * WIDTH, HEIGHT + 60
-    x_most, y_most = (max(point[i] for points in lines.values() for point in points) for i in (0, 1))
+    x_most, y_most = (max(point[i] for points in lines.values() for point in points) or 1.0 for i in (0, 1))
     x_of = _from_zero(x_most, LEFT, WIDTH + LEFT)
     y_of = _from_zero(y_most, high - BOTTOM, TOP)
     parts = [_begin(wide, high), _text(LEFT - 5, 14, y_name, "start"), _text(x_of(x_most), high - 6, x_name, "end")]

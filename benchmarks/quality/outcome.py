@@ -94,7 +94,10 @@ def show(
         pairs: of outcomes that are compared, by their numbers.
     """
     compared = [_comparison(outcomes[first], outcomes[second]) for first, second in pairs]
-    on_dev = [{"BLEU on dev at step": each.what, **each.curve()} for each in outcomes]
+    on_dev = [
+        {"BLEU on dev at step": each.what, **{f"{step:,}": bleu for step, bleu in each.curve().items()}}
+        for each in outcomes
+    ]
     groups = "; ".join(f"{group}: {', '.join(languages)}" for group, languages in GROUPS.items())
     notes = [
         f"Means over {len(outcomes[0].runs)} seeds ± their standard deviation, of English with each language both ways "
@@ -106,7 +109,7 @@ def show(
     ]
     if arguments.record:
         _draw(title, outcomes)
-    command = " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]])
+    command = " ".join([f"python -m benchmarks.quality.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     report(arguments, title, command, [_row(each) for each in outcomes], notes)
 
 

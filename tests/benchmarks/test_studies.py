@@ -1,19 +1,26 @@
 """Long studies: parts are done once and go on, the encoder's masking, and how outcomes are compared."""
 
+import argparse
+import json
 import threading
 import time
+from dataclasses import replace
 from statistics import fmean, stdev
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality import captions, encoder, ladder, outcome, sampler, study
+from benchmarks import recording
+from benchmarks.quality import captions, encoder, figures, ladder, outcome, sampler, study
 from deltalm_ds.evaluation.metrics.interface import Statistics
 from deltalm_ds.evaluation.scores import DirectionScore
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED
 from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.loading import load_recipe
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -115,6 +122,33 @@ def test_outcomes_are_compared_over_the_same_sentences_of_all_directions_and_see
     assert fmean(by_seed) == pytest.approx(float(compared["BLEU"]), abs=0.01)
     same = outcome._comparison(first, first)
     assert (same["BLEU"], same["p"]) == ("+0.00", "1.000")
+
+
+def test_a_study_is_told_in_tables_and_figures(tmp_path, monkeypatch, capsys):
+    """As `main` of a study does at its end, for two systems of which one starts from something."""
+    for module in (outcome, figures):
+        monkeypatch.setattr(module, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(recording, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(outcome, "METRICS", {"bleu": "BLEU"})
+    records = [{"step": step, "kind": "validation", "bleu": step / 200} for step in (1_000, 2_000)]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    rng = np.random.default_rng(1)
+    scratch, started = (
+        replace(_outcome(rng, what, 2, gain), runs=[run, run], seconds=60.0, seconds_before=before)
+        for what, gain, before in (("from scratch", 0, 0.0), ("from an encoder", 3, 120.0))
+    )
+    arguments = argparse.Namespace(record=True, json=False)
+    outcome.show(arguments, "A study", [scratch, started], [(0, 1)])
+    told = (tmp_path / "RESULTS.md").read_text()
+    assert told == capsys.readouterr().out.removesuffix("\n")
+    assert "| BLEU on dev at step | 1,000 | 2,000 |" in told and "| from an encoder | 5 | 10 |" in told
+    assert outcome.mean_and_deviation(started.by_seed("bleu", captions.POOR)) in told
+    lines = ElementTree.parse(tmp_path / "figures" / "a_study_by_time.svg").getroot().findall(f"{SVG}polyline")
+    ends = [[point.split(",") for point in line.get("points").split()][-1] for line in lines]
+    assert ends[0][1] == ends[1][1]  # the same BLEU, three minutes in all instead of one
+    assert (float(ends[1][0]) - figures.LEFT) / (float(ends[0][0]) - figures.LEFT) == pytest.approx(3, abs=0.01)
 
 
 def test_means_over_seeds():
