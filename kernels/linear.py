@@ -10,7 +10,8 @@ ask for it (`deltalm_ds/linear_choice.py`).
 
 Where weights never change, as in a search, nothing is chosen: all products are oneDNN's, whatever their shape, and
 those with few tokens up to twice as fast by weights that were brought into its own order once (`FrozenWeights`). The
-product of a row is then the same to the last bit whatever rows are beside it, which MKL's is not.
+product of a row is then the same to the last bit whatever rows are beside it, which MKL's is not: some processors
+compute a single row in another order, and there it has zeros beside it.
 
 The environment variable DELTALM_LINEAR (torch, onednn) forces one contender for all; `auto`, the default, is what `use`
 was given.
@@ -41,7 +42,7 @@ VARIABLE = "DELTALM_LINEAR"
 AUTO = "auto"
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # of training
 FEW_TOKENS = 64  # that weights are packed for, and few tokens measured with
-LEAST_ROWS = 6  # of a product with frozen weights: a single row is computed in another order, and 1 to 5 are not faster
+LEAST_ROWS = 6  # of a product, where a single row is computed in another order: 2 to 5 are not faster
 MANY_TOKENS = 256  # more are many
 MANY_OUTPUTS = 16384  # more make no difference
 SMALL_WEIGHT = 1 << 16  # elements: below, the host's time for a choice is longer than what it saves
@@ -114,6 +115,13 @@ def fastest(rates: Mapping[str, float]) -> str:
     return best if rates[best] > CLEARLY_FASTER * rates["torch"] else "torch"
 
 
+class _Packed(NamedTuple):
+    """A weight in oneDNN's own order, and how many rows a product with it has at least."""
+
+    weight: Tensor
+    least_rows: int
+
+
 class FrozenWeights:
     """Weights that never change, where they are, for as long as this is used.
 
@@ -122,11 +130,11 @@ class FrozenWeights:
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
-        self._packed = {
-            _place(weight): onednn_packed(weight, FEW_TOKENS)
-            for weight in weights
-            if weight.is_cpu and has_onednn_packing(weight.dtype) and setting() != "torch"
-        }
+        may_be = [weight for weight in weights if weight.is_cpu and has_onednn_packing(weight.dtype)]
+        packed = {_place(weight): onednn_packed(weight, FEW_TOKENS) for weight in may_be if setting() != "torch"}
+        of_shape = {copy.shape: copy for copy in packed.values()}
+        least_rows = {shape: _least_rows(copy) for shape, copy in of_shape.items()}
+        self._packed = {place: _Packed(copy, least_rows[copy.shape]) for place, copy in packed.items()}
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -141,7 +149,15 @@ class FrozenWeights:
             _frozen.reset(token)
 
 
-_frozen: ContextVar[Mapping[tuple[int, ...], Tensor] | None] = ContextVar("frozen", default=None)
+def _least_rows(packed: Tensor) -> int:
+    """1 where a single row is computed as it is among others."""
+    rows = torch.randn(LEAST_ROWS, packed.shape[1], generator=torch.Generator().manual_seed(1)).to(packed.dtype)
+    with torch.inference_mode():
+        is_alike = torch.equal(onednn_linear(rows[:1], packed), onednn_linear(rows, packed)[:1])
+    return 1 if is_alike else LEAST_ROWS
+
+
+_frozen: ContextVar[Mapping[tuple[int, ...], _Packed] | None] = ContextVar("frozen", default=None)
 
 
 def _place(weight: Tensor) -> tuple[int, ...]:
@@ -154,9 +170,10 @@ def _frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None, with_gelu: b
         return None
     if _cannot_be_chosen(x, weight) or setting() == "torch" or _needs_gradient(x, weight, bias):
         return None
-    more = max(0, LEAST_ROWS - len(x))
+    fastest_form, least_rows = packed.get(_place(weight), _Packed(weight, LEAST_ROWS))
+    more = max(0, least_rows - len(x))
     rows = F.pad(x, (0, 0, 0, more)) if more else x
-    return onednn_linear(rows, packed.get(_place(weight), weight), bias, with_gelu)[: len(x)]
+    return onednn_linear(rows, fastest_form, bias, with_gelu)[: len(x)]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -274,19 +274,44 @@ def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @needs_packing
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_tokens", [1, LEAST_ROWS, FEW_TOKENS, 700])
-def test_frozen_weights_give_the_same_products(frozen_calls: list[int], num_tokens: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("alone", ["alike", "otherwise"])
+def test_frozen_weights_give_the_same_products(
+    frozen_calls: list[int], monkeypatch: pytest.MonkeyPatch, num_tokens: int, dtype: torch.dtype, alone: str
+) -> None:
+    """Whatever a single row is computed like, which depends on the processor."""
     if not has_onednn_packing(dtype):
         pytest.skip("this processor has no bfloat16")
+    least_rows = 1 if alone == "alike" else LEAST_ROWS
+    monkeypatch.setattr(module, "_least_rows", lambda _: least_rows)
     x, weight, bias = (torch.randn(size).to(dtype) for size in ((num_tokens, 32), (48, 32), (48,)))
     expected = x.double() @ weight.double().T + bias.double()
-    for frozen in FrozenWeights([weight]), FrozenWeights([]):
+    for least, frozen in (least_rows, FrozenWeights([weight])), (LEAST_ROWS, FrozenWeights([])):
         frozen_calls.clear()
         with torch.inference_mode(), frozen.used():
             results = linear(x, weight, bias), linear_gelu(x, weight, bias)
-        assert frozen_calls == [max(num_tokens, LEAST_ROWS)] * 2
+        assert frozen_calls == [max(num_tokens, least)] * 2
         for found, wanted in zip(results, (expected, torch.nn.functional.gelu(expected)), strict=True):
             atol = (1 if dtype == torch.float32 else 2) * TOLERANCE[dtype] * max(1.0, wanted.abs().max().item())
             torch.testing.assert_close(found.double(), wanted, rtol=0, atol=atol)
+
+
+@needs_packing
+@pytest.mark.parametrize("shape", [(48, 32), (768, 768), (3072, 768), (768, 3072)])
+def test_a_row_is_the_same_alone_and_among_others(shape: tuple[int, int]) -> None:
+    x, weight = torch.randn(FEW_TOKENS, shape[1]), torch.randn(shape)
+    with torch.inference_mode(), FrozenWeights([weight]).used():
+        among_others = linear(x, weight)
+        for num_rows in (1, 2, 5, 17):
+            assert torch.equal(linear(x[:num_rows], weight), among_others[:num_rows])
+
+
+@needs_packing
+@pytest.mark.parametrize(("error", "least"), [(0.0, 1), (1e-7, LEAST_ROWS)])
+def test_a_single_row_that_is_computed_otherwise_is_known(
+    monkeypatch: pytest.MonkeyPatch, error: float, least: int
+) -> None:
+    monkeypatch.setattr(module, "onednn_linear", lambda x, w: x.double().sum(1) + error * (len(x) == 1))
+    assert module._least_rows(torch.zeros(4, 32)) == least
 
 
 @needs_packing
@@ -294,6 +319,7 @@ def test_frozen_weights_are_used_where_they_may_be(frozen_calls: list[int], monk
     """Inside alone, in this thread alone, without gradients, and not where somebody looks on or wants another."""
     x, weight = torch.randn(8, 32), torch.randn(48, 32)
     frozen = FrozenWeights([weight])
+    frozen_calls.clear()  # it looks how a single row is computed
     linear(x, weight)
     with frozen.used():
         linear(x.requires_grad_(), weight).sum().backward()
