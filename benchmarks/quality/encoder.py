@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deltalm_ds.model.config import DeltaLMConfig
+from deltalm_ds.processor import native_bfloat16
 from deltalm_ds.token_ids import BOS_ID, EOS_ID, SPECIAL_TOKENS
 from deltalm_ds.vocabulary import Vocabulary
 
@@ -67,7 +68,7 @@ def pretrain(
             save_strategy="no",
             report_to="none",
             use_cpu=True,
-            bf16=True,
+            bf16=native_bfloat16(),  # elsewhere it would be slower
             remove_unused_columns=False,
             seed=1,
         )

@@ -62,7 +62,7 @@ def _row(study: Study, target: str, variant: str, seeds: Sequence[int]) -> dict[
         "BLEU": mean_and_deviation([score["bleu"] for score in scores]),
         "chrF": mean_and_deviation([score["chrf"] for score in scores]),
         "median tokens/s": median(record["tokens_per_second"] for record in records),
-        "seconds of a run": max(study.seconds(run) for _, run in runs),
+        "CPU s of a run": max(study.seconds(run) for _, run in runs),
     }
 
 

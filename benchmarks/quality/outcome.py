@@ -35,7 +35,7 @@ class Outcome:
         what: it is, in words.
         runs: one a seed.
         scores: of each run, by direction.
-        seconds: of training a run, the mean.
+        seconds: of a processor, for training a run, the mean.
         seconds_before: of what all runs start from.
     """
 
@@ -126,7 +126,9 @@ def _draw(title: str, outcomes: Sequence[Outcome]) -> None:
             ]
             for each in outcomes
         }
-        curves(FIGURES / f"{name}_by_time.svg", "minutes, pre-training included", "BLEU on dev", by_minute)
+        curves(
+            FIGURES / f"{name}_by_time.svg", "minutes of a processor, pre-training included", "BLEU on dev", by_minute
+        )
 
 
 def _row(each: Outcome) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def _row(each: Outcome) -> dict[str, Any]:
         for metric, heading in METRICS.items()
         for group, languages in GROUPS.items()
     }
-    return {"system": each.what, **cells, "training s": each.seconds, "before it s": each.seconds_before}
+    return {"system": each.what, **cells, "CPU s": each.seconds, "CPU s before": each.seconds_before}
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 A part leaves a file or a directory by its name, and a note of its seconds and whether it is done; a training that was
 stopped goes on from its newest checkpoint. Several commands may work at a study at once: one of them does a part.
+Seconds are a processor's: what else the machine does while a study runs for hours makes them no more.
 """
 
 import fcntl
@@ -28,6 +29,12 @@ def give_way() -> None:
     os.nice(LOWEST_PRIORITY)
 
 
+def _processor_seconds() -> float:
+    """Of this process and those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 class Study:
     """A directory in which parts are done."""
 
@@ -41,7 +48,7 @@ class Study:
         return self.directory / part
 
     def seconds(self, part: str) -> float:
-        """What it took, all starts together."""
+        """What it took of a processor, all threads and all starts together."""
         return self._note(part)["seconds"]
 
     def make(self, part: str, function: Callable[[Path], object]) -> Path:
@@ -54,12 +61,12 @@ class Study:
     def _do(self, part: str, function: Callable[[Path], object]) -> None:
         print(f"{time.strftime('%H:%M:%S')} {self.directory.name}: {part}", file=sys.stderr, flush=True)
         self.path(part).parent.mkdir(parents=True, exist_ok=True)
-        start, is_done = time.monotonic() - self.seconds(part), False
+        start, is_done = _processor_seconds() - self.seconds(part), False
         try:
             function(self.path(part))
             is_done = True
         finally:
-            write_json(self._noted(part), {"seconds": round(time.monotonic() - start, 1), "is_done": is_done})
+            write_json(self._noted(part), {"seconds": round(_processor_seconds() - start, 1), "is_done": is_done})
 
     def deltalm(self, part: str, *command: object) -> Path:
         """A part that one of our commands leaves at `--out`; paths in it are relative to the study's directory.
