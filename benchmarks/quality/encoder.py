@@ -19,7 +19,7 @@ from deltalm_ds.token_ids import BOS_ID, EOS_ID, SPECIAL_TOKENS
 from deltalm_ds.vocabulary import Vocabulary
 
 ASKED_FOR, MASKED, RANDOM = 0.15, 0.8, 0.1
-WINDOW = 64  # tokens
+WINDOW = 24  # tokens: of longer ones a small model learns for long nothing but how frequent pieces are
 IGNORED = -100  # label of a token that is not asked for
 
 
@@ -52,7 +52,9 @@ def pretrain(
             max_position_embeddings=config.max_positions + 2,  # the first position is 2
             type_vocab_size=1,
             layer_norm_eps=config.layer_norm_eps,
-            initializer_range=config.hidden_size**-0.5,  # 0.02 is for widths of hundreds
+            initializer_range=0.05,  # 0.02 is for widths of hundreds
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.attention_dropout,
         )
     )
     with TemporaryDirectory(dir=out.parent) as scratch:

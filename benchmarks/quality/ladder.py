@@ -20,7 +20,7 @@ from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.token_ids import ROW_MULTIPLE
 
 RECIPE = Path(__file__).with_name("finetuning.yaml")
-ENCODER_STEPS, ENCODER_WINDOWS = 3_000, 32
+ENCODER_STEPS, ENCODER_WINDOWS = 2_500, 85
 SPANS = "{path: mono_shards, objective: span_corruption}"
 TRANSLATION_SPANS = "{path: train, objective: translation_span_corruption}"
 VANILLA = ("model.decoder=vanilla", "model.num_decoder_blocks=3")  # as many parameters as two interleaved blocks
