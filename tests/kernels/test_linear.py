@@ -301,16 +301,16 @@ def test_a_row_is_the_same_alone_and_among_others(shape: tuple[int, int]) -> Non
     x, weight = torch.randn(FEW_TOKENS, shape[1]), torch.randn(shape)
     with torch.inference_mode(), FrozenWeights([weight]).used():
         among_others = linear(x, weight)
-        for num_rows in (1, 2, 5, 17):
+        for num_rows in (*range(1, LEAST_ROWS), 17):
             assert torch.equal(linear(x[:num_rows], weight), among_others[:num_rows])
 
 
 @needs_packing
-@pytest.mark.parametrize(("error", "least"), [(0.0, 1), (1e-7, LEAST_ROWS)])
-def test_a_single_row_that_is_computed_otherwise_is_known(
-    monkeypatch: pytest.MonkeyPatch, error: float, least: int
+@pytest.mark.parametrize(("other", "least"), [(0, 1), (1, LEAST_ROWS), (LEAST_ROWS - 1, LEAST_ROWS)])
+def test_few_rows_that_are_computed_otherwise_are_known(
+    monkeypatch: pytest.MonkeyPatch, other: int, least: int
 ) -> None:
-    monkeypatch.setattr(module, "onednn_linear", lambda x, w: x.double().sum(1) + error * (len(x) == 1))
+    monkeypatch.setattr(module, "onednn_linear", lambda x, w: x.double().sum(1) + 1e-7 * (len(x) == other))
     assert module._least_rows(torch.zeros(4, 32)) == least
 
 
