@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.quality.encoder import WINDOW
 from benchmarks.quality.study import SHARED, Study
 from deltalm_ds.files import atomic_directory
 
@@ -35,9 +36,9 @@ def prepare(study: Study) -> None:
             for language in (*RICH, *POOR)
         ]
         study.deltalm(split, "data", "build", "--vocab", "vocabulary", *pairs)
-    # Captions are short, and spans need room: lines of a language follow one another in windows.
+    # Lines of a language follow one another in windows, as the encoder saw them.
     windows = [f"--mono={language}=mono/{language}.txt" for language in LANGUAGES]
-    long = ("--documents", "--window-tokens", 64)
+    long = ("--documents", "--window-tokens", WINDOW)
     study.deltalm("mono_shards", "data", "build", "--vocab", "vocabulary", *windows, *long)
 
 
