@@ -15,6 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.device import DEVICE
 from deltalm_ds.environment import environment
 
@@ -93,7 +95,8 @@ def machine() -> str:
     found = environment()
     gpus = ", ".join(gpu["name"] for gpu in found["gpus"]) or "no GPU"
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
-    return f"{found['cpu_cores']} cores of {found['processor']}, {gpus}; Python {found['python']}, {packages}."
+    processor = f"{found['processor']} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{found['cpu_cores']} cores of {processor}, {gpus}; Python {found['python']}, {packages}."
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -11,7 +11,7 @@ ask for it (`deltalm_ds/linear_choice.py`).
 Where weights never change, as in a search, nothing is chosen: all products are oneDNN's, whatever their shape, and
 those with few tokens up to twice as fast by weights that were brought into its own order once (`FrozenWeights`). The
 product of a row is then the same to the last bit whatever rows are beside it, which MKL's is not: some processors
-compute a single row in another order, and there it has zeros beside it.
+compute few rows in another order, and there they have zeros beside them.
 
 The environment variable DELTALM_LINEAR (torch, onednn) forces one contender for all; `auto`, the default, is what `use`
 was given.
@@ -42,7 +42,7 @@ VARIABLE = "DELTALM_LINEAR"
 AUTO = "auto"
 PRODUCTS = ("forward", "input_gradient", "weight_gradient")  # of training
 FEW_TOKENS = 64  # that weights are packed for, and few tokens measured with
-LEAST_ROWS = 6  # of a product, where a single row is computed in another order: 2 to 5 are not faster
+LEAST_ROWS = 6  # of a product, where fewer are computed in another order; they are not faster there
 MANY_TOKENS = 256  # more are many
 MANY_OUTPUTS = 16384  # more make no difference
 SMALL_WEIGHT = 1 << 16  # elements: below, the host's time for a choice is longer than what it saves

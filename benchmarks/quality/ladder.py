@@ -23,7 +23,7 @@ RECIPE = Path(__file__).with_name("finetuning.yaml")
 ENCODER_STEPS, ENCODER_WINDOWS = 2_500, 85
 SPANS = "{path: mono_shards, objective: span_corruption}"
 TRANSLATION_SPANS = "{path: train, objective: translation_span_corruption}"
-# At the rate of the fine-tuning spans alone unlearn what the encoder had learned, and BLEU is 2.
+# At the rate of the fine-tuning, in windows of 64, spans unlearn what the encoder had learned: BLEU on dev was 2.
 PRETRAINING = ("training.max_steps=800", "sampling.change_steps=800", "schedule.peak_lr=1.0e-3")
 VANILLA = ("model.decoder=vanilla", "model.num_decoder_blocks=3")  # as many parameters as two interleaved blocks
 

@@ -77,7 +77,7 @@ def train(out: Path, bf16: bool) -> None:
     from transformers import MBartForConditionalGeneration, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
     note_first_step(out)
-    tokens = 0
+    tokens, since = 0, time.monotonic()
 
     def collate(pairs: list[dict[str, Ids]]) -> dict[str, Any]:
         nonlocal tokens
@@ -87,8 +87,8 @@ def train(out: Path, bf16: bool) -> None:
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
         return inputs
 
-    class Rates(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-        def on_log(self, arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+    class Rates(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             nonlocal tokens, since
             now = time.monotonic()
             if state.is_world_process_zero:

@@ -278,7 +278,7 @@ def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_frozen_weights_give_the_same_products(
     frozen_calls: list[int], monkeypatch: pytest.MonkeyPatch, num_tokens: int, dtype: torch.dtype, alone: str
 ) -> None:
-    """Whatever a single row is computed like, which depends on the processor."""
+    """However few rows are computed, which depends on the processor."""
     if not has_onednn_packing(dtype):
         pytest.skip("this processor has no bfloat16")
     least_rows = 1 if alone == "alike" else LEAST_ROWS
@@ -319,7 +319,7 @@ def test_frozen_weights_are_used_where_they_may_be(frozen_calls: list[int], monk
     """Inside alone, in this thread alone, without gradients, and not where somebody looks on or wants another."""
     x, weight = torch.randn(8, 32), torch.randn(48, 32)
     frozen = FrozenWeights([weight])
-    frozen_calls.clear()  # it looks how a single row is computed
+    frozen_calls.clear()  # it has looked how few rows are computed
     linear(x, weight)
     with frozen.used():
         linear(x.requires_grad_(), weight).sum().backward()
