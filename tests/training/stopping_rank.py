@@ -4,9 +4,9 @@
 whether it may; `nowhere`.
 """
 
-import os
 import signal
 import sys
+import threading
 from unittest import mock
 
 from deltalm_ds.training import checkpoint, train
@@ -20,7 +20,7 @@ has_stopped = []
 def stop():
     if not has_stopped:  # woken up, it may get to this place once more before it finds that it is an old one
         has_stopped.append(True)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # of the process, this thread may go on for a while
 
 
 def write_and_stop(path, tensors):
