@@ -9,11 +9,14 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.recording import ROOT
 from deltalm_ds.files import read_json, write_json
@@ -21,12 +24,25 @@ from deltalm_ds.files import read_json, write_json
 SHARED = ROOT.parent / "shared" / "data"
 STUDIES = ROOT / "runs" / "quality"
 LOWEST_PRIORITY = 19
+LOOK_EVERY_S = 2  # for new sessions
 THREADS = 1  # of a part: two studies, or two seeds of one, share two cores without waiting for each other
 
 
 def give_way() -> None:
     """From now on this process and those that it starts compute when nobody else does."""
     os.nice(LOWEST_PRIORITY)
+    threading.Thread(target=_let_sessions_give_way, daemon=True).start()
+
+
+def _let_sessions_give_way() -> None:
+    """Linux may share cores out by session, so that priorities count within one alone; launchers begin new ones."""
+    while True:
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with suppress(OSError):  # it has ended, or sessions are not groups here
+                group = Path(f"/proc/{process.pid}/autogroup")
+                if not group.read_text().endswith(f" nice {LOWEST_PRIORITY}\n"):
+                    group.write_text(str(LOWEST_PRIORITY))
+        time.sleep(LOOK_EVERY_S)
 
 
 def _processor_seconds() -> float:
