@@ -88,8 +88,8 @@ def test_the_stages_of_a_search_are_all_of_it(monkeypatch):
         took.append(time.perf_counter() - start)
 
     start = time.perf_counter()
-    stages = inference_profile.profile(run, 2)
-    assert sum(took) <= 2 * sum(stages.values()) <= time.perf_counter() - start
+    stages = inference_profile.profile(run, 20)  # among so many a pause of the machine is in any stage alike
+    assert sum(took) <= 20 * sum(stages.values()) <= time.perf_counter() - start
     assert all(stages.values()) and stages[REST] < 0.5 * sum(stages.values())
     rows = inference_profile.rows_of_stages(stages, {"encoder": 1e-3, "attention": 2e-3}, 5)
     assert rows[-1]["ms a step"] == pytest.approx(sum(row["ms a step"] for row in rows[:-1]))
