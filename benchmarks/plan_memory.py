@@ -26,6 +26,7 @@ from deltalm_ds.recipe.loading import load_recipe, recipe_path
 from deltalm_ds.training.checkpoint import Share
 from deltalm_ds.training.deepspeed_config import config_path, for_ranks
 from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
+from deltalm_ds.training.parameter_groups import WeightCounts
 from deltalm_ds.training.plan import memory_of_rank
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.spikes import not_finite_or_one
@@ -89,7 +90,8 @@ def planned_bytes(size: Size, ds_config_name: str) -> dict[str, int]:
     ds_config = for_ranks(read_json(config_path(ds_config_name)), RANKS, on_cpu=True)
     model = empty_model(size.config)
     tokens = size.sequences * size.length
-    return memory_of_rank(ds_config, model, [(tokens, tokens)], RANKS, torch.device("cpu"), has_graphs=False)
+    weights, sizes = WeightCounts.of(model), [(tokens, tokens)]
+    return memory_of_rank(ds_config, size.config, weights, sizes, RANKS, torch.device("cpu"), has_graphs=False)
 
 
 def _peaks(cell: str) -> list[int] | str:

@@ -77,7 +77,7 @@ def main() -> None:
 
 def _compared(name: str, precision: str) -> dict[str, Any]:
     from deltalm_ds.training.network import Topology
-    from deltalm_ds.training.plan import num_trained
+    from deltalm_ds.training.parameter_groups import WeightCounts
     from deltalm_ds.training.step_time import Step, step_seconds
     from deltalm_ds.training.step_work import MicroBatch
     from deltalm_ds.training.this_machine import this_machine
@@ -85,10 +85,9 @@ def _compared(name: str, precision: str) -> dict[str, Any]:
     size = SIZES[name]
     ds_engine, batch = _ds_engine(size, precision), _batch(size)
     measured = _measured(ds_engine, batch)
-    model = ds_engine.module
     shape = MicroBatch(len(batch.source.tokens), len(batch.labels), size.sequences)
-    tensors = sum(1 for _ in model.parameters())
-    step = Step(size.config, _config(precision), num_trained(model), tensors, shape, 1)
+    weights = WeightCounts.of(ds_engine.module)
+    step = Step(size.config, _config(precision), weights.trained, weights.tensors, shape, 1)
     machine = this_machine(torch.bfloat16 if precision == "bf16" else torch.float32)
     planned = step_seconds(step, machine, Topology(1, 1, math.inf, math.inf))
     total = sum(planned.values())

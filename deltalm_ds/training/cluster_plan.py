@@ -9,6 +9,7 @@ from typing import Any
 from deltalm_ds.devices import DEVICES, GIB, find_device
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import PRESETS, DeltaLMConfig
+from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training.checkpoint_interval import GPU_HOURS_A_FAILURE, saving
 from deltalm_ds.training.deepspeed_config import precision
@@ -75,7 +76,6 @@ def make_cluster_plan(
     own = stages[own_stage - 1]
     checkpoint_bytes = planner.checkpoint_bytes()
     saved = saving(checkpoint_bytes, cluster.topology.hosts, cluster.ranks, gpu_hours_a_failure)
-    model = planner.model
     return {
         "recipe": recipe.name,
         "gpu": cluster.name,
@@ -87,7 +87,7 @@ def make_cluster_plan(
         "network_bytes_per_second_of_host": None if cluster.on_cpu else cluster.topology.network_rate,
         "deepspeed": {"name": recipe.deepspeed, "precision": precision(ds_config), "zero_stage": own_stage},
         "cuda_graphs": planner.has_graphs(cluster),
-        "num_parameters": model.num_parameters(),
+        "num_parameters": empty_model(planner.batch.config).num_parameters(),
         "pairs_per_step": planner.batch.sequences,
         "source_tokens_per_step": planner.batch.source_tokens,
         "target_tokens_per_step": planner.batch.target_tokens,

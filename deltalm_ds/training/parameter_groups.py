@@ -1,7 +1,8 @@
-"""Which parameters are trained, and how: freezing, weight decay and learning rates by name and depth."""
+"""Which parameters are trained, how many, and how: freezing, weight decay and learning rates by name and depth."""
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -26,6 +27,30 @@ def freeze(model: nn.Module, options: OptimizerSection) -> None:
         raise InputError("optimizer.freeze: the patterns name every parameter, so nothing is left to train.")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+@dataclass(frozen=True)
+class WeightCounts:
+    """How many weights a training has, the embedding's padding rows included.
+
+    Attributes:
+        all: of the model.
+        trained: of them, those that take a gradient.
+        largest: of the largest parameter that takes one.
+        tensors: parameters that take one.
+    """
+
+    all: int
+    trained: int
+    largest: int
+    tensors: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "WeightCounts":
+        """Of a model on any device, in which what is frozen takes no gradient."""
+        parameters = list(model.parameters())
+        trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
+        return cls(sum(parameter.numel() for parameter in parameters), sum(trained), max(trained), len(trained))
 
 
 def parameter_groups(model: nn.Module, options: OptimizerSection) -> list[dict[str, Any]]:

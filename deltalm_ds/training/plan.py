@@ -9,7 +9,6 @@ from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.data.stream import TrainingStream
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.schema import Recipe, ValidationSection
 from deltalm_ds.recipe.training_section import TrainingSection
@@ -27,7 +26,7 @@ from deltalm_ds.training.memory import (
     model_states,
     norm_bytes,
 )
-from deltalm_ds.training.parameter_groups import freeze
+from deltalm_ds.training.parameter_groups import WeightCounts, freeze
 from deltalm_ds.training.r_drop import divergence_bytes
 
 
@@ -45,11 +44,10 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
     model = empty_model(inputs.model_config)
     freeze(model, recipe.optimizer)
     steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
-    num_parameters = model.num_parameters(padding_rows=True)
+    weights = WeightCounts.of(model)
     no_graphs = reason_against_graphs(recipe, inputs.model_config, _device())
-    kept = num_parameters, num_trained(model), recipe.training.average is not None
+    kept = weights.all, weights.trained, recipe.training.average is not None
     of_checkpoint = checkpoint_bytes(*kept)
-    largest = max(parameter.numel() for parameter in model.parameters())
     return {
         "recipe": recipe.name,
         "num_ranks": num_ranks,
@@ -60,13 +58,13 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
         },
         "model": inputs.model_config.model_dump(),
         "num_parameters": model.num_parameters(),
-        "num_parameters_with_padding_rows": num_parameters,
-        "num_trained_parameters": num_trained(model),
+        "num_parameters_with_padding_rows": weights.all,
+        "num_trained_parameters": weights.trained,
         "cuda_graphs": "on" if no_graphs is None else f"off: {no_graphs}",
         "memory_bytes_per_rank": planned_memory(recipe, inputs.model_config, num_ranks, micro_batches),
         "checkpoint_bytes": of_checkpoint,
         "checkpoints_bytes": of_checkpoint * _most_checkpoints(recipe.training),
-        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, largest, num_ranks),
+        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, weights.largest, num_ranks),
         "steps": steps,
         "components": _components(recipe.training.max_steps, inputs.stream),
     }
@@ -129,14 +127,16 @@ def planned_memory(
     model = empty_model(config)
     freeze(model, recipe.optimizer)
     has_graphs = reason_against_graphs(recipe, config, device) is None
+    weights = WeightCounts.of(model)
     return memory_of_rank(
-        ds_config, model, micro_batches, num_ranks, device, has_graphs, recipe.training, recipe.validation
+        ds_config, config, weights, micro_batches, num_ranks, device, has_graphs, recipe.training, recipe.validation
     )
 
 
 def memory_of_rank(
     ds_config: dict[str, Any],
-    model: DeltaLM,
+    config: DeltaLMConfig,
+    weights: WeightCounts,
     micro_batches: list[tuple[int, int]],
     num_ranks: int,
     device: torch.device,
@@ -148,7 +148,8 @@ def memory_of_rank(
 
     Args:
         ds_config: DeepSpeed's configuration.
-        model: of the training, on any device; what is frozen takes no gradient.
+        config: of the model.
+        weights: of the model, as they are trained.
         micro_batches: tokens of source and target of each.
         num_ranks: that share the work.
         device: that a rank computes on.
@@ -156,9 +157,7 @@ def memory_of_rank(
         training: whether a running average is kept; none is by default.
         validation: whether it is measured.
     """
-    num_parameters = model.num_parameters(padding_rows=True)
-    trained = num_trained(model)
-    largest = max(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    num_parameters, trained, largest = weights.all, weights.trained, weights.largest
     weight_bytes = 4 if precision(ds_config) == "fp32" else 2
     on_cpu = device.type == "cpu"
     memory = model_states(ds_config, num_parameters, num_ranks, on_cpu, num_parameters - trained)
@@ -173,9 +172,9 @@ def memory_of_rank(
     padded = [to_shape(Shape(*sizes, sequences=1, longest_source=1, longest_target=1)) for sizes in micro_batches]
     passes = 2 if training is not None and training.r_drop else 1
     sizes = [(passes * shape.source_tokens, passes * shape.target_tokens) for shape in padded]
-    activations, loss = _largest_micro_batch(model.config, weight_bytes, sizes, on_cpu)
+    activations, loss = _largest_micro_batch(config, weight_bytes, sizes, on_cpu)
     if passes == 2:
-        loss += divergence_bytes(model.config, max(target for _, target in sizes) // 2)
+        loss += divergence_bytes(config, max(target for _, target in sizes) // 2)
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
         memory["cuda_graphs"] = weight_bytes * trained + activations + loss
     norm = norm_bytes(ds_config, trained, largest, num_ranks)
@@ -189,11 +188,6 @@ def memory_of_rank(
     if sent:
         of_a_time["sent_gradients"] = sent
     return memory | of_a_time | {"total": total}
-
-
-def num_trained(model: DeltaLM) -> int:
-    """Number of weights that take a gradient, padding rows included."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _largest_micro_batch(

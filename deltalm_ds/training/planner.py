@@ -12,15 +12,14 @@ import torch
 from deltalm_ds.devices import GIB, Device
 from deltalm_ds.errors import InputError
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.schema import OptimizerSection, Recipe
 from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, precision
 from deltalm_ds.training.graphs import reason_against_graphs
 from deltalm_ds.training.memory import checkpoint_bytes
 from deltalm_ds.training.network import Topology
-from deltalm_ds.training.parameter_groups import freeze
-from deltalm_ds.training.plan import memory_of_rank, num_trained
+from deltalm_ds.training.parameter_groups import WeightCounts, freeze
+from deltalm_ds.training.plan import memory_of_rank
 from deltalm_ds.training.planned_batch import PlannedBatch
 from deltalm_ds.training.step_time import Gpu, Machine, Step, step_seconds
 from deltalm_ds.training.this_machine import this_machine
@@ -85,10 +84,10 @@ def this_cluster() -> Cluster:
 
 
 @cache
-def _model(config: DeltaLMConfig, optimizer: OptimizerSection) -> DeltaLM:
+def _weights(config: DeltaLMConfig, optimizer: OptimizerSection) -> WeightCounts:
     model = empty_model(config)
     freeze(model, optimizer)
-    return model
+    return WeightCounts.of(model)
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ class Planner:
         return int(deepspeed_config(self.recipe)["zero_optimization"]["stage"])
 
     @property
-    def model(self) -> DeltaLM:
-        """Without memory; what is frozen takes no gradient."""
-        return _model(self.batch.config, self.recipe.optimizer)
+    def weights(self) -> WeightCounts:
+        """Of the model, as the recipe trains them."""
+        return _weights(self.batch.config, self.recipe.optimizer)
 
     def of_config(self, config: DeltaLMConfig) -> "Planner":
         """The same for another model."""
@@ -157,7 +156,8 @@ class Planner:
         shape = self.batch.share(micro_batch_tokens)
         return memory_of_rank(
             self.ds_config(cluster),
-            self.model,
+            self.batch.config,
+            self.weights,
             [(shape.source_tokens, shape.target_tokens)],
             cluster.ranks,
             cluster.torch_device,
@@ -190,8 +190,8 @@ class Planner:
         fitting = max(1, math.floor(micro_batch_tokens / pair))
         times = max(math.ceil(per_rank / fitting), self.recipe.batch.min_micro_batches)
         shape = self.batch.share(self.batch.tokens / cluster.ranks / times)
-        tensors = sum(parameter.requires_grad for parameter in self.model.parameters())
-        return Step(self.batch.config, self.ds_config(cluster), num_trained(self.model), tensors, shape, times)
+        weights = self.weights
+        return Step(self.batch.config, self.ds_config(cluster), weights.trained, weights.tensors, shape, times)
 
     def time(self, cluster: Cluster, step: Step) -> dict[str, Any]:
         """A step's seconds by part and all that follows from them."""
@@ -225,4 +225,4 @@ class Planner:
     def checkpoint_bytes(self) -> int:
         """Of one checkpoint."""
         has_average = self.recipe.training.average is not None
-        return checkpoint_bytes(self.model.num_parameters(padding_rows=True), num_trained(self.model), has_average)
+        return checkpoint_bytes(self.weights.all, self.weights.trained, has_average)

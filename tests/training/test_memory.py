@@ -17,6 +17,7 @@ from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.training.deepspeed_config import config_path, for_ranks
 from deltalm_ds.training.memory import ActivationCost, exchange_bytes, loss_bytes, model_states, norm_bytes
+from deltalm_ds.training.parameter_groups import WeightCounts
 from deltalm_ds.training.plan import memory_of_rank
 
 MIB = 2**20
@@ -123,7 +124,8 @@ def test_an_offloaded_optimizer_by_hand(stage: int, precision: str, expected: tu
     with torch.device("meta"):
         model = DeltaLM(DeltaLMConfig.preset("tiny", vocabulary_size=1000))
     cpu, gpu = (
-        memory_of_rank(ds_config, model, [(8, 8)], 4, torch.device(d), has_graphs=False) for d in ("cpu", "cuda")
+        memory_of_rank(ds_config, model.config, WeightCounts.of(model), [(8, 8)], 4, torch.device(d), has_graphs=False)
+        for d in ("cpu", "cuda")
     )
     assert gpu["total"] < sum(gpu.values()) - gpu["total"] - gpu["offloaded"] < cpu["total"]
 
@@ -298,5 +300,8 @@ def test_the_plan_is_what_training_takes(name: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         model = DeltaLM(DeltaLMConfig.preset("base", vocabulary_size=LARGE_VOCABULARY))
     tokens = SENTENCES * SENTENCE_TOKENS
-    memory = memory_of_rank(ds_config, model, [(tokens, tokens)], 1, torch.device("cpu"), has_graphs=False)
+    weights = WeightCounts.of(model)
+    memory = memory_of_rank(
+        ds_config, model.config, weights, [(tokens, tokens)], 1, torch.device("cpu"), has_graphs=False
+    )
     assert memory["total"] == pytest.approx(int((tmp_path / "peak").read_text()), rel=0.1)
