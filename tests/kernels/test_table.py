@@ -19,4 +19,6 @@ def test_torch_equals_the_definition(case: Case, dtype: torch.dtype) -> None:
 def test_gradcheck(case: Case) -> None:
     inputs = [x.clone().requires_grad_() for x in case.inputs]
     scale = max(1.0, max((x.abs().max().item() for x in inputs if x.numel()), default=1.0))
-    assert torch.autograd.gradcheck(case.function, inputs, eps=1e-6 * scale, atol=1e-4)
+    # a backward for each element of many outputs takes minutes: there random directions
+    in_directions = case.function(*inputs).numel() > 10_000
+    assert torch.autograd.gradcheck(case.function, inputs, eps=1e-6 * scale, atol=1e-4, fast_mode=in_directions)
