@@ -10,6 +10,9 @@ from hypothesis import settings
 # DELTALM_LINEAR=onednn as well.
 os.environ.setdefault("DELTALM_LINEAR", "torch")
 
+# Read when torch is imported: two threads of a test that share cores with other tests would wait for each other awake.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # the same examples every time, and no time limits: a slow machine is no failure
 settings.register_profile("deltalm", deadline=None, derandomize=True)
 settings.load_profile("deltalm")
