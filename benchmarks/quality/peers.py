@@ -30,6 +30,7 @@ from deltalm_ds.files import read_json, write_json
 ROWS = {
     "deltalm-2": Row("deltalm", Training(processes=2, bf16=True)),
     "deltalm": Row("deltalm", Training(bf16=True)),
+    "deltalm-2-fp32": Row("deltalm", Training(processes=2)),
     "deltalm-fp32": Row("deltalm"),
     "huggingface": Row("huggingface"),
     "huggingface-kept": Row("huggingface", kept=True),
