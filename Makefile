@@ -18,7 +18,7 @@ demo: install
 
 # One thread a process: the two workers, and the ranks that tests start, share the cores.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of numbers as a processor with AVX2 alone computes them, and as one without any vectors does.
 NUMERIC_TESTS := tests/model tests/kernels tests/generation tests/export
@@ -27,8 +27,8 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 CT2_FORCE_CPU_ISA=GENERIC
 
 test-processors: install
-	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
-	$(PLAIN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
+	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
+	$(PLAIN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
 
 # Record the golden loss curves anew: only with a change that is meant to change numbers.
 golden: install
