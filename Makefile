@@ -16,9 +16,12 @@ $(INSTALLED): setup.py constraints.txt
 demo: install
 	$(BIN)/deltalm demo
 
-# One thread a process: the two workers, and the ranks that tests start, share the cores.
+# One thread a process: the two workers, and the ranks that tests start, share the cores. Files in their own order: by
+# their number of tests the longest would come last, and one worker wait for it.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 # The tests of numbers as a processor with AVX2 alone computes them, and as one without any vectors does.
 NUMERIC_TESTS := tests/model tests/kernels tests/generation tests/export
@@ -27,8 +30,8 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 CT2_FORCE_CPU_ISA=GENERIC
 
 test-processors: install
-	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
-	$(PLAIN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
+	$(AVX2) $(PYTEST) $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
+	$(PLAIN) $(PYTEST) $(NUMERIC_TESTS) $(NOT_BY_PROCESSOR)
 
 # Record the golden loss curves anew: only with a change that is meant to change numbers.
 golden: install

@@ -36,8 +36,9 @@ def give_way() -> None:
 
 def _let_sessions_give_way() -> None:
     """Linux may share cores out by session, so that priorities count within one alone; launchers begin new ones."""
+    this = psutil.Process()
     while True:
-        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for process in [this, *this.children(recursive=True)]:
             with suppress(OSError):  # it has ended, or sessions are not groups here
                 group = Path(f"/proc/{process.pid}/autogroup")
                 if not group.read_text().endswith(f" nice {LOWEST_PRIORITY}\n"):

@@ -48,6 +48,7 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
     no_graphs = reason_against_graphs(recipe, inputs.model_config, _device())
     kept = weights.all, weights.trained, recipe.training.average is not None
     of_checkpoint = checkpoint_bytes(*kept)
+    largest = max(parameter.numel() for parameter in model.parameters())  # frozen ones are in a checkpoint too
     return {
         "recipe": recipe.name,
         "num_ranks": num_ranks,
@@ -64,7 +65,7 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
         "memory_bytes_per_rank": planned_memory(recipe, inputs.model_config, num_ranks, micro_batches),
         "checkpoint_bytes": of_checkpoint,
         "checkpoints_bytes": of_checkpoint * _most_checkpoints(recipe.training),
-        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, weights.largest, num_ranks),
+        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, largest, num_ranks),
         "steps": steps,
         "components": _components(recipe.training.max_steps, inputs.stream),
     }

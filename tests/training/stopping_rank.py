@@ -20,7 +20,8 @@ has_stopped = []
 def stop():
     if not has_stopped:  # woken up, it may get to this place once more before it finds that it is an old one
         has_stopped.append(True)
-        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # of the process, this thread may go on for a while
+        # one to the process may be taken by another thread, while this one goes on
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def write_and_stop(path, tensors):
