@@ -5,7 +5,8 @@ so that nothing quadratic is stored. PyTorch's own kernel needs all sequences pa
 converts every small block to float32 and back (times in benchmarks/RESULTS.md): it serves groups of equally long
 sequences where nothing is dropped and no gradient is needed (`attention_by_length`).
 
-Legend: T tokens, B sequences, H heads, D head dim; of a group: N = sequences · H, Lq and Lk lengths.
+Legend: T tokens, B sequences, H heads, D head dim; of a group: N = sequences · H, Lq and Lk lengths; G all rows of all
+groups, padding too.
 """
 
 import functools
@@ -24,8 +25,26 @@ from deltalm_ds.kernels.dropout_mask import scale
 from deltalm_ds.kernels.torch_internals import softmax_backward
 
 GROUP_SCORES = 1 << 17  # of a group, unless one sequence has more: all that is made of them stays in a core's cache
-LENGTH_MULTIPLE = 8  # of lengths where code is compiled for every shape: shapes are then few
-SHORT_LENGTH = 32  # up to it, padding costs less than calls for another group
+
+
+class Similarity(NamedTuple):
+    """Which sequences may share a group, their shorter ones padded.
+
+    ratio: the longest is at most so many times as long as each,
+    short: or none is longer than this: padding then costs less than calls for another group.
+    multiple: of the lengths of a group; where code is compiled for every shape, shapes are then few.
+    scores: of a group, times GROUP_SCORES.
+    """
+
+    ratio: float
+    short: int
+    multiple: int
+    scores: int
+
+
+EQUAL = Similarity(1, 0, 1, 1)
+SIMILAR = Similarity(1.5, 0, 1, 1)
+COMPILED = Similarity(2, 32, 8, 4)  # a call of oneDNN costs more
 
 
 # PyTorch reads a custom op's schema from its annotations, and calls its shape function with the same parameters: they
@@ -57,11 +76,11 @@ def _forward(
     Returns:
         [Tq, H, D], the dtype of q.
     """
-    plan = _plan_of(q, cu_seqlens_q, cu_seqlens_k)
-    out = _room(q, [side_q for side_q, _ in plan])
-    for group in _groups(plan, q, k, v, causal, p, seed):
-        group.side_q.unpad_(out, _product(group.dropped(), group.v, scale(p)))
-    return out
+    side_q, side_k = _sides(q, k, cu_seqlens_q, cu_seqlens_k)
+    out = side_q.room(q)
+    for group in _groups(side_q, side_k, q, k, v, causal, p, seed):
+        _product(group.dropped(), group.v, scale(p), group.grid_q.of(out))
+    return side_q.unpad(out, q)
 
 
 def _forward_shapes(q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
@@ -80,19 +99,19 @@ def _backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    plan = _plan_of(q, cu_seqlens_q, cu_seqlens_k)
-    grad_q = _room(q, [side_q for side_q, _ in plan])
-    grad_k, grad_v = (_room(x, [side_k for _, side_k in plan]) for x in (k, v))
-    for group in _groups(plan, q, k, v, causal, p, seed):
-        grad_out = group.side_q.pad(grad)
-        group.side_k.unpad_(grad_v, _product(group.dropped().transpose(1, 2), grad_out, scale(p)))
+    side_q, side_k = _sides(q, k, cu_seqlens_q, cu_seqlens_k)
+    all_grad, factor = side_q.pad(grad), 1 / math.sqrt(q.shape[2])
+    grad_q, grad_k, grad_v = side_q.room(q), side_k.room(k), side_k.room(v)
+    for group in _groups(side_q, side_k, q, k, v, causal, p, seed):
+        grad_out = group.grid_q.of(all_grad)
+        _product(group.dropped().transpose(1, 2), grad_out, scale(p), group.grid_k.of(grad_v))
         grad_p = _product(grad_out, group.v.transpose(1, 2), scale(p)).to(group.probabilities.dtype)
         if group.kept is not None:
             grad_p *= group.kept
         grad_scores = softmax_backward(grad_p, group.probabilities).to(q.dtype)
-        group.side_q.unpad_(grad_q, _product(grad_scores, group.k, 1 / math.sqrt(q.shape[2])))
-        group.side_k.unpad_(grad_k, _product(grad_scores.transpose(1, 2), group.q, 1 / math.sqrt(q.shape[2])))
-    return grad_q, grad_k, grad_v
+        _product(grad_scores, group.k, factor, group.grid_q.of(grad_q))
+        _product(grad_scores.transpose(1, 2), group.q, factor, group.grid_k.of(grad_k))
+    return side_q.unpad(grad_q, q), side_k.unpad(grad_k, k), side_k.unpad(grad_v, v)
 
 
 def _backward_shapes(grad, q, k, v, cu_seqlens_q, cu_seqlens_k, causal, p, seed):
@@ -122,54 +141,76 @@ def attention_by_length(
 
     What a sequence gives does not depend on those beside it, to the last bit. Arguments: see `_forward`.
     """
-    plan = _plan_of(q, cu_seqlens_q, cu_seqlens_k)
-    out = _room(q, [side_q for side_q, _ in plan])
-    for side_q, side_k in plan:
-        queries, keys, values = side_q.grid(q), side_k.grid(k), side_k.grid(v)
-        side_q.unpad_(out, F.scaled_dot_product_attention(queries, keys, values, is_causal=causal))
-    return out
+    side_q, side_k = _sides(q, k, cu_seqlens_q, cu_seqlens_k, EQUAL)
+    all_q, all_k, all_v = side_q.pad(q), side_k.pad(k), side_k.pad(v)
+    out = side_q.room(q)
+    for grid_q, grid_k in zip(side_q.grids, side_k.grids, strict=True):
+        group = (grid_q.of(all_q), grid_k.of(all_k), grid_k.of(all_v))
+        heads = (x.unflatten(0, (-1, q.shape[1])) for x in group)  # [sequences, H, L, D]
+        found = F.scaled_dot_product_attention(*heads, is_causal=causal)
+        grid_q.of(out).copy_(found.flatten(0, 1))
+    return side_q.unpad(out, q)
+
+
+class _Grid(NamedTuple):
+    """Queries or keys of a group: rows of [G, D] that are [sequences, H, L], and -inf at padding.
+
+    mask: [sequences, 1, 1, L] float32; None without padding.
+    """
+
+    length: int
+    rows: slice
+    mask: Tensor | None
+
+    def of(self, groups: Tensor) -> Tensor:
+        """[G, D] -> [N, L, D], the same memory."""
+        return groups[self.rows].view(-1, self.length, groups.shape[1])
 
 
 class _Side(NamedTuple):
-    """Where the queries or the keys of a group lie: in rows of the batch, and of a grid [num, length], padded.
+    """Where queries or keys are, every head by itself: in the batch, and in all groups, one after the other.
 
-    packed_rows: a slice where they follow each other and fill the grid, else [tokens of the group] int64.
+    Both have one row more, of zeros.
+
+    rows: [G] int32, of the batch; its last for padding.
+    places: [T · H] int32, in the groups; their last for a token that is in none.
+    grids: of the groups.
+    even_length: of all sequences, if the groups have them as the batch does: then nothing is looked up.
     """
 
-    num: int
-    length: int
-    packed_rows: slice | Tensor
-    grid_rows: Tensor  # [tokens of the group] int64
-    mask: Tensor | None  # [num, 1, 1, length] float32, -inf at padding; None if there is none
-
-    def grid(self, x: Tensor) -> Tensor:
-        """[T, H, D] -> [num, H, L, D], zeros as padding; no copy where the rows follow each other."""
-        if isinstance(self.packed_rows, slice):
-            rows = x[self.packed_rows]
-        else:
-            grid = x.new_zeros(self.num * self.length, *x.shape[1:])
-            rows = grid.index_copy_(0, self.grid_rows, x.index_select(0, self.packed_rows))
-        return rows.view(self.num, self.length, *x.shape[1:]).transpose(1, 2)
+    rows: Tensor
+    places: Tensor
+    grids: list[_Grid]
+    even_length: int | None
 
     def pad(self, x: Tensor) -> Tensor:
-        """[T, H, D] -> [N, L, D], zeros as padding."""
-        return self.grid(x).reshape(-1, self.length, x.shape[2])
+        """[T, H, D] -> [G, D]."""
+        if self.even_length:
+            return x.unflatten(0, (-1, self.even_length)).transpose(1, 2).reshape(-1, x.shape[2])
+        batch = x.new_empty(len(self.places) + 1, x.shape[2])
+        batch[:-1].view(x.shape).copy_(x)
+        batch[-1] = 0
+        return batch.index_select(0, self.rows)
 
-    def unpad_(self, total: Tensor, x: Tensor) -> None:
-        """Write x [N, L, D], or [num, H, L, D], to its rows of total [T, H, D]."""
-        grid = x.view(self.num, -1, *x.shape[-2:]).transpose(1, 2)  # [num, L, H, D]
-        if isinstance(self.packed_rows, slice):
-            total[self.packed_rows].view(grid.shape).copy_(grid)
-        else:
-            rows = grid.reshape(-1, *total.shape[1:]).index_select(0, self.grid_rows)
-            total.index_copy_(0, self.packed_rows, rows)
+    def room(self, x: Tensor) -> Tensor:
+        """[G + 1, D] for what groups make, in the dtype of x."""
+        groups = x.new_empty(len(self.rows) + 1, x.shape[2])
+        groups[-1] = 0
+        return groups
+
+    def unpad(self, groups: Tensor, x: Tensor) -> Tensor:
+        """[G + 1, D] -> [T, H, D], the shape of x."""
+        if self.even_length:
+            grid = groups[:-1].view(-1, x.shape[1], self.even_length, x.shape[2])
+            return grid.transpose(1, 2).reshape(x.shape)
+        return groups.index_select(0, self.places).view(x.shape)
 
 
 class _Group(NamedTuple):
     """q, k, v: [N, L, D]; probabilities: [N, Lq, Lk], float32 at least; kept: 1 where dropout leaves them."""
 
-    side_q: _Side
-    side_k: _Side
+    grid_q: _Grid
+    grid_k: _Grid
     q: Tensor
     k: Tensor
     v: Tensor
@@ -182,27 +223,22 @@ class _Group(NamedTuple):
         return dropped.to(self.v.dtype)
 
 
-def _room(x: Tensor, sides: list[_Side]) -> Tensor:
-    """A tensor like x for what the sides write; zeros if they leave rows out."""
-    num_rows = sum(len(side.grid_rows) for side in sides)
-    return x.new_empty(x.shape) if num_rows == len(x) else x.new_zeros(x.shape)
-
-
 def _groups(
-    plan: list[tuple[_Side, _Side]], q: Tensor, k: Tensor, v: Tensor, causal: bool, p: float, seed: Tensor | None
+    side_q: _Side, side_k: _Side, q: Tensor, k: Tensor, v: Tensor, causal: bool, p: float, seed: Tensor | None
 ) -> Iterator[_Group]:
     generator = None if seed is None else torch.Generator(q.device).manual_seed(int(seed))
-    for side_q, side_k in plan:
-        queries, keys, values = side_q.pad(q), side_k.pad(k), side_k.pad(v)
+    all_q, all_k, all_v = side_q.pad(q), side_k.pad(k), side_k.pad(v)
+    for grid_q, grid_k in zip(side_q.grids, side_k.grids, strict=True):
+        queries, keys, values = grid_q.of(all_q), grid_k.of(all_k), grid_k.of(all_v)
         scores = _product(queries, keys.transpose(1, 2), 1 / math.sqrt(q.shape[2]))
         scores = scores.to(torch.promote_types(q.dtype, torch.float32))  # PyTorch's softmax is slow in 16 bits
         if causal:  # padding is on the right, so no valid query sees it
             scores += _causal_mask(*scores.shape[1:], scores.dtype, scores.device)
-        elif side_k.mask is not None:
-            scores.view(len(side_k.mask), -1, *scores.shape[1:]).add_(side_k.mask)
+        elif grid_k.mask is not None:
+            scores.view(len(grid_k.mask), -1, *scores.shape[1:]).add_(grid_k.mask)
         probabilities = scores.softmax(-1)
         kept = None if generator is None else keep_mask(probabilities, p, generator)
-        yield _Group(side_q, side_k, queries, keys, values, probabilities, kept)
+        yield _Group(grid_q, grid_k, queries, keys, values, probabilities, kept)
 
 
 @functools.lru_cache(maxsize=64)
@@ -211,9 +247,10 @@ def _causal_mask(num_queries: int, num_keys: int, dtype: torch.dtype, device: to
     return torch.full((num_queries, num_keys), -torch.inf, dtype=dtype, device=device).triu(1)
 
 
-def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """a b · factor. a: [N, X, Y]; b: [N, Y, Z]."""
-    return a.new_empty(a.shape[0], a.shape[1], b.shape[2]).baddbmm_(a, b, beta=0, alpha=factor)
+def _product(a: Tensor, b: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+    """a b · factor, in `out` if it is given. a: [N, X, Y]; b: [N, Y, Z]."""
+    out = a.new_empty(a.shape[0], a.shape[1], b.shape[2]) if out is None else out
+    return out.baddbmm_(a, b, beta=0, alpha=factor)
 
 
 def shapes_are_compiled(x: Tensor) -> bool:
@@ -223,62 +260,81 @@ def shapes_are_compiled(x: Tensor) -> bool:
     return x.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
 
 
-def _plan_of(q: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> list[tuple[_Side, _Side]]:
+def _sides(
+    q: Tensor, k: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, similarity: Similarity | None = None
+) -> tuple[_Side, _Side]:
+    """Where queries and keys of each group are; by default of groups as the products of such tensors need them."""
     lengths_q, lengths_k = (tuple(cu_seqlens.diff().tolist()) for cu_seqlens in (cu_seqlens_q, cu_seqlens_k))
-    return _plan(lengths_q, lengths_k, q.shape[1], shapes_are_compiled(q), q.device)
+    similarity = similarity or (COMPILED if shapes_are_compiled(q) else SIMILAR)
+    return _plan(lengths_q, lengths_k, (len(q), len(k)), q.shape[1], similarity, q.device)
 
 
-@functools.lru_cache(maxsize=16)  # all layers ask for the same few, in forward and backward
+@functools.lru_cache(maxsize=8)  # all layers ask for the same three, in forward and backward
 def _plan(
-    lengths_q: tuple[int, ...], lengths_k: tuple[int, ...], num_heads: int, is_compiled: bool, device: torch.device
-) -> list[tuple[_Side, _Side]]:
-    """Where queries and keys of each group are. Sequences without queries or keys are in none."""
-    multiple = LENGTH_MULTIPLE if is_compiled else 1
-    max_scores = 4 * GROUP_SCORES if is_compiled else GROUP_SCORES  # a call of oneDNN costs more
-    groups = _members_of_groups(lengths_q, lengths_k, max_scores // num_heads, multiple)
-    return [(_side(lengths_q, group, multiple, device), _side(lengths_k, group, multiple, device)) for group in groups]
+    lengths_q: tuple[int, ...],
+    lengths_k: tuple[int, ...],
+    num_tokens: tuple[int, int],
+    num_heads: int,
+    similarity: Similarity,
+    device: torch.device,
+) -> tuple[_Side, _Side]:
+    groups = _members_of_groups(lengths_q, lengths_k, num_heads, similarity)
+    sides = zip((lengths_q, lengths_k), num_tokens, strict=True)
+    side_q, side_k = (_side(lengths, groups, num, num_heads, similarity.multiple, device) for lengths, num in sides)
+    return side_q, side_k
 
 
 def _members_of_groups(
-    lengths_q: tuple[int, ...], lengths_k: tuple[int, ...], max_area: int, multiple: int
+    lengths_q: tuple[int, ...], lengths_k: tuple[int, ...], num_heads: int, similarity: Similarity
 ) -> list[list[int]]:
-    """Sequence numbers in groups of at most `max_area` padded scores a head, if they have more than one.
-
-    With a multiple of 1, the sequences of a group are equally long; otherwise at least half as long as its longest, or
-    all short.
-    """
+    """Sequence numbers in groups of similar ones, the longest first. Those without queries or keys are in none."""
+    ratio, short, multiple, scores = similarity
+    max_area = scores * GROUP_SCORES // num_heads  # padded scores a head, of more than one sequence
     members = [b for b, (q, k) in enumerate(zip(lengths_q, lengths_k, strict=True)) if q and k]
     members.sort(key=lambda b: (lengths_q[b], lengths_k[b]), reverse=True)
     groups: list[list[int]] = []
-    longest_q = longest_k = 0
+    longest_q = longest_k = shortest_k = 0
     for b in members:
         q, k = lengths_q[b], max(longest_k, lengths_k[b])
-        if multiple == 1:
-            is_similar = (q, lengths_k[b]) == (longest_q, longest_k)
-        else:
-            is_similar = max(longest_q, k) <= SHORT_LENGTH or (2 * q >= longest_q and 2 * lengths_k[b] >= longest_k)
+        is_similar = longest_q <= ratio * q and k <= ratio * min(shortest_k, lengths_k[b])
         fits = groups and (len(groups[-1]) + 1) * _round_up(longest_q, multiple) * _round_up(k, multiple) <= max_area
-        if fits and is_similar:
+        if fits and (is_similar or max(longest_q, k) <= short):
             groups[-1].append(b)
-            longest_k = k
+            longest_k, shortest_k = k, min(shortest_k, lengths_k[b])
         else:
             groups.append([b])
-            longest_q, longest_k = q, lengths_k[b]
+            longest_q, longest_k, shortest_k = q, lengths_k[b], lengths_k[b]
     return groups
 
 
-def _side(lengths: tuple[int, ...], members: list[int], multiple: int, device: torch.device) -> _Side:
+def _side(
+    lengths: tuple[int, ...],
+    groups: list[list[int]],
+    num_tokens: int,
+    num_heads: int,
+    multiple: int,
+    device: torch.device,
+) -> _Side:
     starts = [0, *itertools.accumulate(lengths)]
-    longest = _round_up(max(lengths[b] for b in members), multiple)
-    packed_rows: slice | Tensor = torch.cat([torch.arange(starts[b], starts[b + 1]) for b in members]).to(device)
-    is_token = torch.arange(longest) < torch.tensor([lengths[b] for b in members])[:, None]  # [num, longest]
-    grid_rows = is_token.flatten().nonzero().squeeze(1).to(device)
-    if not is_token.all():
-        mask = torch.where(is_token, 0.0, -torch.inf)[:, None, None, :].to(device)
-        return _Side(len(members), longest, packed_rows, grid_rows, mask)
-    if members == list(range(members[0], members[0] + len(members))):
-        packed_rows = slice(starts[members[0]], starts[members[-1] + 1])
-    return _Side(len(members), longest, packed_rows, grid_rows, None)
+    no_row, heads = num_tokens * num_heads, torch.arange(num_heads)[:, None]
+    all_rows, grids = [torch.empty(0, dtype=torch.int64)], []
+    begin = 0
+    for members in groups:
+        length = _round_up(max(lengths[b] for b in members), multiple)
+        start, own_length = torch.tensor([(starts[b], lengths[b]) for b in members]).T[:, :, None]  # [sequences, 1]
+        column = torch.arange(length)
+        is_token = column < own_length  # [sequences, L]
+        rows = (start + column)[:, None] * num_heads + heads  # [sequences, H, L]
+        all_rows.append(rows.where(is_token[:, None], no_row).flatten())
+        mask = None if is_token.all() else torch.where(is_token, 0.0, -torch.inf)[:, None, None].to(device)
+        grids.append(_Grid(length, slice(begin, begin + rows.numel()), mask))
+        begin += rows.numel()
+    rows = torch.cat(all_rows)
+    places = torch.full((no_row + 1,), begin)
+    places[rows] = torch.arange(begin)
+    is_even = all(grid.mask is None for grid in grids) and list(itertools.chain(*groups)) == list(range(len(lengths)))
+    even_length = lengths[0] if is_even and len(set(lengths)) == 1 and sum(lengths) == num_tokens else None
+    return _Side(rows.int().to(device), places[:-1].int().to(device), grids, even_length)
 
 
 def _round_up(length: int, multiple: int) -> int:
