@@ -5,9 +5,10 @@ user would give. Published at this size, English to German: 36.99 ± 0.24 over t
 
     python -m benchmarks.quality.multi30k                                  German, one seed: 40 minutes on two cores
     python -m benchmarks.quality.multi30k --targets de fr cs --seeds 1 2 3 --record
-    python -m benchmarks.quality.multi30k --variants                       what each part of the setting is worth
+    python -m benchmarks.quality.multi30k --settings recipe one_segmentation    what several segmentations are worth
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -20,18 +21,20 @@ from benchmarks.recording import parser, report
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScorer
 from deltalm_ds.files import atomic_directory
+from deltalm_ds.processor import native_bfloat16
 from deltalm_ds.recipe.loading import recipe_path
 from deltalm_ds.runs.metrics import read_metrics
 
 RECIPE = recipe_path("multi30k_en_de")
 SAMPLED, PLAIN = ("--subword-samples", 8, "--sample-alpha", 0.3), ()
 # By name: how shards are made, what of the recipe differs, and how many checkpoints are averaged.
-VARIANTS: dict[str, tuple[tuple[Any, ...], tuple[str, ...], int]] = {
+SETTINGS: dict[str, tuple[tuple[Any, ...], tuple[str, ...], int]] = {
     "recipe": (SAMPLED, (), 5),
     "one_segmentation": (PLAIN, (), 5),
     "dropout_0.1": (SAMPLED, ("model.dropout=0.1",), 5),
     "no_smoothing": (SAMPLED, ("training.label_smoothing=0.0",), 5),
     "last_checkpoint": (SAMPLED, (), 1),
+    "r_drop": (SAMPLED, ("training.r_drop=5.0", "training.max_steps=5000"), 5),  # each step is two
 }
 
 
@@ -40,25 +43,26 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--targets", nargs="+", default=["de"], choices=["de", "fr", "cs"], help="languages")
     options.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the training")
-    options.add_argument("--variants", action="store_true", help="also without what the recipe has, part by part")
+    options.add_argument(
+        "--settings", nargs="+", default=["recipe"], choices=list(SETTINGS), help="the recipe's, changed"
+    )
     arguments = options.parse_args()
     study = Study("multi30k")
-    variants = list(VARIANTS)[: None if arguments.variants else 1]
-    rows = [_row(study, target, variant, arguments.seeds) for target in arguments.targets for variant in variants]
-    flags = " --variants" if arguments.variants else ""
-    seeds = " ".join(map(str, arguments.seeds))
-    command = f"python -m benchmarks.quality.multi30k --targets {' '.join(arguments.targets)} --seeds {seeds}{flags}"
+    cases = itertools.product(arguments.targets, arguments.settings)
+    rows = [_row(study, target, setting, arguments.seeds) for target, setting in cases]
+    words = {name: " ".join(map(str, getattr(arguments, name))) for name in ("targets", "seeds", "settings")}
+    command = " ".join(["python -m benchmarks.quality.multi30k", *(f"--{name} {words[name]}" for name in words)])
     report(arguments, "Multi30k, test 2016, from English", command, rows)
 
 
-def _row(study: Study, target: str, variant: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """A language and a variant of the recipe: means over seeds ± standard deviation."""
-    runs = [_train(study, target, variant, seed) for seed in seeds]
+def _row(study: Study, target: str, setting: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """A language and a setting: means over seeds ± standard deviation."""
+    runs = [_train(study, target, setting, seed) for seed in seeds]
     scores = [_score(study, target, model) for model, _ in runs]
     records = [record for _, run in runs for record in read_metrics(study.path(run)) if record["kind"] == "train"]
     return {
         "into": target,
-        "setting": variant.replace("_", " "),
+        "setting": setting.replace("_", " "),
         "BLEU": mean_and_deviation([score["bleu"] for score in scores]),
         "chrF": mean_and_deviation([score["chrf"] for score in scores]),
         "median tokens/s": median(record["tokens_per_second"] for record in records),
@@ -83,14 +87,15 @@ def prepare(study: Study, target: str, sampling: tuple[Any, ...] = SAMPLED) -> t
     return vocabulary, shards, validation
 
 
-def _train(study: Study, target: str, variant: str, seed: int) -> tuple[str, str]:
+def _train(study: Study, target: str, setting: str, seed: int) -> tuple[str, str]:
     """The parts of a model and of the run that it is of."""
-    sampling, overrides, averaged = VARIANTS[variant]
+    sampling, overrides, averaged = SETTINGS[setting]
     vocabulary, shards, validation = prepare(study, target, sampling)
-    run = f"{target}/{variant if overrides or not sampling else 'recipe'}_{seed}"
+    run = f"{target}/{setting if overrides or not sampling else 'recipe'}_{seed}"
     data = [f"vocabulary={vocabulary}", f"data.train.0.path={shards}", f"validation.shards={validation}"]
-    study.deltalm(run, "train", RECIPE, "--ranks", 2, f"seed={seed}", *data, *overrides)
-    model = f"{target}/models/{variant}_{seed}"
+    precision = f"deepspeed={'bf16' if native_bfloat16() else 'fp32'}_zero1"
+    study.deltalm(run, "train", RECIPE, "--ranks", 2, f"seed={seed}", precision, *data, *overrides)
+    model = f"{target}/models/{setting}_{seed}"
     study.deltalm(model, "average", run, "--last", averaged)
     return model, run
 
