@@ -146,8 +146,8 @@ def attention_by_length(
     out = side_q.room(q)
     for grid_q, grid_k in zip(side_q.grids, side_k.grids, strict=True):
         group = (grid_q.of(all_q), grid_k.of(all_k), grid_k.of(all_v))
-        heads = (x.unflatten(0, (-1, q.shape[1])) for x in group)  # [sequences, H, L, D]
-        found = F.scaled_dot_product_attention(*heads, is_causal=causal)
+        queries, keys, values = (x.unflatten(0, (-1, q.shape[1])) for x in group)  # [sequences, H, L, D]
+        found = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
         grid_q.of(out).copy_(found.flatten(0, 1))
     return side_q.unpad(out, q)
 

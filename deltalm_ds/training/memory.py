@@ -15,6 +15,7 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
 from deltalm_ds.training.deepspeed_config import NORM_BLOCK, offload_device, precision
+from deltalm_ds.training.parameter_groups import WeightCounts
 
 MOMENT_BYTES = 8  # a parameter: Adam's two moments in float32, in every precision
 MASTER_BYTES = 4  # a parameter: its float32 master weight, which float32 weights of ZeRO 1 and 2 are themselves
@@ -135,20 +136,17 @@ def checkpoint_bytes(num_parameters: int, num_trained: int, has_average: bool) -
     return NUMBER_BYTES * (num_parameters + (2 + has_average) * num_trained)
 
 
-def checkpoint_copy_bytes(
-    num_parameters: int, num_trained: int, has_average: bool, largest: int, num_ranks: int
-) -> int:
+def checkpoint_copy_bytes(weights: WeightCounts, has_average: bool, num_ranks: int) -> int:
     """Host memory of the rank with the largest share of a checkpoint: whole parameters, by `checkpoint.Share`.
 
     Args:
-        num_parameters: see `checkpoint_bytes`, as for the following.
-        num_trained: of them.
+        weights: of the model, as they are trained.
         has_average: whether a running average is kept.
-        largest: elements of the largest parameter.
         num_ranks: that share the checkpoint.
     """
-    share = -(-checkpoint_bytes(num_parameters, num_trained, has_average) // num_ranks)
-    return max(share, checkpoint_bytes(largest, largest, has_average))
+    share = -(-checkpoint_bytes(weights.all, weights.trained, has_average) // num_ranks)
+    whole = checkpoint_bytes(weights.largest, weights.largest, has_average)
+    return max(share, whole, checkpoint_bytes(weights.largest_frozen, 0, has_average))
 
 
 @dataclass(frozen=True)

@@ -37,20 +37,24 @@ class WeightCounts:
         all: of the model.
         trained: of them, those that take a gradient.
         largest: of the largest parameter that takes one.
+        largest_frozen: of the largest that takes none; 0 if all take one.
         tensors: parameters that take one.
     """
 
     all: int
     trained: int
     largest: int
+    largest_frozen: int
     tensors: int
 
     @classmethod
     def of(cls, model: nn.Module) -> "WeightCounts":
         """Of a model on any device, in which what is frozen takes no gradient."""
-        parameters = list(model.parameters())
-        trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
-        return cls(sum(parameter.numel() for parameter in parameters), sum(trained), max(trained), len(trained))
+        trained, frozen = (
+            [parameter.numel() for parameter in model.parameters() if parameter.requires_grad == takes_gradient]
+            for takes_gradient in (True, False)
+        )
+        return cls(sum(trained) + sum(frozen), sum(trained), max(trained), max(frozen, default=0), len(trained))
 
 
 def parameter_groups(model: nn.Module, options: OptimizerSection) -> list[dict[str, Any]]:

@@ -46,9 +46,8 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
     steps, micro_batches = _planned_steps(recipe, inputs.stream, num_ranks)
     weights = WeightCounts.of(model)
     no_graphs = reason_against_graphs(recipe, inputs.model_config, _device())
-    kept = weights.all, weights.trained, recipe.training.average is not None
-    of_checkpoint = checkpoint_bytes(*kept)
-    largest = max(parameter.numel() for parameter in model.parameters())  # frozen ones are in a checkpoint too
+    has_average = recipe.training.average is not None
+    of_checkpoint = checkpoint_bytes(weights.all, weights.trained, has_average)
     return {
         "recipe": recipe.name,
         "num_ranks": num_ranks,
@@ -65,7 +64,7 @@ def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[
         "memory_bytes_per_rank": planned_memory(recipe, inputs.model_config, num_ranks, micro_batches),
         "checkpoint_bytes": of_checkpoint,
         "checkpoints_bytes": of_checkpoint * _most_checkpoints(recipe.training),
-        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(*kept, largest, num_ranks),
+        "checkpoint_copy_bytes_per_rank": checkpoint_copy_bytes(weights, has_average, num_ranks),
         "steps": steps,
         "components": _components(recipe.training.max_steps, inputs.stream),
     }
@@ -168,7 +167,7 @@ def memory_of_rank(
         memory[where] = memory.get(where, 0) + NUMBER_BYTES * -(-trained // num_ranks)
     if on_cpu:
         memory["libraries"] = LIBRARIES_BYTES
-        memory["checkpoint_copy"] = checkpoint_copy_bytes(num_parameters, trained, has_average, largest, num_ranks)
+        memory["checkpoint_copy"] = checkpoint_copy_bytes(weights, has_average, num_ranks)
     to_shape = on_ladder if has_graphs else rounded_up
     padded = [to_shape(Shape(*sizes, sequences=1, longest_source=1, longest_target=1)) for sizes in micro_batches]
     passes = 2 if training is not None and training.r_drop else 1

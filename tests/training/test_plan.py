@@ -176,6 +176,9 @@ def test_what_is_frozen_and_what_is_averaged_in_memory_and_checkpoints(content: 
     assert after["optimizer"] == 8 * trained // 2 and after["average"] == 4 * trained // 2
     ffn = 128 * 512  # the largest that is trained
     assert after["gradient_norm"] == 8 * ffn
+    narrow = {"preset": "tiny", "hidden_size": 64, "ffn_size": 64, "max_positions": 64}
+    many = make_plan(recipe_of(content, optimizer={"freeze": ["token_embedding.*"]}, model=narrow), 64)
+    assert many["checkpoint_copy_bytes_per_rank"] == 4 * 1024 * 64  # one has the whole table, without moments
 
 
 def test_an_average_lies_where_the_optimizer_does(content: dict[str, Any]) -> None:
