@@ -17,6 +17,7 @@ from deltalm_ds.training.deepspeed_config import deepspeed_config, for_ranks, of
 from deltalm_ds.training.deepspeed_internals import (
     hold_numbers_once,
     keep_silent_about_memory,
+    leave_muon_uncompiled,
     leave_out_shared_memory_op,
     limit_waits,
     link_moments,
@@ -30,6 +31,7 @@ def start_distributed() -> None:
     """Join the other ranks."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     keep_silent_about_memory()
+    leave_muon_uncompiled()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         leave_out_shared_memory_op()

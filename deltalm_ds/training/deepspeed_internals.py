@@ -8,7 +8,7 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
-from deepspeed.runtime import bf16_optimizer
+from deepspeed.runtime import bf16_optimizer, compiler
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, distributed
@@ -40,6 +40,11 @@ def leave_out_shared_memory_op() -> None:
 def keep_silent_about_memory() -> None:
     """Let the bfloat16 optimizer neither print memory nor collect garbage around each group: it takes long."""
     bf16_optimizer.see_memory_usage = lambda message, force=False: None
+
+
+def leave_muon_uncompiled() -> None:
+    """Let DeepSpeed's Muon, which no recipe has, compile nothing: every start would import TorchInductor for it."""
+    compiler.compile = lambda: lambda function: function
 
 
 def limit_waits(limit: timedelta) -> None:

@@ -147,6 +147,21 @@ def test_the_shared_memory_op_is_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert built == ["shm"]
 
 
+@pytest.mark.parametrize("is_left", [False, True])
+def test_muon_imports_a_compiler_unless_it_is_left_uncompiled(is_left: bool) -> None:
+    """DeepSpeed's optimizers import it at every start."""
+    leave = "internals.leave_muon_uncompiled()" if is_left else ""
+    code = f"""
+import sys
+import deltalm_ds.training.deepspeed_internals as internals
+{leave}
+import deepspeed.runtime.zero.muon.muon_optimizer
+print("torch._inductor.compile_fx" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == str(not is_left)
+
+
 def test_collectives_of_deepspeed_are_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that its optimizers call reach the one object that is timed; a later training has its own clock."""
     assert all(callable(getattr(TorchBackend, name)) for name in _COLLECTIVES)
