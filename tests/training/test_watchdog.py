@@ -151,6 +151,31 @@ def test_a_stopped_rank_is_named_and_the_run_ends(num_ranks, make_run, tmp_path)
         assert told.count(" in main\n") >= 2
 
 
+@pytest.mark.slow
+def test_a_run_that_is_stopped_whole_for_longer_than_its_limits_goes_on(make_run, tmp_path):
+    """By Ctrl-Z, or a scheduler that suspends jobs."""
+    run = make_run(tmp_path / "run", **LONG)
+    with open(tmp_path / "log", "w") as log:
+        launcher = launch(run, 2, log)
+        try:
+            before = training_beats(run, 2, launcher)
+            processes = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+            for process in processes:
+                process.suspend()
+            time.sleep(LIMITS["limits"]["step_s"] + NAMED_WITHIN_S + 5)
+            for process in processes:
+                process.resume()
+            time.sleep(5)
+            after = training_beats(run, 2, launcher)
+            assert [after[rank].pid for rank in (0, 1)] == [before[rank].pid for rank in (0, 1)]
+            assert all(after[rank].step > before[rank].step for rank in (0, 1))
+            launcher.send_signal(signal.SIGTERM)
+            launcher.wait(timeout=60)
+        finally:
+            launcher.kill()
+    assert [event["kind"] for event in read_events(run) if event["kind"] == "stuck"] == []
+
+
 def test_a_rank_that_is_stuck_is_named_with_the_stacks_of_all(make_run, tmp_path):
     run = make_run(tmp_path / "run", **LONG)
     ranks = []
