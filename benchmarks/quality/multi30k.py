@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.quality.captions import read, write_lines
 from benchmarks.quality.outcome import mean_and_deviation
-from benchmarks.quality.study import Study
+from benchmarks.quality.study import Study, give_way
 from benchmarks.recording import parser, report
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScorer
@@ -47,6 +47,7 @@ def main() -> None:
         "--settings", nargs="+", default=["recipe"], choices=list(SETTINGS), help="the recipe's, changed"
     )
     arguments = options.parse_args()
+    give_way()
     study = Study("multi30k")
     cases = itertools.product(arguments.targets, arguments.settings)
     rows = [_row(study, target, setting, arguments.seeds) for target, setting in cases]
