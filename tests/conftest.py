@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from deltalm_ds.threads import let_waiting_threads_sleep
+
 # One library for every product, in child processes too: results must not hang on what was fastest. All tests hold with
 # DELTALM_LINEAR=onednn as well.
 os.environ.setdefault("DELTALM_LINEAR", "torch")
 
 # Read when torch is imported: two threads of a test that share cores with other tests would wait for each other awake.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+let_waiting_threads_sleep()
 
 # the same examples every time, and no time limits: a slow machine is no failure
 settings.register_profile("deltalm", deadline=None, derandomize=True)
