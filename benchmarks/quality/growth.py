@@ -23,13 +23,13 @@ import pyarrow as pa
 from benchmarks.quality.figures import FIGURES, log_log
 from benchmarks.quality.peers_deltalm import Ours
 from benchmarks.quality.peers_running import Running, environment, start
+from benchmarks.quality.study import zero1
 from benchmarks.recording import ROOT, keep, parser, report
 from deltalm_ds.checkpoints.directory import parameter_shapes
 from deltalm_ds.data.manifest import CorpusManifest, Manifest, token_type
 from deltalm_ds.data.shards import ragged_batch, write_corpus
 from deltalm_ds.files import atomic_directory
 from deltalm_ds.model.config import DeltaLMConfig
-from deltalm_ds.processor import native_bfloat16
 from deltalm_ds.runs.metrics import read_metrics
 from deltalm_ds.vocabulary import Vocabulary
 from deltalm_ds.vocabulary.blocks import make_blocks
@@ -69,7 +69,7 @@ class Case:
             f"batch={{tokens_per_step: {self.tokens}, micro_batch_tokens: {micro}}}",
             "validation=null",
             f"training={{max_steps: 1000000, save_every: 1000000, log_every: {LOG_EVERY}}}",
-            f"deepspeed={'bf16' if native_bfloat16() else 'fp32'}_zero1",
+            zero1(),
         ]
 
 

@@ -16,12 +16,11 @@ from typing import Any
 
 from benchmarks.quality.captions import read, write_lines
 from benchmarks.quality.outcome import mean_and_deviation
-from benchmarks.quality.study import Study, give_way
+from benchmarks.quality.study import Study, give_way, zero1
 from benchmarks.recording import parser, report
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScorer
 from deltalm_ds.files import atomic_directory
-from deltalm_ds.processor import native_bfloat16
 from deltalm_ds.recipe.loading import recipe_path
 from deltalm_ds.runs.metrics import read_metrics
 
@@ -94,8 +93,7 @@ def _train(study: Study, target: str, setting: str, seed: int) -> tuple[str, str
     vocabulary, shards, validation = prepare(study, target, sampling)
     run = f"{target}/{setting if overrides or not sampling else 'recipe'}_{seed}"
     data = [f"vocabulary={vocabulary}", f"data.train.0.path={shards}", f"validation.shards={validation}"]
-    precision = f"deepspeed={'bf16' if native_bfloat16() else 'fp32'}_zero1"
-    study.deltalm(run, "train", RECIPE, "--ranks", 2, f"seed={seed}", precision, *data, *overrides)
+    study.deltalm(run, "train", RECIPE, "--ranks", 2, f"seed={seed}", zero1(), *data, *overrides)
     model = f"{target}/models/{setting}_{seed}"
     study.deltalm(model, "average", run, "--last", averaged)
     return model, run

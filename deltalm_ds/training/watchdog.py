@@ -31,7 +31,7 @@ from deltalm_ds.training.sections import Section, Sections
 OBSERVED_S = 5.0  # how long a beat must stay the same before a rank counts as stopped
 WAIT_FOR_STACKS_S = 4.0  # from the verdict to the end: what ends first takes the others with it
 # Beyond a limit: then this thread itself cannot run, as somebody holds Python's lock. That clock goes on where a run is
-# stopped whole (Ctrl-Z, `scontrol suspend`): with little more than the limit it would end the run as it wakes.
+# stopped whole (`scontrol suspend`): with little more than the limit it would end the run as it wakes.
 HELD_S = 6 * 3600.0
 MOST_REPORTS = 5  # of hangs that a run keeps
 _LIMITS: dict[Section, str] = {"start": "start_s", "checkpoint": "checkpoint_s", "validation": "validation_s"}

@@ -166,7 +166,7 @@ def test_when_micro_batches_are_recorded(changes, backend, device, reason, make_
 @pytest.fixture(scope="module")
 def runs(with_slow, tmp_path_factory, make_run, run_on_ranks):
     """Pairs of runs on two ranks, the second with graphs; masks of the reference backend do not depend on padding."""
-    few = {"max_steps": STEPS, "save_every": STEPS // 2, "log_every": 1}
+    few = {"max_steps": STEPS, "save_every": STEPS // 2}
     directory = tmp_path_factory.mktemp("graphs")
     many = {"tokens_per_step": 120, "min_micro_batches": 3}
     cases = {

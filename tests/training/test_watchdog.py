@@ -153,7 +153,7 @@ def test_a_stopped_rank_is_named_and_the_run_ends(num_ranks, make_run, tmp_path)
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_whole_for_longer_than_its_limits_goes_on(make_run, tmp_path):
-    """By Ctrl-Z, or a scheduler that suspends jobs."""
+    """As by a scheduler that suspends jobs."""
     run = make_run(tmp_path / "run", **LONG)
     with open(tmp_path / "log", "w") as log:
         launcher = launch(run, 2, log)
