@@ -1,4 +1,4 @@
-"""Golden loss curves: a hundred steps to the last bit. Whatever changes one changes the computation.
+"""Golden loss curves: fifty steps to the last bit. Whatever changes one changes the computation.
 
 An upgrade of PyTorch or DeepSpeed must pass, and so must every change that is not meant to change a number. Recorded
 anew by `make golden`, which is a change to be explained.
@@ -37,7 +37,8 @@ CURVES = {  # name: ranks, changes of the recipe, how close it is by other arith
     "zero2_accumulated": (2, {"deepspeed": "fp32_zero2", "batch": {"min_micro_batches": 3}}, 1e-5),
     "bf16": (1, {"deepspeed": "bf16_zero1"}, 2e-3),
 }
-STEPS = {"schedule": {"peak_lr": 1e-3}, "validation": None}
+NUM_STEPS = 50
+CHANGES = {"schedule": {"peak_lr": 1e-3}, "validation": None}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def curves(tmp_path_factory, training_data, make_run, run_on_ranks):
     directory = tmp_path_factory.mktemp("golden")
     jobs = {}
     for name, (num_ranks, changes, _) in CURVES.items():
-        changes = STEPS | changes
-        training = {"max_steps": 100, "save_every": 100}
+        changes = CHANGES | changes
+        training = {"max_steps": NUM_STEPS, "save_every": NUM_STEPS}
         data = {"train": [{"path": str(training_data / "train"), "objective": changes.pop("objective", "seq2seq")}]}
         run = make_run(directory / name, data=data, training=training, **changes)
         jobs.setdefault(num_ranks, []).append(Job(run))
@@ -76,7 +77,7 @@ def test_a_curve_is_golden(name, curves, arithmetic):
         path.write_text(json.dumps({"arithmetic": fingerprint, **curves[name]}, indent=1) + "\n")
     golden = json.loads(path.read_text())
     losses, expected = ([float.fromhex(value) for value in one["loss"]] for one in (curves[name], golden))
-    assert len(losses) == len(expected) == 100
+    assert len(losses) == len(expected) == NUM_STEPS
     assert expected[-1] < 0.9 * expected[0]  # something is learned
     if golden.pop("arithmetic") == fingerprint:
         assert curves[name] == golden
