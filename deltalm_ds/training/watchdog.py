@@ -4,6 +4,9 @@ Each rank beats: once a second it writes into RUN/ranks what its main thread is 
 than its limit looks at the beats of the others. One that beats no more is stopped or dead; where all beat, the one that
 is behind is stuck, and the others wait for it in a collective. A rank alone cannot see that it is stopped: what started
 it reads the same files (`launch/stopped.py`). One whose attempt is over ends at its next beat.
+
+A run directory that does not answer (a file system's server is gone, say) holds whoever touches it. All that is read
+and written there is therefore another thread's, and the one that keeps the time says on stderr where that one waits.
 """
 
 import faulthandler
@@ -24,6 +27,7 @@ from deltalm_ds.recipe.training_section import LimitsSection
 from deltalm_ds.runs.attempts import end_if_taken_over, own_attempt
 from deltalm_ds.runs.beats import BEAT_S, BEATS, Beat, beat_path, listed, read_beats, remove_beats, reports, write_beat
 from deltalm_ds.runs.history import record_stuck
+from deltalm_ds.runs.silence import Silence
 from deltalm_ds.runs.starter import STARTED_BY
 from deltalm_ds.training.collectives import of_all_ranks
 from deltalm_ds.training.sections import Section, Sections
@@ -105,12 +109,18 @@ class _Watchdog(threading.Thread):
         self._path = beat_path(run, rank, self._attempt)
         self._report = run / BEATS / f"stuck_{start}"  # who makes it speaks for all
         self._started_by = int(os.environ.get(STARTED_BY) or 0)
-        self._ended = threading.Event()
+        self._is_done, self._ended = threading.Event(), threading.Event()
         self._beat, self._since_s, self._at, self._ticked = 0, 0.0, sections.current, time.monotonic()
+        self._now = self._tick()
+        self._answered = self._now.beat  # the last one that the run directory took
+        self._silence = Silence(run, f"rank {rank} on {socket.gethostname()}")
+        self._beats = threading.Thread(target=self._keep_beating, name="beats", daemon=True)
         self._observed: tuple[float, dict[int, Beat], dict[int, Beat]] | None = None  # since when, first and last beats
 
     def end(self) -> None:
         """The rank has done its work."""
+        self._is_done.set()
+        self._beats.join()
         self._ended.set()
         self.join()
         faulthandler.cancel_dump_traceback_later()
@@ -118,12 +128,18 @@ class _Watchdog(threading.Thread):
             self._path.unlink()
 
     def run(self) -> None:
-        """Beat until the end."""
+        """Keep the time until the end, and touch no disk."""
+        self._beats.start()
         while not self._ended.wait(BEAT_S):
-            beat = self._tick()
+            self._now = beat = self._tick()
             # A thread of the C library, which needs no lock: for the case that this one is not let run any more.
             left = max(beat.limit_s - beat.since_s, 0.0) + OBSERVED_S + WAIT_FOR_STACKS_S + HELD_S
             faulthandler.dump_traceback_later(left, exit=True)
+            self._watch_disk(beat)
+
+    def _keep_beating(self) -> None:
+        while not self._is_done.wait(BEAT_S):
+            beat = self._now
             with suppress(OSError):  # a disk that is full, say, is no reason to stop
                 end_if_taken_over(self._run)
                 write_beat(self._path, beat)
@@ -131,6 +147,16 @@ class _Watchdog(threading.Thread):
                 if self._report.exists():
                     self._dump_and_exit()
                 self._look(beat)
+            self._answered = beat.beat
+
+    def _watch_disk(self, now: Beat) -> None:
+        """End where the run directory does not answer and the main thread is over its limit meanwhile."""
+        if not self._silence.look((now.beat - self._answered) * BEAT_S) or not now.is_over:
+            return
+        threading.Timer(WAIT_FOR_STACKS_S, os._exit, (FAILED_EXIT_CODE,)).start()  # stderr may be on that disk, too
+        faulthandler.dump_traceback(all_threads=True)
+        _say(f"Stuck for {now.since_s:.0f} s: {now}; {self._run} does not answer. The run ends.")
+        os._exit(FAILED_EXIT_CODE)
 
     def _tick(self) -> Beat:
         """What the rank is at; time in which the process was stopped itself does not count."""

@@ -1,8 +1,9 @@
-"""A disk of some megabytes that root mounts, to be full or read-only for a while."""
+"""Disks of some megabytes that root mounts, to be full or read-only for a while, or not to answer."""
 
 import os
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -67,3 +68,37 @@ class SmallDisk:
         """
         change = "+i" if is_read_only else "-i"
         subprocess.run(["chattr", "-R", "-f", change, str(self.path)], check=False)  # what is just removed is no fault
+
+
+class HangingDisk:
+    """Mounted for as long as the context lasts; whoever writes to it while it hangs waits, and cannot be killed.
+
+    Args:
+        image: a file that becomes the disk.
+        path: where it is mounted.
+        megabytes: its size.
+
+    Raises:
+        RuntimeError: it cannot be mounted; one sentence.
+    """
+
+    def __init__(self, image: Path, path: Path, megabytes: int) -> None:
+        self._image, self.path, self._megabytes = image, path, megabytes
+
+    def __enter__(self) -> "HangingDisk":
+        self.path.mkdir()
+        self._image.write_bytes(b"")
+        os.truncate(self._image, self._megabytes << 20)
+        commands = [["mkfs.ext4", "-q", str(self._image)], ["mount", "-o", "loop", str(self._image), str(self.path)]]
+        if os.getuid() or any(subprocess.run(command, capture_output=True).returncode for command in commands):
+            raise RuntimeError("Only root can mount a disk that hangs, and not in every container.")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        with suppress(subprocess.CalledProcessError):  # it does not hang
+            self.hang(False)
+        subprocess.run(["umount", "-l", str(self.path)], check=True)
+
+    def hang(self, does_hang: bool) -> None:
+        """From now on, or no more."""
+        subprocess.run(["fsfreeze", "--freeze" if does_hang else "--unfreeze", str(self.path)], check=True)

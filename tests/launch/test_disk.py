@@ -7,6 +7,7 @@ import pytest
 
 from deltalm_ds.launch import disk
 from deltalm_ds.launch.disk import DiskWatch, fault_of
+from deltalm_ds.runs import silence
 
 
 def test_a_disk_that_takes_files_has_no_fault_and_keeps_none(tmp_path):
@@ -45,3 +46,26 @@ def await_news(watch, seconds=10.0):
         assert time.monotonic() < until
         time.sleep(0.005)
     return news
+
+
+def test_a_disk_that_does_not_answer_is_told_while_it_does_not(tmp_path, monkeypatch, capsys):
+    """The supervisor itself may wait for it."""
+    monkeypatch.setattr(disk, "LOOK_S", 0.01)
+    monkeypatch.setattr(silence, "SILENT_S", 0.05)
+    (tmp_path / "launch").mkdir()
+    watch = DiskWatch(tmp_path)
+    os.mkfifo(watch._path)  # whoever writes waits for a reader
+    watch.start()
+    assert "supervisor: " in await_message(capsys, f"{tmp_path} has not answered for 0 s")
+    os.close(os.open(watch._path, os.O_RDONLY | os.O_NONBLOCK))
+    await_message(capsys, f"{tmp_path} answers again.")
+    watch.end()
+    assert not watch.is_alive()
+
+
+def await_message(capsys, words, seconds=10.0):
+    until = time.monotonic() + seconds
+    while words not in (told := capsys.readouterr().err):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    return told

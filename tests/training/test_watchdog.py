@@ -197,3 +197,34 @@ def test_a_rank_that_is_stuck_is_named_with_the_stacks_of_all(make_run, tmp_path
     stacks = {path.name: path.read_text() for path in (run / "ranks").glob("stuck_*/*")}
     assert sorted(stacks) == ["rank_00000.txt", "rank_00001.txt"]
     assert "in hanging" in stacks["rank_00001.txt"] and "in hanging" not in stacks["rank_00000.txt"]
+
+
+def wait_for_a_disk(run, seconds, limit_s):
+    """Exit code and messages of a rank whose run directory does not answer for so long."""
+    run.mkdir()
+    with open(run.with_name("log"), "w") as log:
+        rank = start([Path(__file__).with_name("unanswered_rank.py"), run, seconds, limit_s], log)
+        try:
+            code = rank.wait(timeout=60)
+        finally:
+            rank.kill()
+    return code, run.with_name("log").read_text(), f"process {rank.pid}"
+
+
+def test_a_disk_that_does_not_answer_for_a_while_is_told_and_waited_for(tmp_path):
+    code, told, _ = wait_for_a_disk(tmp_path / "run", 6.0, 60.0)
+    assert code == 0, told
+    silent, answers = told.splitlines()
+    assert silent.startswith("deltalm: rank 0 on ") and f"{tmp_path / 'run'} has not answered for " in silent
+    assert answers.endswith(f"{tmp_path / 'run'} answers again.")
+
+
+def test_a_rank_that_waits_for_a_disk_beyond_its_limit_ends_and_says_so(tmp_path):
+    began = time.monotonic()
+    code, told, process = wait_for_a_disk(tmp_path / "run", 50.0, 3.0)
+    assert code == 1 and time.monotonic() - began < 40
+    assert "in waiting_for_the_disk" in told
+    last = told.splitlines()[-1]
+    assert last.startswith("deltalm: Stuck for ") and f"rank 0 ({process} on " in last
+    assert "in forward of step 7" in last
+    assert last.endswith(f"{tmp_path / 'run'} does not answer. The run ends.")
