@@ -95,7 +95,7 @@ class Study:
         """A part that one of our commands leaves at `--out`; paths in it are relative to the study's directory.
 
         Raises:
-            subprocess.CalledProcessError: the command failed; what it says is on stderr.
+            SystemExit: the command failed, or was stopped; it says why on stderr, and its code is ours.
         """
         resumes = command[0] == "train"
         program = [str(Path(sys.executable).with_name("deltalm")), *map(str, command), "--out", part]
@@ -103,7 +103,9 @@ class Study:
 
         def run(out: Path) -> None:
             if resumes or not out.exists():  # whatever else writes a directory leaves a whole one or none
-                subprocess.run(program, check=True, cwd=self.directory, env=environment)
+                code = subprocess.run(program, check=False, cwd=self.directory, env=environment).returncode
+                if code:
+                    sys.exit(code)
 
         return self.make(part, run)
 
