@@ -117,6 +117,11 @@ class _Watchdog(threading.Thread):
         self._beats = threading.Thread(target=self._keep_beating, name="beats", daemon=True)
         self._observed: tuple[float, dict[int, Beat], dict[int, Beat]] | None = None  # since when, first and last beats
 
+    def start(self) -> None:
+        """Begin to beat and to watch."""
+        super().start()
+        self._beats.start()
+
     def end(self) -> None:
         """The rank has done its work."""
         self._is_done.set()
@@ -129,7 +134,6 @@ class _Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Keep the time until the end, and touch no disk."""
-        self._beats.start()
         while not self._ended.wait(BEAT_S):
             self._now = beat = self._tick()
             # A thread of the C library, which needs no lock: for the case that this one is not let run any more.
