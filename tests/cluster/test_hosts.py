@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,12 @@ import pytest
 
 from tests.cluster.hosts import LOGIN, Hosts, what_is_missing
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     if why := what_is_missing():
         pytest.skip(why)
-    state = ROOT / f".hosts-{os.getpid()}"  # pytest's own folders lie under /tmp, which each host has for itself
+    state = Path(tempfile.mkdtemp(dir="/var/tmp"))  # /tmp, where pytest's folders lie, each host has for itself
     with Hosts(state, 2, prefix="dlt", network="10.76.9") as made:
         yield made
     shutil.rmtree(state)
