@@ -1,6 +1,7 @@
 """Disks of some megabytes that root mounts, to be full or read-only for a while, or not to answer."""
 
 import os
+import shutil
 import subprocess
 import threading
 from contextlib import suppress
@@ -90,8 +91,10 @@ class HangingDisk:
         self._image.write_bytes(b"")
         os.truncate(self._image, self._megabytes << 20)
         commands = [["mkfs.ext4", "-q", str(self._image)], ["mount", "-o", "loop", str(self._image), str(self.path)]]
-        if os.getuid() or any(subprocess.run(command, capture_output=True).returncode for command in commands):
-            raise RuntimeError("Only root can mount a disk that hangs, and not in every container.")
+        if os.getuid() or not all(map(shutil.which, ("mkfs.ext4", "mount", "fsfreeze"))):
+            raise RuntimeError("Only root can mount a disk that hangs, with mkfs.ext4, mount and fsfreeze.")
+        if any(subprocess.run(command, capture_output=True).returncode for command in commands):
+            raise RuntimeError("A disk that hangs cannot be mounted in this container.")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
