@@ -1,10 +1,7 @@
 """A disk that is full for a while: training goes on, nothing is lost, and saving recovers."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from deltalm_ds.runs.checkpoints import checkpoint_directories, read_state
 from deltalm_ds.runs.events import read_events
@@ -12,19 +9,11 @@ from tests.faults.small_disk import SmallDisk
 from tests.faults.tiny import Training, differences, write_experiment
 
 STEPS = 90
+Mount = Callable[[SmallDisk], SmallDisk]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with contextlib.ExitStack() as stack:
-        try:
-            disk = stack.enter_context(SmallDisk(tmp_path / "disk", 16))
-        except RuntimeError as error:
-            pytest.skip(str(error))
-        yield disk
-
-
-def test_on_a_full_disk_training_goes_on_and_recovers(small_disk: SmallDisk, tmp_path: Path) -> None:
+def test_on_a_full_disk_training_goes_on_and_recovers(mount: Mount, tmp_path: Path) -> None:
+    small_disk = mount(SmallDisk(tmp_path / "disk", 16))
     recipe = write_experiment(tmp_path / "experiment", training={"max_steps": STEPS, "save_every": 15})
     undisturbed, run = tmp_path / "undisturbed", small_disk.path / "run"
     assert Training(recipe, undisturbed, 2).await_end() == 0

@@ -1,8 +1,7 @@
 """A disk that hangs for real: it is told, waited for within the limits, and a run that ends for it goes on exactly."""
 
-import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,13 @@ from tests.faults.small_disk import HangingDisk
 from tests.faults.tiny import Training, differences, write_experiment
 
 STEPS = 400
+Mount = Callable[[HangingDisk], HangingDisk]
 LIMITS = {"limits": {"start_s": 120.0, "step_s": 50.0, "checkpoint_s": 50.0, "validation_s": 50.0}}
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[HangingDisk]:
-    with contextlib.ExitStack() as stack:
-        try:
-            disk = stack.enter_context(HangingDisk(tmp_path / "image", tmp_path / "disk", 64))
-        except RuntimeError as error:
-            pytest.skip(str(error))
-        yield disk
-
-
 @pytest.mark.slow
-def test_on_a_disk_that_hangs_training_waits_or_ends_and_says_so(disk: HangingDisk, tmp_path: Path) -> None:
+def test_on_a_disk_that_hangs_training_waits_or_ends_and_says_so(mount: Mount, tmp_path: Path) -> None:
+    disk = mount(HangingDisk(tmp_path / "image", tmp_path / "disk", 64))
     recipe = write_experiment(tmp_path / "experiment", training={"max_steps": STEPS, "save_every": 40, **LIMITS})
     undisturbed, run = tmp_path / "undisturbed", disk.path / "run"
     assert Training(recipe, undisturbed, 2).await_end() == 0
