@@ -109,8 +109,8 @@ class DeltaLM(nn.Module):
         """The decoder's output [T, M] for whole targets; encoder_states: [S, M]."""
         return self._decode(self.token_embedding(target_input.tokens), target_input, encoder_states, source)
 
-    def attention_to_source(self, target_input: PackedSequences, source: PackedSequences) -> Tensor:
-        """[B, T', S'] float32, the attention of the last block to the source, whole targets at once.
+    def attention_to_source(self, target_input: PackedSequences, source: PackedSequences) -> list[Tensor]:
+        """Of every pair [T', S'] float32, the attention of the last block to the source, whole targets at once.
 
         It is the mean of the heads: see `CrossAttention.weights`.
         """

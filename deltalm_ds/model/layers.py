@@ -115,20 +115,18 @@ class CrossAttention(nn.Module):
         )
         return self.norm(self.output(out.flatten(1)), x)
 
-    def weights(self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences) -> Tensor:
-        """[B, T', S'] float32, the mean of the heads' attention, of the longest T' and S'; arguments: see `forward`.
+    def weights(
+        self, x: Tensor, target: PackedSequences, encoder_states: Tensor, source: PackedSequences
+    ) -> list[Tensor]:
+        """Of every pair [T', S'] float32, the mean of the heads' attention; arguments: see `forward`.
 
-        What is behind the end of a target means nothing; behind the end of a source there are zeros.
+        Pair by pair, so that what is found does not depend on what a pair is beside.
         """
-        q = self.query(x).unflatten(1, (self.num_heads, self.head_dim))
-        k = self._keys_and_values(encoder_states)[:, 0]
-        padded_q, padded_k = (
-            nn.utils.rnn.pad_sequence(part.split(sequences.lengths.tolist()), batch_first=True).transpose(1, 2)
-            for part, sequences in ((q, target), (k, source))
-        )  # [B, H, T', D] and [B, H, S', D]
-        scores = (padded_q @ padded_k.transpose(2, 3)).float() * self.head_dim**-0.5
-        is_token = torch.arange(scores.shape[3], device=x.device) < source.lengths[:, None]
-        return scores.masked_fill(~is_token[:, None, None], float("-inf")).softmax(3).mean(1)
+        q = self.query(x).unflatten(1, (self.num_heads, self.head_dim)).transpose(0, 1)  # [H, T, D]
+        k = self._keys_and_values(encoder_states)[:, 0].transpose(0, 1)  # [H, S, D]
+        pairs = zip(q.split(target.lengths.tolist(), 1), k.split(source.lengths.tolist(), 1), strict=True)
+        scores = ((of_target @ of_source.mT).float() * self.head_dim**-0.5 for of_target, of_source in pairs)
+        return [of_pair.softmax(2).mean(0) for of_pair in scores]
 
     def cache(self, encoder_states: Tensor, source: PackedSequences) -> CrossAttentionCache:
         """Keys and values of every source sentence, computed once. encoder_states: [S, M]."""

@@ -48,6 +48,7 @@ def sequences(seed, lengths):
 
 
 SOURCES = sequences(1, (3, 40, 7, 15, 16, 16, 1, 29, 3, 70, 33, 48))
+TARGETS = sequences(5, (5, 1, 30, 16, 9, 60, 2, 21, 21, 3, 8, 17))
 
 
 @pytest.mark.usefixtures("_threads")
@@ -72,9 +73,17 @@ def test_hypotheses_do_not_depend_on_the_batch(engine, options):
 
 @pytest.mark.usefixtures("_threads")
 def test_scores_do_not_depend_on_the_batch(engine):
-    targets = sequences(5, (5, 1, 30, 16, 9, 60, 2, 21, 21, 3, 8, 17))
-    scores = engine.score(SOURCES, targets)
-    assert [engine.score([source], [target])[0] for source, target in zip(SOURCES, targets, strict=True)] == scores
+    scores = engine.score(SOURCES, TARGETS)
+    assert [engine.score([source], [target])[0] for source, target in zip(SOURCES, TARGETS, strict=True)] == scores
+
+
+@pytest.mark.usefixtures("_threads")
+def test_attention_does_not_depend_on_the_batch(engine):
+    found = engine.attention(SOURCES, TARGETS)
+    for source, target, of_pair in zip(SOURCES, TARGETS, found, strict=True):
+        (alone,) = engine.attention([source], [target])
+        assert alone.shape == (len(target) + 1, len(source) + 1)
+        assert alone.tolist() == of_pair.tolist()
 
 
 @pytest.mark.usefixtures("_threads")

@@ -71,11 +71,7 @@ class PyTorchEngine:
         """See `AttentionEngine`."""
         with self._ready() as weight:
             source, shifted = pack_with_eos(sources).to(weight.device), _shifted(targets).to(weight.device)
-            found = self.model.attention_to_source(shifted, source).cpu().numpy()
-        return [
-            of_pair[: len(target) + 1, : len(ids) + 1]
-            for of_pair, ids, target in zip(found, sources, targets, strict=True)
-        ]
+            return [of_pair.cpu().numpy() for of_pair in self.model.attention_to_source(shifted, source)]
 
     @contextmanager
     def _ready(self) -> Iterator[Tensor]:
