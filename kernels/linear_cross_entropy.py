@@ -31,11 +31,13 @@ class CrossEntropy(NamedTuple):
     token_nll: Tensor
 
 
-def chunk_tokens(num_rows: int, bytes_each: int) -> int:
-    """Of how many tokens the logits exist at once on a GPU: a power of two.
+def chunk_tokens(num_rows: int, bytes_each: int, on_cpu: bool) -> int:
+    """Of how many tokens the logits exist at once; on a GPU a power of two.
 
     num_rows: of the weight. bytes_each: of a logit.
     """
+    if on_cpu:
+        return CPU_CHUNK_TOKENS
     fitting = max(1, CHUNK_BYTES // (num_rows * bytes_each))
     return min(CHUNK_TOKENS, 1 << (fitting.bit_length() - 1))
 
@@ -113,7 +115,7 @@ def _forward(
             hidden[used],
             weight[:vocabulary_size],
             labels[used],
-            *_smoothing(label_smoothing, vocabulary_size),
+            *smoothing(label_smoothing, vocabulary_size),
             token_loss[used],
             token_nll[used],
             grad_hidden[used] if needs_hidden else None,
@@ -139,7 +141,7 @@ def _forward(
         if needs_hidden:
             input_gradient(grad_logits, used_weight, out=grad_hidden[chunk])
         if needs_weight:
-            _add_product_(grad_weight[: len(used_weight)], grad_logits.T, hidden[chunk], is_first=start == 0)
+            add_product_(grad_weight[: len(used_weight)], grad_logits.T, hidden[chunk], is_first=start == 0)
         del grad_logits  # before the next chunk's are made
     return token_loss.sum(), token_loss, token_nll, grad_hidden, grad_weight
 
@@ -163,7 +165,7 @@ def _outputs(hidden: Tensor, weight: Tensor, needs_hidden: bool, needs_weight: b
 
 
 def _chunk_tokens(weight: Tensor) -> int:
-    return CPU_CHUNK_TOKENS if weight.device.type == "cpu" else chunk_tokens(len(weight), weight.element_size())
+    return chunk_tokens(len(weight), weight.element_size(), weight.device.type == "cpu")
 
 
 def _are_few(hidden: Tensor) -> bool:
@@ -177,7 +179,7 @@ def _num_labelled(labels: Tensor) -> int:
     return min(len(labels), (int(with_label[-1]) // 8 + 1) * 8) if len(with_label) else 0
 
 
-def _add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
+def add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
     """total += a b, or = a b if it is the first; without a temporary of that size where there is a product for it."""
     beta = 0 if is_first else 1  # 0 does not read total
     if total.dtype == a.dtype:
@@ -204,22 +206,20 @@ def _gradients(ctx, grad_loss, *_):
     if grad_loss is None:
         return (None,) * 8
     grad_hidden, grad_weight = ctx.saved_tensors
-    # In place, as the weight is often the largest tensor there is; but not if the graph is to be used once more, nor
-    # under a tracer, whose tensors are of other classes.
-    in_place = type(grad_weight) is Tensor and not graph_is_kept()
-    grad_hidden = _scaled(grad_hidden, grad_loss, grad_hidden.dtype, in_place) if ctx.needs_hidden else None
-    grad_weight = _scaled(grad_weight, grad_loss, ctx.weight_dtype, in_place) if ctx.needs_weight else None
+    grad_hidden = scaled(grad_hidden, grad_loss, grad_hidden.dtype) if ctx.needs_hidden else None
+    grad_weight = scaled(grad_weight, grad_loss, ctx.weight_dtype) if ctx.needs_weight else None
     return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
-def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype, in_place: bool) -> Tensor:
-    """x · factor, a scalar tensor, in `dtype`; x is overwritten if it may be.
+def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """x, a gradient that the forward made, times factor, a scalar tensor, in `dtype`.
 
-    On a GPU one pass reads, multiplies in float32 and rounds, for which the factor must have an axis; a CPU would make
-    temporaries of mixed types.
+    x is overwritten, as the weight is often the largest tensor there is; but not if the graph is to be used once more,
+    nor under a tracer, whose tensors are of other classes. On a GPU one pass reads, multiplies in float32 and rounds,
+    for which the factor must have an axis; a CPU would make temporaries of mixed types.
     """
     factor = factor if x.device.type == "cpu" else factor.view(1)
-    if not in_place:
+    if type(x) is not Tensor or graph_is_kept():
         return (x * factor).to(dtype)
     if x.device.type == "cpu":
         return x.mul_(factor).to(dtype)
@@ -229,7 +229,7 @@ def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype, in_place: bool) -> Te
 _FORWARD = CustomOp("linear_cross_entropy", _forward, _forward_shapes, _setup_context, _gradients)
 
 
-def _smoothing(label_smoothing: float, vocabulary_size: int) -> tuple[float, float]:
+def smoothing(label_smoothing: float, vocabulary_size: int) -> tuple[float, float]:
     """What the target distribution gives to the label (beside the second), and to every token."""
     each = label_smoothing / (vocabulary_size - 1)
     return 1.0 - label_smoothing - each, each
@@ -241,7 +241,7 @@ def _losses_and_grad_fused(
     """See `_losses_and_grad`; logits [C, rows of the weight] of the weight's dtype become the gradient in place."""
     from deltalm_ds.kernels.fused.linear_cross_entropy import losses_and_grad_
 
-    target_weight, each = _smoothing(label_smoothing, vocabulary_size)
+    target_weight, each = smoothing(label_smoothing, vocabulary_size)
     losses_and_grad_(logits, labels, vocabulary_size, target_weight, each, IGNORED_LABEL, token_loss, token_nll)
     return logits
 
@@ -254,7 +254,7 @@ def _losses_and_grad(
     The gradient is p - q, q the smoothed target distribution. A few rows at a time, in float32 at least: they stay in
     the processor's cache through all passes, which is four times as fast as one pass after the other over all.
     """
-    target_weight, each = _smoothing(label_smoothing, vocabulary_size)
+    target_weight, each = smoothing(label_smoothing, vocabulary_size)
     label_of_row = labels.clamp(min=0)[:, None]
     num_rows = max(1, CPU_BLOCK_LOGITS // vocabulary_size)
     for rows in (slice(start, start + num_rows) for start in range(0, len(logits), num_rows)):

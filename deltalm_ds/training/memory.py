@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltalm_ds.kernels.linear_cross_entropy import CPU_CHUNK_TOKENS, chunk_tokens
+from deltalm_ds.kernels.linear_cross_entropy import chunk_tokens
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences
@@ -215,7 +215,7 @@ def loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int,
         num_target_tokens: of the largest micro-batch.
         on_cpu: whether a CPU computes.
     """
-    chunk = CPU_CHUNK_TOKENS if on_cpu else chunk_tokens(config.num_embedding_rows, weight_bytes)
+    chunk = chunk_tokens(config.num_embedding_rows, weight_bytes, on_cpu)
     sums = 4 if weight_bytes < 4 and num_target_tokens > chunk else 0
     table = config.num_embedding_rows * config.hidden_size
     return min(num_target_tokens, chunk) * config.vocabulary_size * weight_bytes + table * (weight_bytes + sums)

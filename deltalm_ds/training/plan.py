@@ -27,7 +27,7 @@ from deltalm_ds.training.memory import (
     norm_bytes,
 )
 from deltalm_ds.training.parameter_groups import WeightCounts, freeze
-from deltalm_ds.training.r_drop import divergence_bytes
+from deltalm_ds.training.r_drop import r_drop_loss_bytes
 
 
 def make_plan(recipe: Recipe, num_ranks: int, trains_here: bool = True) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def memory_of_rank(
     sizes = [(passes * shape.source_tokens, passes * shape.target_tokens) for shape in padded]
     activations, loss = _largest_micro_batch(config, weight_bytes, sizes, on_cpu)
     if passes == 2:
-        loss += divergence_bytes(config, max(target for _, target in sizes) // 2)
+        loss = r_drop_loss_bytes(config, weight_bytes, max(target for _, target in sizes) // 2, on_cpu)
     if has_graphs:  # gradients that stay where they are, and a micro-batch's memory beside that of one not recorded
         memory["cuda_graphs"] = weight_bytes * trained + activations + loss
     norm = norm_bytes(ds_config, trained, largest, num_ranks)

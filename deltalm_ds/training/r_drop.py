@@ -1,8 +1,9 @@
 """R-Drop: two passes with dropout masks of their own, and the divergence of what they predict as a part of the loss.
 
-Legend: T target tokens, C tokens of a chunk, M model dim, V vocabulary.
+Legend: T target tokens, C tokens of a chunk, M model dim, V vocabulary; a 2 before them is of the two passes.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,13 +11,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from deltalm_ds.errors import InputError
-from deltalm_ds.kernels.linear import linear
-from deltalm_ds.kernels.linear_cross_entropy import IGNORED_LABEL, CrossEntropy, chunk_tokens, linear_cross_entropy
+from deltalm_ds.kernels.linear import input_gradient, linear
+from deltalm_ds.kernels.linear_cross_entropy import (
+    CPU_BLOCK_LOGITS,
+    IGNORED_LABEL,
+    CrossEntropy,
+    add_product_,
+    chunk_tokens,
+    scaled,
+    smoothing,
+)
 from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, Places
 
-LOGIT_BYTES = 24  # of a token and an element of the vocabulary: two logits with all that is made of them, in float32
+LOGIT_BYTES = 48  # of a token and an element of the vocabulary: two logits with all that is made of them, in float32
 
 
 def check_r_drop(alpha: float, config: DeltaLMConfig) -> None:
@@ -28,10 +37,15 @@ def check_r_drop(alpha: float, config: DeltaLMConfig) -> None:
         )
 
 
-def divergence_bytes(config: DeltaLMConfig, num_target_tokens: int) -> int:
-    """The most that the divergence holds of a micro-batch: a chunk of logits and, in float32, the table's gradient."""
-    tokens = min(num_target_tokens, chunk_tokens(config.vocabulary_size, LOGIT_BYTES))
-    return tokens * config.vocabulary_size * LOGIT_BYTES + 4 * config.vocabulary_size * config.hidden_size
+def r_drop_loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int, on_cpu: bool) -> int:
+    """The most that the loss holds of a micro-batch: a chunk of logits and, in float32, the table's gradient.
+
+    On a CPU what is made of logits is of a few tokens at a time.
+    """
+    tokens = min(num_target_tokens, chunk_tokens(config.vocabulary_size, LOGIT_BYTES, on_cpu))
+    of_logit = 2 * weight_bytes if on_cpu else LOGIT_BYTES
+    of_table = 4 + (weight_bytes if weight_bytes < 4 else 0)  # summed up in float32, and rounded beside it
+    return tokens * config.vocabulary_size * of_logit + of_table * config.num_embedding_rows * config.hidden_size
 
 
 class RDropForward:
@@ -52,12 +66,15 @@ class RDropForward:
         if not model.training:
             return DeltaLM.forward(model, source, target_input, labels, label_smoothing)
         hidden, table = model.hidden_and_table(_twice(source), _twice(target_input))
-        vocabulary_size = model.config.vocabulary_size
-        both = linear_cross_entropy(hidden, table, labels.repeat(2), vocabulary_size, label_smoothing)
-        total, by_token = _Divergence.apply(*hidden.chunk(2), table[:vocabulary_size], labels)
-        token_loss, token_nll = (of_both.view(2, -1).mean(0) for of_both in both[1:])
-        weight = self._alpha / 2
-        return CrossEntropy(both.loss / 2 + weight * total, token_loss + weight * by_token, token_nll)
+        loss, token_loss, token_nll = _RDropLoss.apply(
+            hidden.unflatten(0, (2, len(labels))),
+            table,
+            labels,
+            model.config.vocabulary_size,
+            self._alpha,
+            label_smoothing,
+        )
+        return CrossEntropy(loss, token_loss, token_nll)
 
 
 def _twice(sequences: PackedSequences) -> PackedSequences:
@@ -70,41 +87,76 @@ def _twice(sequences: PackedSequences) -> PackedSequences:
     return PackedSequences(sequences.tokens.repeat(2), torch.cat([cu_seqlens, second]), sequences.max_seqlen, places)
 
 
-def _divergence(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """½ [KL(P ‖ Q) + KL(Q ‖ P)] of each token in nats. a, b: [C, M]; weight: [V, M] -> [C], float32 at least."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    log_p, log_q = (linear(x, weight).to(wide).log_softmax(1) for x in (a, b))
-    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1) / 2
-
-
-class _Divergence(torch.autograd.Function):
-    """The sum over the tokens that have a label, and each of them; gradients are made beside, chunk by chunk.
+class _RDropLoss(torch.autograd.Function):
+    """The sum over the tokens that have a label; loss and nll of each; gradients are made beside, chunk by chunk.
 
     So the logits of all tokens never exist at once, as in `linear_cross_entropy`, and the backward needs no weight, of
     which ZeRO stage 3 has let go by then.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        by_token = torch.empty(len(a), dtype=wide, device=a.device)
-        grads = torch.empty_like(a), torch.empty_like(b), torch.zeros_like(weight, dtype=wide)
-        num_tokens = chunk_tokens(len(weight), LOGIT_BYTES)
-        for chunk in (slice(start, start + num_tokens) for start in range(0, len(a), num_tokens)):
-            leaves = [x.detach().requires_grad_() for x in (a[chunk], b[chunk], weight)]
-            with torch.enable_grad():
-                divergence = _divergence(*leaves) * (labels[chunk] != IGNORED_LABEL)
-                of_a, of_b, of_weight = torch.autograd.grad(divergence.sum(), leaves)
-            by_token[chunk] = divergence.detach()
-            grads[0][chunk], grads[1][chunk] = of_a, of_b
-            grads[2].add_(of_weight)
-        ctx.save_for_backward(*grads)
-        ctx.weight_dtype = weight.dtype
-        ctx.mark_non_differentiable(by_token)
-        return by_token.sum(), by_token
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        table: Tensor,
+        labels: Tensor,
+        vocabulary_size: int,
+        alpha: float,
+        label_smoothing: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden: [2, T, M]; table: [rows ≥ V, M]; labels: [T]."""
+        weight = table[:vocabulary_size]
+        wide, on_cpu = torch.promote_types(weight.dtype, torch.float32), weight.device.type == "cpu"
+        token_loss, token_nll = torch.empty(2, len(labels), dtype=wide, device=hidden.device)
+        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table, dtype=wide)
+        num_tokens = chunk_tokens(len(weight), LOGIT_BYTES, on_cpu)
+        num_rows = max(1, CPU_BLOCK_LOGITS // (2 * len(weight))) if on_cpu else num_tokens
+        for tokens in _slices(len(labels), num_tokens):
+            both = hidden[:, tokens].flatten(0, 1)  # [2C, M]
+            logits = linear(both, weight).unflatten(0, (2, -1))  # [2, C, V]
+            for rows in _slices(logits.shape[1], num_rows):
+                at = slice(tokens.start + rows.start, tokens.start + rows.stop)
+                part = logits[:, rows]
+                token_loss[at], token_nll[at] = _losses_and_gradient_(part, labels[at], alpha, label_smoothing, wide)
+            grad_logits = logits.flatten(0, 1)
+            grad_hidden[:, tokens] = input_gradient(grad_logits, weight).unflatten(0, (2, -1))
+            add_product_(grad_table[:vocabulary_size], grad_logits.T, both, is_first=tokens.start == 0)
+        ctx.save_for_backward(grad_hidden, grad_table)
+        ctx.dtype = table.dtype
+        ctx.mark_non_differentiable(token_loss, token_nll)
+        return token_loss.sum(), token_loss, token_nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        of_a, of_b, of_weight = ctx.saved_tensors
-        return of_a * grad_total, of_b * grad_total, (of_weight * grad_total).to(ctx.weight_dtype), None
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_table = (scaled(gradient, grad_loss, ctx.dtype) for gradient in ctx.saved_tensors)
+        return of_hidden, of_table, None, None, None, None
+
+
+def _losses_and_gradient_(
+    logits: Tensor, labels: Tensor, alpha: float, label_smoothing: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Loss and nll [C] of each token, in dtype; logits [2, C, V] become d loss / d logits in place.
+
+    The divergence ½ [KL(P ‖ Q) + KL(Q ‖ P)] has the gradient ½ [P (log P - log Q - KL(P ‖ Q)) + P - Q] by P's logits,
+    and by Q's the same with both exchanged.
+    """
+    target_weight, each = smoothing(label_smoothing, logits.shape[2])
+    ignored = labels == IGNORED_LABEL
+    label = labels.clamp(min=0).expand(2, -1)[..., None]  # [2, C, 1]
+    log_p = logits.to(dtype).log_softmax(2)
+    p = log_p.exp()
+    nll = -log_p.gather(2, label)
+    loss = target_weight * nll - each * log_p.sum(2, keepdim=True)
+    log_ratio = log_p.sub_(log_p.flip(0))  # log P - log Q, log Q - log P
+    divergence = (p * log_ratio).sum(2, keepdim=True)  # [2, C, 1]
+    weight = alpha / 2
+    gradient = p * log_ratio.sub_(divergence - 1).mul_(weight).add_(1)
+    gradient.sub_(p.flip(0), alpha=weight).sub_(each).scatter_add_(2, label, torch.full_like(nll, -target_weight))
+    logits.copy_(gradient.div_(2).masked_fill_(ignored[:, None], 0.0))
+    by_token = torch.stack([loss + weight * divergence, nll]).mean(1).squeeze(2)  # [2, C]
+    return tuple(by_token.masked_fill_(ignored, 0.0))
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))

@@ -201,7 +201,7 @@ def test_r_drop_takes_two_passes_in_memory(content: dict[str, Any]) -> None:
     once, training = make_plan(recipe_of(content), 1)["memory_bytes_per_rank"], content["training"] | {"r_drop": 1.0}
     twice = make_plan(recipe_of(content, training=training), 1)["memory_bytes_per_rank"]
     assert twice["activations"] == pytest.approx(2 * once["activations"], rel=1e-6)
-    assert twice["loss"] > 2 * once["loss"]
+    assert twice["loss"] > once["loss"]
 
 
 def test_a_plan_is_ready_for_json(content: dict[str, Any]) -> None:
