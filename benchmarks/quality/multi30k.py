@@ -34,7 +34,7 @@ SETTINGS: dict[str, tuple[tuple[Any, ...], tuple[str, ...], int]] = {
     "no_smoothing": (SAMPLED, ("training.label_smoothing=0.0",), 5),
     "last_checkpoint": (SAMPLED, (), 1),
     "r_drop": (SAMPLED, ("training.r_drop=5.0", "training.max_steps=5000"), 5),  # each step is two
-    "r_drop_long": (SAMPLED, ("training.r_drop=5.0", "training.max_steps=10000"), 5),
+    "r_drop_long": (SAMPLED, ("training.r_drop=5.0", "training.max_steps=8000"), 5),
 }
 
 
