@@ -141,8 +141,11 @@ class FrozenWeights:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Inside, in this thread, products that need no gradient are oneDNN's, by the copies where there are."""
-        token = _frozen.set(self._packed)
+        """Inside, in this thread, products that need no gradient are oneDNN's, by the copies where there are.
+
+        Not where DELTALM_LINEAR leaves all products to PyTorch.
+        """
+        token = _frozen.set(None if setting() == "torch" else self._packed)
         try:
             yield
         finally:
@@ -169,12 +172,13 @@ def _frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None, with_gelu: b
     """The product where weights are frozen; None where they are not."""
     if torch.compiler.is_compiling() or (packed := _frozen.get()) is None:
         return None
-    if _cannot_be_chosen(x, weight) or setting() == "torch" or _needs_gradient(x, weight, bias):
+    if _cannot_be_chosen(x, weight) or _needs_gradient(x, weight, bias):
         return None
-    fastest_form, least_rows = packed.get(_place(weight), _Packed(weight, LEAST_ROWS))
-    more = max(0, least_rows - len(x))
-    rows = F.pad(x, (0, 0, 0, more)) if more else x
-    return onednn_linear(rows, fastest_form, bias, with_gelu)[: len(x)]
+    fastest_form, least_rows = packed.get(_place(weight)) or (weight, LEAST_ROWS)
+    num_rows = x.shape[0]
+    if num_rows >= least_rows:
+        return onednn_linear(x, fastest_form, bias, with_gelu)
+    return onednn_linear(F.pad(x, (0, 0, 0, least_rows - num_rows)), fastest_form, bias, with_gelu)[:num_rows]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -240,7 +244,7 @@ def _cannot_be_chosen(x: Tensor, weight: Tensor) -> bool:
     """Whether it is no CPU's, nobody else computes it, or somebody looks on."""
     if not x.is_cpu or torch.compiler.is_compiling() or is_traced(x):
         return True
-    return x.dim() != 2 or not len(x) or x.dtype != weight.dtype or not has_onednn_linear(x.dtype)
+    return x.dim() != 2 or not x.shape[0] or x.dtype != weight.dtype or not has_onednn_linear(x.dtype)
 
 
 def _is_torchs_alone(x: Tensor, weight: Tensor) -> bool:

@@ -329,7 +329,8 @@ def test_frozen_weights_are_used_where_they_may_be(frozen_calls: list[int], monk
         thread.start()
         thread.join()
         monkeypatch.setenv(VARIABLE, "torch")
-        linear(x.detach(), weight)
+        with frozen.used():
+            linear(x.detach(), weight)
         assert not FrozenWeights([weight])
         monkeypatch.delenv(VARIABLE)
         assert frozen_calls == []
