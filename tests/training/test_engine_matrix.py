@@ -20,6 +20,8 @@ ACCUMULATED += ("fp32_zero3_offload_cpu",)
 RESUMED = ("fp32_zero3", "bf16_zero1", "bf16_zero2", "bf16_zero3", "fp16_zero2")
 RESUMED += ("fp32_zero1_offload_cpu", "bf16_zero2_offload_cpu", "fp32_zero3_offload_cpu", "bf16_zero3_offload_cpu")
 TESTED_ALWAYS = ("fp32_zero2_offload_cpu", "bf16_zero2_offload_cpu")  # of those with offload, which are slow
+STEPS = 12
+TRAINING = {"max_steps": STEPS, "save_every": STEPS // 2}
 ALONE = (("fp32_zero1", 4), ("fp32_zero2", 1), ("fp32_zero3", 4), ("fp32_zero2_offload_cpu", 1))
 
 
@@ -34,7 +36,7 @@ def marked(names, prefix=""):
 
 @pytest.fixture(scope="module")
 def plain(make_recipe):
-    return plain_training(make_recipe(), 20)
+    return plain_training(make_recipe(training=TRAINING), STEPS)
 
 
 def as_tested(directory, name):
@@ -56,7 +58,7 @@ def runs(with_slow, tmp_path_factory, make_run, run_on_ranks):
 
     def prepare(name, engine, accumulation=1, resumes=None):
         batch = {"min_micro_batches": accumulation}
-        run = make_run(directory / name, deepspeed=as_tested(directory, engine), batch=batch)
+        run = make_run(directory / name, deepspeed=as_tested(directory, engine), batch=batch, training=TRAINING)
         return Job(run, resumes and directory / resumes)
 
     def train(jobs, num_ranks):
@@ -100,7 +102,7 @@ def test_sixteen_bits_follow_float32(name, runs, plain):
 def test_a_resumed_run_repeats_every_digit(name, runs):
     assert runs.outcome[f"resumed_{name}"] == 0
     whole, resumed = runs.directory / name, runs.directory / f"resumed_{name}"
-    for kind, steps in (("train", range(1, 21)), ("validation", (10, 20))):
+    for kind, steps in (("train", range(1, STEPS + 1)), ("validation", (STEPS // 2, STEPS))):
         assert records(resumed, kind) == records(whole, kind)
         assert [record["step"] for record in records(resumed, kind)] == list(steps)
 
