@@ -25,7 +25,8 @@ from deltalm_ds.model.config import DeltaLMConfig
 from deltalm_ds.model.deltalm import DeltaLM
 from deltalm_ds.model.packing import PackedSequences, Places
 
-LOGIT_BYTES = 48  # of a token and an element of the vocabulary: two logits with all that is made of them, in float32
+GPU_BLOCK_LOGITS = 1 << 24  # that the element-wise part has at a time: enough to keep a GPU busy
+LOGIT_BYTES = 16  # what that part holds of a logit at most: four numbers in float32
 
 
 def check_r_drop(alpha: float, config: DeltaLMConfig) -> None:
@@ -38,14 +39,17 @@ def check_r_drop(alpha: float, config: DeltaLMConfig) -> None:
 
 
 def r_drop_loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_tokens: int, on_cpu: bool) -> int:
-    """The most that the loss holds of a micro-batch: a chunk of logits and, in float32, the table's gradient.
+    """The most that the loss holds of a micro-batch.
 
-    On a CPU what is made of logits is of a few tokens at a time.
+    That is a chunk of both passes' logits, what is made of some of them, and the table's gradient, summed up in float32
+    and rounded beside it.
     """
-    tokens = min(num_target_tokens, chunk_tokens(config.vocabulary_size, LOGIT_BYTES, on_cpu))
-    of_logit = 2 * weight_bytes if on_cpu else LOGIT_BYTES
-    of_table = 4 + (weight_bytes if weight_bytes < 4 else 0)  # summed up in float32, and rounded beside it
-    return tokens * config.vocabulary_size * of_logit + of_table * config.num_embedding_rows * config.hidden_size
+    vocabulary_size = config.vocabulary_size
+    tokens = min(num_target_tokens, chunk_tokens(vocabulary_size, 2 * weight_bytes, on_cpu))
+    block = 2 * vocabulary_size * min(tokens, _block_tokens(vocabulary_size, on_cpu))
+    of_table = 4 + (weight_bytes if weight_bytes < 4 else 0)
+    table = config.num_embedding_rows * config.hidden_size
+    return 2 * tokens * vocabulary_size * weight_bytes + block * LOGIT_BYTES + table * of_table
 
 
 class RDropForward:
@@ -109,12 +113,11 @@ class _RDropLoss(torch.autograd.Function):
         wide, on_cpu = torch.promote_types(weight.dtype, torch.float32), weight.device.type == "cpu"
         token_loss, token_nll = torch.empty(2, len(labels), dtype=wide, device=hidden.device)
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table, dtype=wide)
-        num_tokens = chunk_tokens(len(weight), LOGIT_BYTES, on_cpu)
-        num_rows = max(1, CPU_BLOCK_LOGITS // (2 * len(weight))) if on_cpu else num_tokens
+        num_tokens = chunk_tokens(vocabulary_size, 2 * weight.element_size(), on_cpu)
         for tokens in _slices(len(labels), num_tokens):
             both = hidden[:, tokens].flatten(0, 1)  # [2C, M]
             logits = linear(both, weight).unflatten(0, (2, -1))  # [2, C, V]
-            for rows in _slices(logits.shape[1], num_rows):
+            for rows in _slices(logits.shape[1], _block_tokens(vocabulary_size, on_cpu)):
                 at = slice(tokens.start + rows.start, tokens.start + rows.stop)
                 part = logits[:, rows]
                 token_loss[at], token_nll[at] = _losses_and_gradient_(part, labels[at], alpha, label_smoothing, wide)
@@ -131,6 +134,11 @@ class _RDropLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, of_table = (scaled(gradient, grad_loss, ctx.dtype) for gradient in ctx.saved_tensors)
         return of_hidden, of_table, None, None, None, None
+
+
+def _block_tokens(vocabulary_size: int, on_cpu: bool) -> int:
+    """Of how many tokens the element-wise part has the logits of both passes at a time."""
+    return max(1, (CPU_BLOCK_LOGITS if on_cpu else GPU_BLOCK_LOGITS) // (2 * vocabulary_size))
 
 
 def _losses_and_gradient_(
