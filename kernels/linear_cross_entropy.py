@@ -180,7 +180,14 @@ def _num_labelled(labels: Tensor) -> int:
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
-    """total += a b, or = a b if it is the first; without a temporary of that size where there is a product for it."""
+    """total += a b, or = a b if it is the first; without a temporary of that size where there is a product for it.
+
+    Args:
+        total: [V, M], the dtype of a and b, or float32.
+        a: [V, C].
+        b: [C, M].
+        is_first: whether what is in total does not count.
+    """
     beta = 0 if is_first else 1  # 0 does not read total
     if total.dtype == a.dtype:
         total.addmm_(a, b, beta=beta)

@@ -43,6 +43,12 @@ def r_drop_loss_bytes(config: DeltaLMConfig, weight_bytes: int, num_target_token
 
     That is a chunk of both passes' logits, what is made of some of them, and the table's gradient, summed up in float32
     and rounded beside it.
+
+    Args:
+        config: of the model.
+        weight_bytes: of an element of its weights.
+        num_target_tokens: of the largest micro-batch, in one pass.
+        on_cpu: whether a CPU computes.
     """
     vocabulary_size = config.vocabulary_size
     tokens = min(num_target_tokens, chunk_tokens(vocabulary_size, 2 * weight_bytes, on_cpu))
