@@ -1,5 +1,7 @@
 """R-Drop against its definition in float64, alone and in training."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from jobs import Job
@@ -97,6 +99,17 @@ def test_sixteen_bits_follow(inputs):
     assert narrow.loss.item() == pytest.approx(exact, rel=0.02)
     narrow.loss.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_block_takes_the_memory_that_is_planned(dtype):
+    """By PyTorch's own record of what is allocated and freed."""
+    logits, labels = torch.randn(2, 8, 5000).to(dtype), torch.arange(8)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        r_drop._losses_and_gradient_(logits, labels, ALPHA, SMOOTHING, torch.float32)
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = list(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
+    assert max(held) == pytest.approx(r_drop.LOGIT_BYTES * logits.numel(), rel=0.01)
 
 
 def plain_losses(recipe):
