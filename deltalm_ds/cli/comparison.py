@@ -1,16 +1,18 @@
 """`deltalm compare`: two outputs side by side."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deltalm_ds.cli.evaluation import DEFAULT_SPLIT, prepared_task, reference_settings, split_names
 from deltalm_ds.cli.options import AsJson, TargetLang, refuse
-from deltalm_ds.cli.output import print_json, print_table
+from deltalm_ds.cli.output import print_json, print_notes, print_table
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import METRICS
+
+if TYPE_CHECKING:
+    from deltalm_ds.evaluation.comparison import Comparison
 
 DEFAULT = "chrf,bleu"
 
@@ -49,7 +51,7 @@ def compare(
     Example: deltalm compare results/hypotheses/old results/hypotheses/new --task wmt10 --data wmt10
     """
     from deltalm_ds.evaluation.comparison import Pair, compare_outputs
-    from deltalm_ds.evaluation.comparison_tables import sentence_lines, signature_lines, tables_of, write_page
+    from deltalm_ds.evaluation.comparison_tables import write_page
     from deltalm_ds.evaluation.output_pairs import read_pairs
     from deltalm_ds.evaluation.test_sets import read_references, read_test_sets
 
@@ -73,11 +75,16 @@ def compare(
     names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
     if html is not None:
         write_page(found, names, html)
-    for note in found.notes:
-        print(f"Note: {note}", file=sys.stderr)
+    print_notes(found.notes)
     if as_json:
         print_json({"first": str(first), "second": str(second), **found.as_dict()})
-        return
+    else:
+        _print(found, names)
+
+
+def _print(found: "Comparison", names: tuple[str, str]) -> None:
+    from deltalm_ds.evaluation.comparison_tables import sentence_lines, signature_lines, tables_of
+
     for each in tables_of(found, names):
         print_table(each.header, each.rows, align="l" + "r" * (len(each.header) - 1), title=f"{each.title}:")
         print(f"{each.note}\n" if each.note else "")

@@ -1,6 +1,5 @@
 """`deltalm evaluate`: how good the outputs of a model, or given ones, are."""
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +19,7 @@ from deltalm_ds.cli.options import (
     Threads,
     refuse,
 )
-from deltalm_ds.cli.output import print_json, print_table
+from deltalm_ds.cli.output import print_json, print_notes, print_table
 from deltalm_ds.cli.suites import TABLE_FORMATS, TEXT, SuiteOptions, evaluate_suite, threads_of_each
 from deltalm_ds.errors import InputError
 from deltalm_ds.evaluation.metrics import DEFAULT_METRICS, METRICS
@@ -35,72 +34,86 @@ if TYPE_CHECKING:
 DEFAULT_SPLIT, DEFAULT_MAX_LENGTH = "test", 200
 
 
+DataDirectory = Annotated[Path | None, typer.Option(help="Directory of files such as test.en-de.en, test.en-de.de.")]
+TaskName = Annotated[
+    str | None, typer.Option(help=f"What --data was prepared for, of {', '.join(TASKS)}: its split, search, metrics.")
+]
+SuiteName = Annotated[str | None, typer.Option(help="A task again: several --systems, in the tables of the paper.")]
+Systems = Annotated[
+    str | None,
+    typer.Option(
+        help="Of --suite: models, files of outputs, copy, lead, memory:…, pivot:… (docs/tasks.md); NAME= before."
+    ),
+]
+Baseline = Annotated[
+    str | None, typer.Option(help="Of --suite: the system that the others are compared with; by default the first.")
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Of --suite: processes that translate, each with its share of the cores.")
+]
+TableFormat = Annotated[str, typer.Option(help=f"Of --suite: {', '.join(TABLE_FORMATS)}.")]
+Split = Annotated[
+    str | None, typer.Option(help=f"Which files of --data; by default {DEFAULT_SPLIT}, or what the paper scores.")
+]
+Directions = Annotated[str, typer.Option(help="Such as en-de,de-en; or all.")]
+Source = Annotated[Path | None, typer.Option(help="Instead of --data: sources, one a line.")]
+ReferenceFiles = Annotated[
+    list[Path] | None,
+    typer.Option(help="The references of --source or --hypotheses; named again for further ones (empty: none)."),
+]
+Hypotheses = Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")]
+TaskMaxLength = Annotated[
+    int | None,
+    typer.Option(help=f"Most tokens of an output, without </s>; by default {DEFAULT_MAX_LENGTH}, or the task's."),
+]
+MetricNames = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Of {', '.join(METRICS)}; several with commas between. By default {','.join(DEFAULT_METRICS)}, "
+        "or the task's."
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="For BLEU sacreBLEU's, for ROUGE rouge_score or unicode; by default that of the language."),
+]
+Languages = Annotated[
+    str | None, typer.Option(help="Of --hypotheses: those that off_target is to tell apart, such as en,de.")
+]
+EvaluationOut = Annotated[
+    Path | None,
+    typer.Option(help="New directory for the outputs and scores.json; of --suite one that keeps them from run to run."),
+]
+
+
 def evaluate(
     model: Annotated[Path | None, typer.Argument(help="A model directory or export; none with --hypotheses.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Directory of files such as test.en-de.en, test.en-de.de.")] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help=f"What --data was prepared for, of {', '.join(TASKS)}: its split, search, metrics."),
-    ] = None,
-    suite: Annotated[
-        str | None, typer.Option(help="A task again: several --systems, in the tables of the paper.")
-    ] = None,
-    systems: Annotated[
-        str | None,
-        typer.Option(
-            help="Of --suite: models, files of outputs, copy, lead, memory:…, pivot:… (docs/tasks.md); NAME= before."
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Of --suite: the system that the others are compared with; by default the first.")
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Of --suite: processes that translate, each with its share of the cores.")
-    ] = 1,
-    table: Annotated[str, typer.Option(help=f"Of --suite: {', '.join(TABLE_FORMATS)}.")] = TEXT,
-    split: Annotated[
-        str | None, typer.Option(help=f"Which files of --data; by default {DEFAULT_SPLIT}, or what the paper scores.")
-    ] = None,
-    directions: Annotated[str, typer.Option(help="Such as en-de,de-en; or all.")] = "all",
-    source: Annotated[Path | None, typer.Option(help="Instead of --data: sources, one a line.")] = None,
-    reference: Annotated[
-        list[Path] | None,
-        typer.Option(help="The references of --source or --hypotheses; named again for further ones (empty: none)."),
-    ] = None,
-    hypotheses: Annotated[Path | None, typer.Option(help="Score these outputs against --reference.")] = None,
+    data: DataDirectory = None,
+    task: TaskName = None,
+    suite: SuiteName = None,
+    systems: Systems = None,
+    baseline: Baseline = None,
+    processes: Processes = 1,
+    table: TableFormat = TEXT,
+    split: Split = None,
+    directions: Directions = "all",
+    source: Source = None,
+    reference: ReferenceFiles = None,
+    hypotheses: Hypotheses = None,
     target_lang: TargetLang = None,
     source_lang: SourceLang = None,
     beam: Beam = 5,
     length_penalty: LengthPenalty = 1.0,
-    max_length: Annotated[
-        int | None,
-        typer.Option(help=f"Most tokens of an output, without </s>; by default {DEFAULT_MAX_LENGTH}, or the task's."),
-    ] = None,
+    max_length: TaskMaxLength = None,
     no_repeat_ngram_size: NoRepeatNgramSize = 0,
     engine: EngineName = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = 0,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Of {', '.join(METRICS)}; several with commas between. By default {','.join(DEFAULT_METRICS)}, "
-            "or the task's."
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="For BLEU sacreBLEU's, for ROUGE rouge_score or unicode; by default that of the language."),
-    ] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="Of --hypotheses: those that off_target is to tell apart, such as en,de.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="New directory for the outputs and scores.json; of --suite one that keeps them from run to run."
-        ),
-    ] = None,
+    metrics: MetricNames = None,
+    tokenizer: Tokenizer = None,
+    languages: Languages = None,
+    out: EvaluationOut = None,
     as_json: AsJson = False,
 ) -> None:
     """How good the outputs of a model are per direction, or given ones: values ± half of a 95 % interval, signatures.
@@ -142,21 +155,19 @@ def evaluate(
             (outputs,), references = read_references([hypotheses], reference or [], source, settings)
             scores = [DirectionScorer(references.language or "given", references, names).score(outputs)]
         else:
+            if model is None:
+                raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
             if prepared is not None:
                 test_sets = prepared.test_sets(split, wanted)
             else:
                 test_sets = _test_sets(data, split or DEFAULT_SPLIT, wanted, source, reference, target_lang)
             if source_lang is not None:
                 test_sets = [test.with_source(source_lang) for test in test_sets]
-            if model is None:
-                raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
             opened = load_engine(model, engine, threads, device, dtype)
             scores = evaluate_directions(opened, load_vocabulary(model), test_sets, options, names, tokenizer)
         if out_directory is not None:
             _write_evaluation(out_directory, scores)
-    notes = [*(prepared.warnings if prepared else ()), *(note for result in scores for note in result.notes)]
-    for note in dict.fromkeys(notes):
-        print(f"Note: {note}", file=sys.stderr)
+    print_notes([*(prepared.warnings if prepared else ()), *(note for result in scores for note in result.notes)])
     _print_scores(scores, as_json)
 
 

@@ -1,4 +1,4 @@
-"""What the verbs print on standard output: tables and `name: value` lines for people, JSON for scripts."""
+"""What the verbs print: tables, `name: value` lines and notes for people, JSON for scripts."""
 
 import json
 import sys
@@ -58,6 +58,12 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str | int | None]
         print(title)
     for line in captured.get().removesuffix("\n").split("\n"):
         print(line.rstrip())
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """On stderr, what is said several times once."""
+    for note in dict.fromkeys(notes):
+        print(f"Note: {note}", file=sys.stderr)
 
 
 def size_text(num_bytes: int) -> str:

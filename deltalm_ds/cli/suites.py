@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltalm_ds.cli.output import print_json, print_table
+from deltalm_ds.cli.output import print_json, print_notes, print_table
 from deltalm_ds.errors import InputError, nearest
 from deltalm_ds.threads import usable_cores
 
@@ -70,8 +70,7 @@ def evaluate_suite(
         results = run_suite(systems, test_sets, search, metrics, suite.out, baseline, workers, languages)
     write_results(results, prepared, search, suite.out)
     notes = [*prepared.warnings, *(note for result in results for note in result.score.notes)]
-    for note in dict.fromkeys(notes):
-        print(f"Note: {note}", file=sys.stderr)
+    print_notes(notes)
     tables = [fill_table(table, results, names, baseline) for table in prepared.form.tables]
     if as_json:
         lines = [result.as_dict(prepared, search) for result in results]

@@ -1,6 +1,5 @@
 """`deltalm data prepare`: the published files of a task, made ready for training and evaluation."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltalm_ds.cli.options import AsJson
-from deltalm_ds.cli.output import print_json, print_table
+from deltalm_ds.cli.output import print_json, print_notes, print_table
 from deltalm_ds.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ def prepare(
         if workers is None:  # a rank whose work is done
             return
         prepared = prepare_task(task, directory, out, vocab, vocab_size, workers)
-    for warning in prepared.warnings:
-        print(f"Note: {warning}", file=sys.stderr)
+    print_notes(prepared.warnings)
     if as_json:
         print_json(asdict(prepared))
     else:
