@@ -155,10 +155,12 @@ def read_references(
         settings: language, tokenizer and languages.
 
     Raises:
-        InputError: files of different lengths (both are named), or one that cannot be read.
+        InputError: files of different lengths (both are named) or without a line, or one that cannot be read.
     """
     files = [*outputs, *references, *([source] if source is not None else [])]
     lines = read_all_parallel_lines(files)
+    if not lines[0]:
+        raise InputError(f"{', '.join(map(str, files))}: there is no line to score.")
     texts = lines[len(outputs) : len(outputs) + len(references)]
     sources = lines[-1] if source is not None else []
     further = further_references(texts[1:]) if len(texts) > 1 else []

@@ -84,6 +84,7 @@ def test_evaluate_without_references(files):
         ),
         (("compare", "one", "one", "--data", "one"), "one/de-en.hyp has 2 lines, but de-en has 1 references."),
         (("evaluate", "--hypotheses", "a"), "needs references (--reference), and none is given"),
+        (("evaluate", "--hypotheses", "none", "--reference", "none"), "none, none: there is no line to score."),
         (("evaluate", "--hypotheses", "a", "--reference", "ref", "--data", "."), "no model, no --data."),
         (("evaluate", "--hypotheses", "a", "--metrics", "off_target"), "needs a language (--target-lang)"),
         (("average", "run", "--best", "1", "--metric", "length_ratio", "--out", "m"), "length_ratio has no better end"),
@@ -91,6 +92,7 @@ def test_evaluate_without_references(files):
 )
 def test_wrong_options_are_one_sentence(files, tmp_path, arguments, message):
     (tmp_path / "short").write_text("one\n")
+    (tmp_path / "none").touch()
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "test.de-en.jsonl").write_text(json.dumps({"source": "x", "references": ["x"]}))
     (tmp_path / "one" / "de-en.hyp").write_text("x\ny\n")
