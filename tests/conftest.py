@@ -19,12 +19,19 @@ let_waiting_threads_sleep()
 settings.register_profile("deltalm", deadline=None, derandomize=True)
 settings.load_profile("deltalm")
 
+LONG = ("training", "cluster", "faults")  # folders
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """The suite is for the processor, also where there are GPUs; `check_fused.py` is what runs on them."""
     is_worker = hasattr(config, "workerinput")  # of pytest-xdist: it has the environment of who started it
     if not is_worker and not any("check_fused" in argument for argument in config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that train or wait for minutes come first: at the end one worker would be busy with such a file alone."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope="session")

@@ -155,14 +155,14 @@ def evaluate(
             (outputs,), references = read_references([hypotheses], reference or [], source, settings)
             scores = [DirectionScorer(references.language or "given", references, names).score(outputs)]
         else:
-            if model is None:
-                raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
             if prepared is not None:
                 test_sets = prepared.test_sets(split, wanted)
             else:
                 test_sets = _test_sets(data, split or DEFAULT_SPLIT, wanted, source, reference, target_lang)
             if source_lang is not None:
                 test_sets = [test.with_source(source_lang) for test in test_sets]
+            if model is None:
+                raise InputError("Name the model directory to evaluate, or outputs to score with --hypotheses.")
             opened = load_engine(model, engine, threads, device, dtype)
             scores = evaluate_directions(opened, load_vocabulary(model), test_sets, options, names, tokenizer)
         if out_directory is not None:

@@ -30,7 +30,7 @@ SLOW = ("fp32_zero2", "bf16_zero1")
 GLITCHED = ("fp32_zero1", "bf16_zero2")
 ROLLED_BACK = ("fp32_zero3", "bf16_zero2")
 POISONED = ("fp32_zero3", "fp16_at_1")
-BAD_STEP, STEPS, WINDOW = 13, 18, 8
+BAD_STEP, STEPS, WINDOW = 13, 16, 8
 TRAINING = {"max_steps": STEPS, "save_every": 10, "log_every": 1}
 
 

@@ -22,7 +22,7 @@ RESUMED += ("fp32_zero1_offload_cpu", "bf16_zero2_offload_cpu", "fp32_zero3_offl
 TESTED_ALWAYS = ("fp32_zero2_offload_cpu", "bf16_zero2_offload_cpu")  # of those with offload, which are slow
 STEPS = 12
 TRAINING = {"max_steps": STEPS, "save_every": STEPS // 2}
-ALONE = (("fp32_zero1", 4), ("fp32_zero2", 1), ("fp32_zero3", 4), ("fp32_zero2_offload_cpu", 1))
+ALONE = (("fp32_zero1", 3), ("fp32_zero2", 1), ("fp32_zero3", 3), ("fp32_zero2_offload_cpu", 1))
 
 
 def is_slow(name):
@@ -70,7 +70,7 @@ def runs(with_slow, tmp_path_factory, make_run, run_on_ranks):
         [name for name in of_kind if with_slow or not is_slow(name)] for of_kind in (NAMES, ACCUMULATED, RESUMED)
     )
     jobs = [prepare(name, name) for name in names]
-    jobs += [prepare(f"accumulated_{name}", name, 4) for name in accumulated]
+    jobs += [prepare(f"accumulated_{name}", name, 3) for name in accumulated]
     jobs += [prepare(f"resumed_{name}", name, resumes=name) for name in resumed]
     jobs.append(prepare("grown", "fp32_zero3", 1, "alone_fp32_zero2_1"))
     train(jobs, 2)
