@@ -8,13 +8,13 @@ import math
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from deltalm_ds.errors import InputError
+from deltalm_ds.streams import say
 
 
 def fsync_path(path: Path) -> None:
@@ -47,10 +47,9 @@ def locked(path: str | Path, in_use: str) -> Iterator[None]:
             holder = file.read(200).decode(errors="replace").strip()
             raise InputError(f"{in_use} It is held by {holder}." if holder else in_use) from None
         except OSError as error:
-            print(
-                f"deltalm: warning: {path} cannot be locked ({error.strerror or error}): see to it yourself that no "
-                "other process writes there.",
-                file=sys.stderr,
+            say(
+                f"warning: {path} cannot be locked ({error.strerror or error}): see to it yourself that no other "
+                "process writes there."
             )
         _name_holder(file, f"process {os.getpid()} on {socket.gethostname()}\n")
         try:

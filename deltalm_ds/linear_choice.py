@@ -4,7 +4,6 @@
 does not change, nothing is chosen (`kernels/linear.py`).
 """
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,6 +26,7 @@ from deltalm_ds.kernels.linear import (
 )
 from deltalm_ds.kernels.linear_rates import classes, measure
 from deltalm_ds.machine import locked_memory, machine, memory_path, read_memory
+from deltalm_ds.streams import say
 
 MEMORY = "linear"
 
@@ -63,10 +63,9 @@ def find_rates(model: nn.Module, products: Iterable[str], known: Rates | None = 
                 rates |= measure(missing)
                 write_json(path, {**memory, machine(): rates})
     except OSError as error:
-        print(
-            f"deltalm: what was measured cannot be written ({os_error_sentence(error)[:-1]}): PyTorch computes "
-            "every product, even where another one is faster. XDG_CACHE_HOME names another place.",
-            file=sys.stderr,
+        say(
+            f"what was measured cannot be written ({os_error_sentence(error)[:-1]}): PyTorch computes every product, "
+            "even where another one is faster. XDG_CACHE_HOME names another place."
         )
         return {}
     return {name: rates[name] for name in needed}

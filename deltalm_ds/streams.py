@@ -1,9 +1,14 @@
-"""Messages that nobody reads any more: a terminal that was closed must not end what runs for a week."""
+"""Messages on stderr, also where nobody reads them any more: a closed terminal must not end what runs for a week."""
 
 import io
 import sys
 from contextlib import suppress
 from typing import Any
+
+
+def say(message: object, sender: str = "deltalm") -> None:
+    """On stderr and at once, as a line that begins with who says it."""
+    print(f"{sender}: {message}", file=sys.stderr, flush=True)
 
 
 class _Forgiving(io.FileIO):

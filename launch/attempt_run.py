@@ -9,10 +9,11 @@ from deltalm_ds.launch.connections import Connections
 from deltalm_ds.launch.disk import DiskWatch
 from deltalm_ds.launch.job import Job
 from deltalm_ds.launch.slow_hosts import SlowHosts
-from deltalm_ds.launch.telling import Follower, Teller, last_lines, say
+from deltalm_ds.launch.telling import Follower, Teller, last_lines
 from deltalm_ds.launch.verdicts import Verdict, judge
 from deltalm_ds.runs.beats import reports
 from deltalm_ds.runs.history import read_starts
+from deltalm_ds.streams import say
 
 ALIVE_S = 1.0  # between two lines to each agent
 WAIT_S = 0.2

@@ -17,6 +17,7 @@ from deltalm_ds.launch.ranks import GRACE_S, NO_DEVICE, Launcher, code_of_rank, 
 from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
+from deltalm_ds.streams import say
 from deltalm_ds.training.rendezvous import wanted_port
 
 
@@ -67,7 +68,7 @@ class Watch:
                     continue
                 self._launcher.ask_to_stop()  # again, as some may have started only after the signal
                 if time.monotonic() - self._stopping_since > GRACE_S:
-                    print(f"deltalm: ranks did not stop within {GRACE_S:.0f} s and are killed.", file=sys.stderr)
+                    say(f"ranks did not stop within {GRACE_S:.0f} s and are killed.")
                     break
         finally:
             code = self._launcher.end()
@@ -78,7 +79,8 @@ class Watch:
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            print("\ndeltalm: stopping: the ranks save and end (Ctrl-C once more ends them at once).", file=sys.stderr)
+            print(file=sys.stderr)  # the progress bar has no line end
+            say("stopping: the ranks save and end (Ctrl-C once more ends them at once).")
         elif number == signal.SIGINT:
             self._is_impatient = True
 
@@ -90,7 +92,7 @@ def _why_it_ended(code: int) -> str:
         return ""
     why = "probably out of memory" if number == signal.SIGKILL else signal.strsignal(number)
     reason = f"a rank was ended by signal {number} ({why})"
-    print(f"deltalm: {reason}; the same command goes on from the newest checkpoint.", file=sys.stderr)
+    say(f"{reason}; the same command goes on from the newest checkpoint.")
     return reason
 
 

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 from deltalm_ds.launch.ranks import STOPPED
 from deltalm_ds.runs.beats import BEAT_S, Beat, listed, read_beats, reports
 from deltalm_ds.runs.history import record_stuck
+from deltalm_ds.streams import say
 
 STARTER_WAITS_S = 14.0  # beyond a limit, for the ranks to say it themselves, with their stacks
 
@@ -54,7 +54,7 @@ class StoppedRanks:
         found = f"Stopped by a signal: {listed(stopped)}."
         with suppress(OSError):
             record_stuck(self._run, found, stopped)
-        print(f"deltalm: {found} The run ends. The same command goes on.", file=sys.stderr, flush=True)
+        say(f"{found} The run ends. The same command goes on.")
 
 
 def _is_stopped(pid: int) -> bool:

@@ -33,12 +33,13 @@ from deltalm_ds.launch.hostfile import Host
 from deltalm_ds.launch.job import Job, JobHost, environment_of_ranks, write_job
 from deltalm_ds.launch.ranks import GRACE_S
 from deltalm_ds.launch.remote import run_on_hosts
-from deltalm_ds.launch.telling import Teller, say
+from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.launch_section import LaunchSection
 from deltalm_ds.runs.attempts import begin_attempt, current_attempt
 from deltalm_ds.runs.checkpoints import checkpoint_directories, step_of
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
+from deltalm_ds.streams import say
 from deltalm_ds.training.prepare import IN_USE, LOCK
 from deltalm_ds.training.rendezvous import wanted_port
 

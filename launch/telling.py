@@ -17,11 +17,6 @@ _LAST_LINES, _TAIL_BYTES = 12, 1 << 14
 _BLOCK_BYTES = 1 << 16
 
 
-def say(message: str) -> None:
-    """A line on the terminal."""
-    print(f"deltalm: {message}", file=sys.stderr, flush=True)
-
-
 class Teller:
     """Records events of a launch, and gives each to the hook, in the background.
 

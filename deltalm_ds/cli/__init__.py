@@ -27,6 +27,7 @@ from deltalm_ds.cli import (
 )
 from deltalm_ds.errors import InputError, os_error_sentence
 from deltalm_ds.files import naming_full_disk
+from deltalm_ds.streams import say
 from deltalm_ds.threads import let_waiting_threads_sleep
 
 app = typer.Typer(
@@ -72,12 +73,12 @@ def main() -> None:
         finally:
             _flush_stdout()
     except InputError as error:
-        print(f"deltalm: {error}", file=sys.stderr)
+        say(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        print(f"deltalm: {os_error_sentence(error)}", file=sys.stderr)
+        say(os_error_sentence(error))
         sys.exit(InputError.exit_code)
 
 

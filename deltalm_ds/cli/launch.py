@@ -105,7 +105,7 @@ def _train(
     from deltalm_ds.launch.preflight.check import require_fit
     from deltalm_ds.launch.supervisor import Launch, goes_on, supervise
     from deltalm_ds.recipe.loading import load_recipe
-    from deltalm_ds.streams import survive_lost_terminal
+    from deltalm_ds.streams import say, survive_lost_terminal
     from deltalm_ds.training.prepare import prepare_run
 
     survive_lost_terminal()
@@ -116,7 +116,7 @@ def _train(
     prepare_run(loaded, out, accept_changed_data, trains_here=False)
     code = supervise(Launch(out.absolute(), hosts, loaded.launch, again))
     if code == STOPPED_EXIT_CODE:
-        typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
+        say(f"stopped; the same command goes on in {out}.")
     return code
 
 

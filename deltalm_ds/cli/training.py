@@ -30,7 +30,7 @@ def train(
     from deltalm_ds.errors import STOPPED_EXIT_CODE
     from deltalm_ds.launch.local import default_ranks, train_on_this_machine
     from deltalm_ds.recipe.loading import load_recipe
-    from deltalm_ds.streams import survive_lost_terminal
+    from deltalm_ds.streams import say, survive_lost_terminal
     from deltalm_ds.training.prepare import prepare_run
 
     survive_lost_terminal()
@@ -39,7 +39,7 @@ def train(
         return
     code = train_on_this_machine(out, ranks or default_ranks(), again)
     if code == STOPPED_EXIT_CODE:
-        typer.echo(f"deltalm: stopped; the same command goes on in {out}.", err=True)
+        say(f"stopped; the same command goes on in {out}.")
     sys.exit(code)
 
 

@@ -7,12 +7,12 @@ in the directory any more.
 """
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltalm_ds.errors import FAILED_EXIT_CODE
 from deltalm_ds.files import write_in_place
+from deltalm_ds.streams import say
 
 ATTEMPT = "DELTALM_ATTEMPT"  # environment of a rank: the number of its attempt; without it nothing is fenced
 _BYTES = 16
@@ -93,5 +93,5 @@ def end_if_taken_over(run: Path) -> None:
     try:
         Fence(run, own_attempt()).check()
     except TakenOver as error:
-        print(f"deltalm: {error}", file=sys.stderr, flush=True)
+        say(error)
         os._exit(FAILED_EXIT_CODE)

@@ -3,8 +3,9 @@
 So whoever watches lets another thread touch it, and says here how long that one has waited. Imports no torch.
 """
 
-import sys
 from pathlib import Path
+
+from deltalm_ds.streams import say
 
 SILENT_S = 30.0  # before it is said
 
@@ -35,4 +36,4 @@ class Silence:
         return self._is_silent
 
     def _say(self, what: str) -> None:
-        print(f"deltalm: {self._whose}: {self._run} {what}", file=sys.stderr, flush=True)
+        say(f"{self._whose}: {self._run} {what}")

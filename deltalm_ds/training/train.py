@@ -25,7 +25,7 @@ from deltalm_ds.files import locked, write_json
 from deltalm_ds.recipe.loading import load_recipe
 from deltalm_ds.runs.attempts import begin_attempt, current_attempt, end_if_taken_over, own_attempt
 from deltalm_ds.runs.history import record_rank_end
-from deltalm_ds.streams import survive_lost_terminal
+from deltalm_ds.streams import say, survive_lost_terminal
 from deltalm_ds.training.deepspeed_engine import start_distributed
 from deltalm_ds.training.prepare import IN_USE, LOCK
 from deltalm_ds.training.rendezvous import take_place
@@ -105,7 +105,7 @@ def _only_writer(run: Path, rank: int) -> Iterator[None]:
 
 def _say(message: str, rank: int) -> None:
     """An error of one rank alone must not be lost."""
-    print(f"deltalm: {message}" if rank == 0 else f"deltalm, rank {rank}: {message}", file=sys.stderr, flush=True)
+    say(message, "deltalm" if rank == 0 else f"deltalm, rank {rank}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from deltalm_ds.runs.beats import BEAT_S, BEATS, Beat, beat_path, listed, read_b
 from deltalm_ds.runs.history import record_stuck
 from deltalm_ds.runs.silence import Silence
 from deltalm_ds.runs.starter import STARTED_BY
+from deltalm_ds.streams import say
 from deltalm_ds.training.collectives import of_all_ranks
 from deltalm_ds.training.sections import Section, Sections
 
@@ -159,7 +159,7 @@ class _Watchdog(threading.Thread):
             return
         threading.Timer(WAIT_FOR_STACKS_S, os._exit, (FAILED_EXIT_CODE,)).start()  # stderr may be on that disk, too
         faulthandler.dump_traceback(all_threads=True)
-        _say(f"Stuck for {now.since_s:.0f} s: {now}; {self._run} does not answer. The run ends.")
+        say(f"Stuck for {now.since_s:.0f} s: {now}; {self._run} does not answer. The run ends.")
         os._exit(FAILED_EXIT_CODE)
 
     def _tick(self) -> Beat:
@@ -210,18 +210,14 @@ class _Watchdog(threading.Thread):
             self._dump_and_exit()
         except OSError:
             pass  # a disk that does not answer: then stderr alone has it
-        _say(f"{found.fault} The run ends; the stacks of its ranks are in {self._report}. The same command goes on.")
+        say(f"{found.fault} The run ends; the stacks of its ranks are in {self._report}. The same command goes on.")
         self._dump_and_exit(wait_s=WAIT_FOR_STACKS_S)
 
     def _dump_and_exit(self, wait_s: float = 0.0) -> NoReturn:
         """Leave the stacks of this rank in the report and on stderr; the process is over then."""
-        _say(f"rank {self._rank}: the stacks of its threads:")
+        say(f"rank {self._rank}: the stacks of its threads:")
         faulthandler.dump_traceback(all_threads=True)
         with suppress(OSError), open(self._report / f"rank_{self._rank:05d}.txt", "w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         time.sleep(wait_s)
         os._exit(FAILED_EXIT_CODE)
-
-
-def _say(message: str) -> None:
-    print(f"deltalm: {message}", file=sys.stderr, flush=True)

@@ -32,6 +32,7 @@ from deltalm_ds.launch.preflight.survey import RECIPE, Survey
 from deltalm_ds.launch.remote import Outcome, run_on_hosts, ssh_failure
 from deltalm_ds.launch.telling import Teller
 from deltalm_ds.recipe.schema import Recipe
+from deltalm_ds.streams import say
 from deltalm_ds.training.rendezvous import wanted_port
 
 RunCommand = Callable[..., dict[str, Outcome]]  # over ssh (`launch/remote.py`), or by srun (`launch/slurm/nodes.py`)
@@ -166,7 +167,7 @@ def require_fit(
     for check, names, level, what, next_step in report.rows():
         lines.get(level, []).append(f"{names}: {check}: {what}" + (f": {next_step}" if next_step else ""))
     for line in lines[WARN]:
-        print(f"deltalm: warning: {line}.", file=sys.stderr)
+        say(f"warning: {line}.")
     if lines[FAIL]:
         raise InputError("Nothing was started:\n" + "\n".join(f"  {line}." for line in lines[FAIL]))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from deltalm_ds.errors import DONE_EXIT_CODE, FAILED_EXIT_CODE, FINAL_EXIT_CODES
 from deltalm_ds.launch.slurm.allocation import RESTARTS, Allocation
 from deltalm_ds.launch.slurm.nodes import checked
-from deltalm_ds.launch.telling import say
+from deltalm_ds.streams import say
 
 TRIES, PAUSE_S = 6, 10.0  # for a controller that does not answer, as it is being restarted
 # What the options of a job's sbatch were, by the variable or the field of `scontrol show job` that has them.

@@ -22,9 +22,9 @@ from deltalm_ds.launch.ranks import complete_environment
 from deltalm_ds.launch.slurm.allocation import Allocation, read_allocation
 from deltalm_ds.launch.slurm.controller import Controller
 from deltalm_ds.launch.slurm.nodes import node_names, run_on_nodes, unfit_nodes
-from deltalm_ds.launch.telling import say
 from deltalm_ds.runs.attempts import ATTEMPT, begin_attempt
 from deltalm_ds.runs.starter import STARTED_BY
+from deltalm_ds.streams import say
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS
 
 LAST_RANK_S = 60  # from the end of the first rank to the end of those that do not notice

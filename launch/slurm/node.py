@@ -10,7 +10,7 @@ from pathlib import Path
 from deltalm_ds.errors import InputError
 from deltalm_ds.launch.local import Watch, num_gpus, rank_devices, rank_environment
 from deltalm_ds.launch.ranks import launcher_command
-from deltalm_ds.launch.telling import say
+from deltalm_ds.streams import say
 from deltalm_ds.training.rendezvous import EXPECTED_RANKS, check_port, set_interface, slurm_place
 
 
