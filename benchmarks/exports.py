@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.recording import parser, report
+from benchmarks.recording import existing, parser, report
 from deltalm_ds.evaluation.metrics.interface import References
 from deltalm_ds.evaluation.scores import DirectionScorer
 from deltalm_ds.export.formats import load_format
@@ -49,9 +49,9 @@ class Results(NamedTuple):
 def main() -> None:
     """Export, translate, compare."""
     options = parser(__doc__)
-    options.add_argument("model", type=Path, help="a model directory")
-    options.add_argument("--source", type=Path, required=True, help="sentences, one a line")
-    options.add_argument("--reference", type=Path, required=True, help="their translations")
+    options.add_argument("model", type=existing, help="a model directory")
+    options.add_argument("--source", type=existing, required=True, help="sentences, one a line")
+    options.add_argument("--reference", type=existing, required=True, help="their translations")
     options.add_argument("--target-lang", help="where the vocabulary has tags")
     options.add_argument("--exports", nargs="+", default=EXPORTS, help="format:precision")
     arguments = options.parse_args()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.recording import keep, parser, report
+from benchmarks.recording import existing, keep, parser, report
 from deltalm_ds.errors import InputError
 from deltalm_ds.export.package import export
 from deltalm_ds.generation.alignment import attention
@@ -138,8 +138,8 @@ Run = Callable[[Engine, Sequence[Sequence[int]]], list[Result]]  # lines by thei
 def main() -> None:
     """Export, translate, compare."""
     options = parser(__doc__)
-    options.add_argument("model", type=Path, help="a model directory")
-    options.add_argument("--lines", type=Path, required=True, help="sentences, one a line")
+    options.add_argument("model", type=existing, help="a model directory")
+    options.add_argument("--lines", type=existing, required=True, help="sentences, one a line")
     options.add_argument("--target-lang", help="where the vocabulary has tags")
     options.add_argument("--source-lang", help="where the model translates back as well: for --rerank reverse")
     options.add_argument("--num-lines", type=int, default=200, help="of the first that have text")

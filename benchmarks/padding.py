@@ -7,10 +7,9 @@ training.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from benchmarks.recording import parser, report
+from benchmarks.recording import existing, parser, report
 from deltalm_ds.data.micro_batches import deal_micro_batches
 from deltalm_ds.data.padding import Shape, on_ladder, rounded_up
 from deltalm_ds.recipe.loading import load_recipe
@@ -22,7 +21,7 @@ from deltalm_ds.training.inputs import open_inputs
 def main() -> None:
     """One row a recipe."""
     options = parser(__doc__)
-    options.add_argument("recipes", nargs="+", type=Path)
+    options.add_argument("recipes", nargs="+", type=existing)
     options.add_argument("--ranks", type=int, default=1)
     options.add_argument("--steps", type=int, default=400, help="the first ones")
     arguments = options.parse_args()

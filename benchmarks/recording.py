@@ -34,6 +34,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
+def existing(path: str) -> Path:
+    """What an argument names, for argparse to refuse where there is nothing."""
+    if not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    return Path(path)
+
+
 def keep(arguments: argparse.Namespace, part: str, row: dict[str, Any]) -> dict[str, Any]:
     """Show a row on stderr, and append it where --to says, with its part of `make gpu` and the device."""
     line = json.dumps(

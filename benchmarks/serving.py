@@ -30,7 +30,7 @@ import ctranslate2
 import numpy as np
 import psutil
 
-from benchmarks.recording import parser, report, row_of_process
+from benchmarks.recording import existing, parser, report, row_of_process
 from deltalm_ds.generation.interface import Ids, SearchOptions
 from deltalm_ds.generation.loading import load_engine
 from deltalm_ds.generation.translate import encoder_for, generate
@@ -47,9 +47,9 @@ BATCH_TOKENS = 1_024  # of CTranslate2's own batches: of 256 to 4,096 the fastes
 def main() -> None:
     """Load servers with each number of clients, and show the table."""
     options = parser(__doc__)
-    options.add_argument("model", type=Path, help="a model directory")
-    options.add_argument("--export", type=Path, required=True, help="its export to CTranslate2")
-    options.add_argument("--lines", type=Path, required=True, help="sentences, one a line")
+    options.add_argument("model", type=existing, help="a model directory")
+    options.add_argument("--export", type=existing, required=True, help="its export to CTranslate2")
+    options.add_argument("--lines", type=existing, required=True, help="sentences, one a line")
     options.add_argument("--target-lang", help="where the model has tags")
     options.add_argument("--clients", type=int, nargs="+", default=[32, 1_000], help="at once")
     options.add_argument("--seconds", type=float, default=60.0, help="of each")

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.recording import ROOT, parser, report
+from benchmarks.recording import ROOT, existing, parser, report
 from deltalm_ds.recipe.loading import recipe_path
 from deltalm_ds.runs.events import read_events
 
@@ -41,7 +41,7 @@ NOTE = (
 def main() -> None:
     """Start a run twice and show the table."""
     options = parser(__doc__)
-    options.add_argument("demo", type=Path)
+    options.add_argument("demo", type=existing)
     arguments = options.parse_args()
     rows = [
         {"start": "", "process": "alone", "part": f"import {name}"} | _alone(code) for name, code in IMPORTS.items()

@@ -187,3 +187,12 @@ def test_what_a_sanitizer_says_becomes_a_row(tool, printed, code, expected, tmp_
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert row["what"] == tool
     assert {name: row[name] for name in expected} == expected
+
+
+def test_an_input_that_is_not_there_is_told(tmp_path, capsys):
+    options = recording.parser("")
+    options.add_argument("model", type=recording.existing)
+    assert options.parse_args([str(tmp_path)]).model == tmp_path
+    with pytest.raises(SystemExit, match="2"):
+        options.parse_args([str(tmp_path / "none")])
+    assert capsys.readouterr().err.endswith(f"argument model: {tmp_path / 'none'} does not exist\n")
