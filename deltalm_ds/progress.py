@@ -88,8 +88,8 @@ def _pace(done: int, left: int, seconds: float, unit: str) -> str:
     if done <= 0 or seconds < SHORTEST_S:
         return ""
     rate = done / seconds
-    seconds_left = max(left, 0) / rate
-    time_left = f", {duration_text(seconds_left)} left" if seconds_left <= LONGEST_S else ""
+    seconds_left = left / rate
+    time_left = f", {duration_text(seconds_left)} left" if 0 < seconds_left <= LONGEST_S else ""
     return f"{_rate_text(rate)} {unit}/s{time_left}"
 
 

@@ -177,7 +177,7 @@ def _translate_document(
     names = IN_DOCUMENTS if layout.protect is None else filter(None, layout.protect.split(","))
     data = read_whole(input)
     with atomic_file(layout.out, "wb") if layout.out else nullcontext() as file:  # if it cannot be, nothing is begun
-        translator = Translator(model, **runs_on, options=options, wishes=wishes)
+        translator = Translator(model, **runs_on, options=options, wishes=wishes, shows_progress=True)
         found, counts = translator.document(data, layout.format, target_lang, layout.source_lang, names, input)
         print(f"translate: {counts}", file=sys.stderr)
         if file is None:

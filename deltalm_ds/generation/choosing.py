@@ -59,6 +59,7 @@ class Chooser:
         encode: line -> ids with the language tag (`encoder_for`).
         options: of the search; there are as many candidates as the beam, or more if more are asked for.
         wishes: what is asked.
+        shows_progress: of `texts`, on stderr.
 
     Attributes:
         options: those with which candidates are searched for.
@@ -72,7 +73,9 @@ class Chooser:
         encode: Callable[[str], Ids],
         options: SearchOptions,
         wishes: Wishes,
+        shows_progress: bool = False,
     ) -> None:
+        self._shows_progress = shows_progress
         self._engine, self._encode, self._decode, self._wishes = engine, encode, vocabulary.decode, wishes
         sequences = {sequence for phrase in wishes.banned for sequence in sequences_of(phrase, vocabulary)}
         banned = (*options.banned, *sorted(sequences))
@@ -97,7 +100,9 @@ class Chooser:
 
     def texts(self, lines: Sequence[str]) -> list[list[str]]:
         """Translations of each line in that order."""
-        found = list(translate(self._engine, lines, self._encode, self.options, token_scores=bool(self._wishes)))
+        found = list(
+            translate(self._engine, lines, self._encode, self.options, bool(self._wishes), self._shows_progress)
+        )
         chosen = self.choose(lines, found)
         self.num_faulty += sum(bool(outputs[0].faults) for outputs in chosen)
         return [[output.text for output in outputs] for outputs in chosen]

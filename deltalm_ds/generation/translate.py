@@ -3,6 +3,7 @@
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
@@ -32,18 +33,18 @@ def translate(
     lines: Sequence[str],
     encode: Callable[[str], Ids],
     options: SearchOptions,
-    what: str = "translate",
     token_scores: bool = False,
+    shows_progress: bool = True,
 ) -> Iterator[list[Hypothesis]]:
-    """The hypotheses of each line, in order, with progress on stderr; see `translate_chunks`.
+    """The hypotheses of each line, in order; see `translate_chunks`.
 
     Args:
         encode: line -> ids with the language tag, without `</s>` (see `encoder_for`, `parse_ids`).
-        what: the progress line's name.
         token_scores: see `generate`.
+        shows_progress: on stderr.
     """
-    with progress(what, len(lines)) as advance:
-        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, token_scores, what, advance):
+    with progress("translate", len(lines)) if shows_progress else nullcontext(no_progress) as advance:
+        for _, found in translate_chunks(engine, chunks_of(lines), encode, options, token_scores, advance=advance):
             yield from found
 
 

@@ -37,6 +37,7 @@ class Translator:
         threads: CPU threads; 0: all cores, fewer on a busy machine.
         options: of the search.
         wishes: glossary, banned phrases, how candidates are ranked.
+        shows_progress: on stderr.
 
     Raises:
         InputError: the directory holds no model with a vocabulary, or the engine cannot compute there or so.
@@ -53,8 +54,10 @@ class Translator:
         threads: int = 0,
         options: SearchOptions | None = None,
         wishes: Wishes | None = None,
+        shows_progress: bool = False,
     ) -> None:
         self.options, self.wishes = options or SearchOptions(), wishes or Wishes()
+        self.shows_progress = shows_progress
         self.engine = load_engine(directory, engine, threads, device, dtype)  # it knows best what is no model
         self.vocabulary = load_vocabulary(directory)
 
@@ -124,7 +127,7 @@ class Translator:
         kind = format_of(path, format)
         encode = encoder_for(self.vocabulary, target_lang, source_lang)
         most = longest_part(self.engine, self.options)
-        chooser = Chooser(self.engine, self.vocabulary, encode, self.options, self.wishes)
+        chooser = Chooser(self.engine, self.vocabulary, encode, self.options, self.wishes, self.shows_progress)
 
         def fits(text: str) -> bool:
             return len(encode(text)) <= most

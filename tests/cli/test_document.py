@@ -68,6 +68,14 @@ def test_sentences_are_those_of_translating_lines(world, translator):
     assert translator(lines, target_lang="de") == [line.strip() for line in alone.splitlines()]
 
 
+def test_in_python_progress_is_shown_to_who_asks_for_it(world, translator, capsys):
+    translator("Four five.", target_lang="de")
+    assert "translate: 1/1" not in capsys.readouterr().err
+    shown = deltalm_ds.Translator(world / "model", options=translator.options, shows_progress=True)
+    shown("Four five.", target_lang="de")
+    assert "translate: 1/1" in capsys.readouterr().err
+
+
 def test_long_sentences_are_cut_and_counted(world):
     outcome = deltalm("translate", world / "model", "--document", *OPTIONS, stdin=b"one two three four, " * 20)
     assert outcome.code == 0
