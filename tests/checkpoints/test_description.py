@@ -102,7 +102,7 @@ def test_foreign_checkpoints(model, directory, fixtures, tmp_path):
 
 
 def test_xlm_roberta(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="the extra export is not installed")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.XLMRobertaConfig(vocab_size=30, type_vocab_size=1, max_position_embeddings=12, **sizes)
     transformers.XLMRobertaModel(config).save_pretrained(tmp_path / "xlmr")
