@@ -16,8 +16,8 @@ $(INSTALLED): setup.py constraints.txt
 demo: install
 	$(BIN)/deltalm demo
 
-# One thread a process: the two workers, and the ranks that tests start, share the cores. Files in their own order: by
-# their number of tests the longest would come last, and one worker wait for it.
+# One thread a process: the two workers, and the ranks that tests start, share the cores. Files in the order
+# of tests/conftest.py: by their number of tests the longest would come last, and one worker wait for it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install

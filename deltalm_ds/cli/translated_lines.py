@@ -11,6 +11,7 @@ from deltalm_ds.cli.output import print_json
 from deltalm_ds.generation.documents.protected import pattern_of
 from deltalm_ds.languages import check_code
 from deltalm_ds.lines import STDIN, read_lines
+from deltalm_ds.streams import say
 from deltalm_ds.token_ids import UNK_ID
 
 if TYPE_CHECKING:
@@ -167,15 +168,15 @@ def _print_all(
                 num_wrong += bool(notes[0].checks)
                 num_faulty += bool(of_line[0].faults)
                 if hints := [*of_line[0].faults, *(notes[0].checks or [])]:
-                    print(f"translate: line {number}: {'; '.join(hints)}", file=sys.stderr)
+                    say(f"line {number}: {'; '.join(hints)}", "translate")
             sys.stdout.flush()
     if shown.check:
-        print(f"translate: {num_wrong} of {number} outputs look wrong.", file=sys.stderr)
+        say(f"{num_wrong} of {number} outputs look wrong.", "translate")
     if num_faulty:
-        print(f"translate: {num_faulty} of {number} outputs lack what was asked for.", file=sys.stderr)
+        say(f"{num_faulty} of {number} outputs lack what was asked for.", "translate")
     if translator.num_divided:
         what = f"{translator.num_divided} of {number} lines were translated in pieces, to copy what is protected"
-        print(f"translate: {what}.", file=sys.stderr)
+        say(f"{what}.", "translate")
 
 
 def _chunks(path: Path) -> tuple[Iterable[Sequence[str]], int | None]:

@@ -1,6 +1,5 @@
 """`deltalm translate | score`: text through a finished model."""
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -49,6 +48,7 @@ from deltalm_ds.files import atomic_file
 from deltalm_ds.generation.documents import format_of
 from deltalm_ds.generation.documents.protected import IN_DOCUMENTS
 from deltalm_ds.lines import STDIN, read_parallel_lines, read_whole
+from deltalm_ds.streams import say
 
 if TYPE_CHECKING:
     from deltalm_ds.generation.choosing import Wishes
@@ -179,7 +179,7 @@ def _translate_document(
     with atomic_file(layout.out, "wb") if layout.out else nullcontext() as file:  # if it cannot be, nothing is begun
         translator = Translator(model, **runs_on, options=options, wishes=wishes, shows_progress=True)
         found, counts = translator.document(data, layout.format, target_lang, layout.source_lang, names, input)
-        print(f"translate: {counts}", file=sys.stderr)
+        say(counts, "translate")
         if file is None:
             print(found.decode(), end="")
         else:

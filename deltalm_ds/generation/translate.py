@@ -1,6 +1,5 @@
 """From lines of text or ids to hypotheses, in batches of sentences of similar length."""
 
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import numpy as np
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import Engine, Hypothesis, Ids, ModelVocabulary, SearchOptions
 from deltalm_ds.progress import Advance, progress
+from deltalm_ds.streams import say
 
 SENTENCE_COST_TOKENS = 16  # what a sentence costs beside its tokens: logits over the vocabulary for every beam
 CHUNK_LINES = 20_000  # lines sorted and translated together: output starts early, memory stays bounded
@@ -85,13 +85,13 @@ def translate_chunks(
         yield lines, found
     if num_cut_sources:
         message = f"{num_cut_sources} of {num_lines} sources were longer than {longest} tokens and were cut"
-        print(f"{what}: {message}.", file=sys.stderr)
+        say(f"{message}.", what)
     if num_cut_outputs:
         limit = options.limit(engine.max_positions)
         most = f"{options.max_length_ratio} times their source's" if options.max_length_ratio else limit
         message = f"{num_cut_outputs} of {num_lines} outputs reached the maximum of {most} tokens and were cut"
         hint = f"; the model allows {longest}" if limit < longest else ""
-        print(f"{what}: {message}{hint}.", file=sys.stderr)
+        say(f"{message}{hint}.", what)
 
 
 def generate(

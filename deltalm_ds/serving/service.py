@@ -1,11 +1,12 @@
 """What the handlers of requests have in common: models, limits, keys, threads, counters."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deltalm_ds import streams
 from deltalm_ds.errors import InputError
 from deltalm_ds.generation.interface import SearchOptions
 from deltalm_ds.serving.batching import How, Ticket
@@ -16,6 +17,8 @@ from deltalm_ds.serving.metrics import Metrics
 from deltalm_ds.serving.models import Model, Models
 from deltalm_ds.serving.translation import Heard, Translation, Wish, translate_texts
 from deltalm_ds.serving.work import Work
+
+say = partial(streams.say, sender="serve")  # to whoever looks at the server's log
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,6 @@ class Service:
         """No more requests come."""
         self.work.close()
         self.models.close()
-
-
-def say(message: str) -> None:
-    """Tell whoever looks at the server's log."""
-    print(f"serve: {message}", file=sys.stderr, flush=True)
 
 
 def _waiting(model: Model) -> int:
