@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import queue
 import resource
-import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from deltalm_ds.training.deepspeed_config import config_path, for_ranks
 from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
 from deltalm_ds.training.parameter_groups import WeightCounts
 from deltalm_ds.training.plan import memory_of_rank
+from deltalm_ds.training.rendezvous import free_port
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.spikes import not_finite_or_one
 from deltalm_ds.training.step import LossSums, train_step
@@ -96,9 +96,7 @@ def planned_bytes(size: Size, ds_config_name: str) -> dict[str, int]:
 
 def _peaks(cell: str) -> list[int] | str:
     """Peak bytes of each rank, or why one of them failed. Ranks are forks, so that imports are paid once."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     forked = multiprocessing.get_context("fork")
     told: multiprocessing.Queue[int] = forked.Queue()
     ranks = [forked.Process(target=_rank, args=(rank, port, cell, told), daemon=True) for rank in range(RANKS)]

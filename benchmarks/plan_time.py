@@ -10,8 +10,6 @@ process, behind it.
 import argparse
 import json
 import math
-import os
-import socket
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.recording import keep, parser, report, row_of_process
+from benchmarks.train_step_kinds import join_alone
 from deltalm_ds.data.collation import Batch
 from deltalm_ds.linear_choice import use_fastest
 from deltalm_ds.model.config import DeltaLMConfig
@@ -105,14 +104,9 @@ def _config(precision: str) -> dict[str, Any]:
 
 def _ds_engine(size: Size, precision: str) -> Any:
     from deltalm_ds.recipe.loading import load_recipe, recipe_path
-    from deltalm_ds.training.deepspeed_engine import initialize, start_distributed
+    from deltalm_ds.training.deepspeed_engine import initialize
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in place.items()})
-    start_distributed()
+    join_alone()
     ds_engine = initialize(
         DeltaLM(size.config), load_recipe(recipe_path("cldr_en_de"), [f"deepspeed={precision}_zero1"])
     )

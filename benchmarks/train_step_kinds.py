@@ -4,7 +4,6 @@ Each is a function of a batch, a dtype and the clock of the parts; it gives a st
 """
 
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -187,12 +186,10 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
 def join_alone() -> None:
     """Make this process the only rank."""
     from deltalm_ds.training.deepspeed_engine import start_distributed
+    from deltalm_ds.training.rendezvous import free_port, wanted_port
 
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    os.environ.setdefault("MASTER_PORT", str(port))
+    os.environ["MASTER_PORT"] = str(wanted_port() or free_port())
     start_distributed()
 
 

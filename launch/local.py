@@ -5,7 +5,6 @@ The ranks also end, saved, when this process is gone without a word.
 
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from deltalm_ds.launch.stopped import StoppedRanks
 from deltalm_ds.runs.history import record_end, record_start
 from deltalm_ds.runs.starter import stop_signals
 from deltalm_ds.streams import say
-from deltalm_ds.training.rendezvous import wanted_port
+from deltalm_ds.training.rendezvous import free_port, wanted_port
 
 
 def train_on_this_machine(run: Path, num_ranks: int, again: bool = False) -> int:
@@ -97,7 +96,7 @@ def _why_it_ended(code: int) -> str:
 
 
 def _command(run: Path, num_ranks: int) -> list[str]:
-    port = wanted_port() or _free_port()
+    port = wanted_port() or free_port()
     program = ["deltalm_ds.training.train", str(run.absolute())]
     return launcher_command({"localhost": rank_devices(num_ranks)}, 0, "127.0.0.1", port, program)
 
@@ -125,12 +124,6 @@ def rank_environment(num_ranks: int) -> dict[str, str]:
     environment = os.environ.copy()
     complete_environment(environment, num_ranks, torch.cuda.is_available())
     return environment
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def default_ranks() -> int:

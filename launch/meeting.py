@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
+from deltalm_ds.training.rendezvous import free_port
+
 CONNECT_S = 3.0
 
 
@@ -20,7 +22,7 @@ class Listener:
         self.word = secrets.token_hex(8)
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("", port))
+        self._socket.bind(("", port or free_port()))
         self._socket.listen(1024)
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]

@@ -5,6 +5,7 @@ one waits for partners that do not exist. Under mpirun the ranks ask MPI. DeepSp
 """
 
 import os
+import random
 import re
 import socket
 from collections.abc import Mapping, MutableMapping
@@ -217,20 +218,12 @@ def mpi_place(environment: Mapping[str, str], num_devices: int) -> Place:
     if len(set(tasks)) > 1:
         raise InputError(f"Hosts have different numbers of ranks ({', '.join(map(str, sorted(set(tasks))))}).")
     check_devices(here.size, num_devices)
-    address, port = world.bcast((_own_address(environment), _port(environment)))
+    address, port = world.bcast((_own_address(environment), wanted_port(environment) or free_port()))
     return Place(world.rank, 0 if num_devices == 1 else local, world.size, address, port, here.size < world.size)
 
 
 def _own_address(environment: Mapping[str, str]) -> str:
     return environment.get("MASTER_ADDR") or socket.gethostname()
-
-
-def _port(environment: Mapping[str, str]) -> int:
-    if wanted := wanted_port(environment):
-        return wanted
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
 
 
 # --- the network ---
@@ -248,6 +241,30 @@ def wanted_port(environment: Mapping[str, str] = os.environ) -> int:
     return int(text)
 
 
+def free_port() -> int:
+    """One of `PORTS` at which nothing listens here.
+
+    Ranks take seconds to listen there, and a port that the system has given out is given to others meanwhile.
+
+    Raises:
+        InputError: there is none.
+    """
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if _is_free(port):
+            return port
+    raise InputError(f"All ports from {PORTS.start} to {PORTS.stop - 1} are taken: export MASTER_PORT.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
 def check_port(address: str, port: int) -> None:
     """InputError if this host, on which rank 0 is, is not at that address, or something listens at the port."""
     try:
@@ -256,12 +273,8 @@ def check_port(address: str, port: int) -> None:
         raise InputError(f"The first host, {address}, has no address ({error.strerror}): export MASTER_ADDR.") from None
     if not own:
         raise InputError(f"Rank 0 runs on {socket.gethostname()}, which is not {address}: export MASTER_ADDR.")
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("", port))
-        except OSError:
-            raise InputError(f"Port {port} of {address} is taken by another program: export MASTER_PORT.") from None
+    if not _is_free(port):
+        raise InputError(f"Port {port} of {address} is taken by another program: export MASTER_PORT.")
 
 
 def _is_own(address: str) -> bool:

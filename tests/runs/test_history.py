@@ -1,19 +1,16 @@
 """The starts of a run: which count as failed, and when there were too many of them."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from deltalm_ds.errors import CheckError
 from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.history import first_cause, read_starts, record_end, record_rank_end, record_start
+from tests.ranks_here import exit_codes, places, start_rank
 
 
 def checkpoint(run, step):
@@ -156,16 +153,7 @@ os._exit(1)
 @pytest.mark.parametrize("how", ["killed", "raised"])
 def test_what_ranks_say_whose_partner_is_gone(how, tmp_path):
     """With gloo itself: a rank that is killed says nothing, and the other one is not to blame."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, how], cwd=tmp_path, env=environment | {"RANK": str(rank)})
-        for rank in range(2)
-    ]
-    codes = [rank.wait(timeout=60) for rank in ranks]
+    codes = exit_codes([start_rank(["-c", RANK, how], place, cwd=tmp_path) for place in places(2)], 60)
     assert codes == [1, -signal.SIGKILL if how == "killed" else 1]
     ends = read_events(tmp_path)
     follower = next(one for one in ends if one["rank"] == 0)

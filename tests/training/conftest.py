@@ -1,10 +1,6 @@
 """Tiny shards of a task that can be learned, recipes for them, and processes that train."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
@@ -20,6 +16,7 @@ from deltalm_ds.recipe.schema import Recipe
 from deltalm_ds.training import checks
 from deltalm_ds.training.prepare import prepare_run
 from deltalm_ds.vocabulary import Vocabulary
+from tests.ranks_here import exit_codes, places, start_rank
 
 NUM_PIECES, NUM_PAIRS = 60, 400
 RANKS_TIMEOUT_S = 300
@@ -139,35 +136,16 @@ def run_on_ranks():
     ) -> list[int | str]:
         jobs_file = directory / f"jobs_on_{num_ranks}.json"
         jobs_file.write_text(json.dumps([asdict(job) for job in jobs], default=str))
-        environment = os.environ | {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-            "WORLD_SIZE": str(num_ranks),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            **(variables or {}),
-        }
-        command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(jobs_file)]
         logs = [Path(f"{jobs_file}.log{rank}") for rank in range(num_ranks)]
         ranks = []
-        try:
-            for rank, log in enumerate(logs):
-                of_rank = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                with open(log, "w") as file:
-                    ranks.append(subprocess.Popen(command, env=of_rank, stdout=file, stderr=file))
-            codes = [rank.wait(timeout=RANKS_TIMEOUT_S) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        assert not any(codes), "\n".join(log.read_text()[-3000:] for log in logs)
+        for place, log in zip(places(num_ranks), logs, strict=True):
+            with open(log, "w") as file:
+                arguments = [Path(__file__).with_name("ranks.py"), jobs_file]
+                ranks.append(start_rank(arguments, place | (variables or {}), stdout=file, stderr=file))
+        codes = exit_codes(ranks, RANKS_TIMEOUT_S)
+        assert not any(codes), "\n".join(log.read_text()[-6000:] for log in logs)
         outcomes = [json.loads(Path(f"{jobs_file}.{rank}").read_text()) for rank in range(num_ranks)]
         assert all(outcome == outcomes[0] for outcome in outcomes)
         return outcomes[0]
 
     return run
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -1,10 +1,6 @@
 """All ranks of a run, and all its starts, compute linear layers by the same libraries."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ import torch
 
 from deltalm_ds.kernels.linear import contenders
 from deltalm_ds.runs.events import read_events
+from tests.ranks_here import exit_codes, places, start_rank
 
 pytestmark = pytest.mark.skipif(len(contenders(torch.float32)) == 1, reason="PyTorch is built without oneDNN")
 
@@ -42,24 +39,23 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.fixture(autouse=True)
+def without_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DELTALM_LINEAR", raising=False)
+
+
 def start(run: Path, **variables: str) -> list[object]:
     """What two ranks use, each with an empty memory of its own."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    common = {name: value for name, value in os.environ.items() if name != "DELTALM_LINEAR"}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    common |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     ranks = []
-    for rank in range(2):
+    for rank, place in enumerate(places(2)):
         memory = run / f"memory_{len(list(run.glob('memory_*')))}"
         memory.mkdir(parents=True)
-        own = {"RANK": str(rank), "XDG_CACHE_HOME": str(memory)}
-        own |= {name: value for name, value in variables.items() if name != "RANK_1"}
+        place["XDG_CACHE_HOME"] = str(memory)
+        place |= {name: value for name, value in variables.items() if name != "RANK_1"}
         if rank == 1 and "RANK_1" in variables:
-            own["DELTALM_LINEAR"] = variables["RANK_1"]
-        ranks.append(subprocess.Popen([sys.executable, "-c", RANK, str(run)], env=common | own))
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+            place["DELTALM_LINEAR"] = variables["RANK_1"]
+        ranks.append(start_rank(["-c", RANK, run], place))
+    assert exit_codes(ranks, 120) == [0, 0]
     return [json.loads((run / f"{rank}.json").read_text()) for rank in range(2)]
 
 

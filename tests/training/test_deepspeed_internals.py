@@ -1,11 +1,8 @@
 """What training uses of DeepSpeed that is not public does what it relies on, in an engine of every ZeRO stage."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +18,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from deltalm_ds.training.deepspeed_config import config_path
 from deltalm_ds.training.deepspeed_internals import _COLLECTIVES, leave_out_shared_memory_op, time_communication
 from deltalm_ds.training.sections import Sections
+from tests.ranks_here import places, start_rank
 
 SHAPES = [(5, 7), (5,), (3, 5), (3,)]
 
@@ -105,16 +103,12 @@ def trained(name: str, is_held: bool) -> dict[str, Any]:
 
 def printed_by(what: str) -> list[dict[str, Any]]:
     """The JSON lines of this file run as the only rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    (place,) = places()
     place["DS_ACCELERATOR"] = "cpu"  # as `deltalm train` says, else it prints that it guessed so
-    process = subprocess.run(
-        [sys.executable, Path(__file__), what], env={**os.environ, **place}, capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr[-5000:]
-    return [json.loads(line) for line in process.stdout.splitlines()]  # and DeepSpeed prints nothing
+    rank = start_rank([__file__, what], place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told, errors = rank.communicate()
+    assert rank.returncode == 0, errors[-5000:]
+    return [json.loads(line) for line in told.splitlines()]  # and DeepSpeed prints nothing
 
 
 @pytest.fixture(scope="module")

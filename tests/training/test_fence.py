@@ -1,10 +1,6 @@
 """Ranks of an earlier attempt that wake up leave the run directory, to the byte, as their successor has left it."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from deltalm_ds.runs.attempts import begin_attempt, current_attempt
 from deltalm_ds.runs.checkpoints import checkpoint_directories
 from deltalm_ds.training.prepare import LOCK
 from deltalm_ds.training.train import _only_writer
+from tests.ranks_here import places, start_rank
 
 WITHIN_S = 120
 
@@ -25,23 +22,16 @@ def start(tmp_path):
     ranks = []
 
     def start(run, place, **environment):
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "1", "RANK": "0"}
-        environment |= {"LOCAL_RANK": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, str(Path(__file__).with_name("stopping_rank.py")), str(run), place]
+        (alone,) = places()
+        arguments = [Path(__file__).with_name("stopping_rank.py"), run, place]
         with open(tmp_path / f"{place}.log", "w") as log:
-            ranks.append(subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log))
+            ranks.append(start_rank(arguments, alone | environment, stdout=log, stderr=log))
         return ranks[-1]
 
     yield start
     for rank in ranks:
         rank.kill()
         rank.wait()
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def await_stop(rank):

@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from deltalm_ds.training.deepspeed_config import config_path, for_ranks
 from deltalm_ds.training.memory import ActivationCost, exchange_bytes, loss_bytes, model_states, norm_bytes
 from deltalm_ds.training.parameter_groups import WeightCounts
 from deltalm_ds.training.plan import memory_of_rank
+from tests.ranks_here import places
 
 MIB = 2**20
 
@@ -205,14 +205,13 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def count_before_the_update(rank: int, name: str, port: int, result: str) -> None:
+def count_before_the_update(rank: int, name: str, places: list[dict[str, str]], result: str) -> None:
     import deepspeed
 
     from deltalm_ds.training.deepspeed_engine import start_distributed
     from deltalm_ds.training.deepspeed_internals import hold_numbers_once
 
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in place.items()})
+    os.environ |= places[rank]
     start_distributed()
     config = json.loads(config_path(name).read_text())
     config["gradient_clipping"] = 1.0
@@ -241,10 +240,7 @@ def count_before_the_update(rank: int, name: str, port: int, result: str) -> Non
 )
 def test_model_states_are_those_deepspeed_holds(engine: str, offload: str, tmp_path: Path) -> None:
     name = engine + offload
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(count_before_the_update, (name, port, str(tmp_path / "size")), nprocs=2)
+    multiprocessing.spawn(count_before_the_update, (name, places(2), str(tmp_path / "size")), nprocs=2)
     config = json.loads(config_path(name).read_text())
     config["zero_optimization"]["reduce_bucket_size"] = 300_000
     expected = model_states(config, 2_000_000, 2, on_cpu=True)
@@ -257,7 +253,7 @@ def test_model_states_are_those_deepspeed_holds(engine: str, offload: str, tmp_p
 SENTENCES, SENTENCE_TOKENS, LARGE_VOCABULARY = 8, 48, 64_000
 
 
-def peak_of_training(_: int, name: str, port: int, result: str) -> None:
+def peak_of_training(_: int, name: str, place: dict[str, str], result: str) -> None:
     """The most memory that this process had while it trained DeltaLM-base of a smaller vocabulary."""
     import resource
 
@@ -268,8 +264,7 @@ def peak_of_training(_: int, name: str, port: int, result: str) -> None:
     from deltalm_ds.training.spikes import not_finite_or_one
     from deltalm_ds.training.step import LossSums, train_step
 
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in place.items()})
+    os.environ |= place
     start_distributed()
     model = DeltaLM(DeltaLMConfig.preset("base", vocabulary_size=LARGE_VOCABULARY))
     ds_engine = initialize(model, load_recipe(recipe_path("cldr_en_de"), [f"deepspeed={name}"]))
@@ -292,10 +287,7 @@ def peak_of_training(_: int, name: str, port: int, result: str) -> None:
 @pytest.mark.parametrize("name", ["fp32_zero1", "bf16_zero1"])
 def test_the_plan_is_what_training_takes(name: str, tmp_path: Path) -> None:
     """By the system's count, libraries included, within 10 %."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(peak_of_training, (name, port, str(tmp_path / "peak")))
+    multiprocessing.spawn(peak_of_training, (name, *places(), str(tmp_path / "peak")))
     ds_config = for_ranks(json.loads(config_path(name).read_text()), 1, on_cpu=True)
     with torch.device("meta"):
         model = DeltaLM(DeltaLMConfig.preset("base", vocabulary_size=LARGE_VOCABULARY))

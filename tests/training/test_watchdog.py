@@ -1,9 +1,6 @@
 """A run that hangs ends soon after its limit, and says which rank keeps it: processes are stopped for real."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from deltalm_ds.runs.events import read_events
 from deltalm_ds.runs.history import first_cause, read_starts
 from deltalm_ds.training.sections import Sections
 from deltalm_ds.training.watchdog import MOST_REPORTS, _tidy, verdict
+from tests.ranks_here import exit_codes, places, start_rank
 
 LIMITS = {"limits": {"step_s": 3.0, "checkpoint_s": 30.0, "validation_s": 30.0}}
 LONG = {"training": {"max_steps": 5000, "save_every": 5000, **LIMITS}, "validation": None}
@@ -57,17 +55,17 @@ def test_where_all_wait_for_each_other_nobody_is_to_blame():
 
 
 def test_a_place_is_the_number_of_sections_in_a_step_however_often_one_gives_signs_of_life():
-    sections, places = Sections(), []
+    sections, positions = Sections(), []
     sections.switch("data")
     for signs in (1, 5):
         sections.begin_step(4)
         with sections.section("validation"):
             for _ in range(signs):
                 sections.switch("validation")
-        places.append(sections.position)
+        positions.append(sections.position)
     sections.begin_step(5)
-    assert places[0] == places[1] and places[0][0] == 4
-    assert sections.position > places[0]
+    assert positions[0] == positions[1] and positions[0][0] == 4
+    assert sections.position > positions[0]
 
 
 def test_a_beat_that_is_half_written_is_not_read(tmp_path):
@@ -92,15 +90,10 @@ def test_a_start_keeps_the_newest_reports_and_no_beats(tmp_path):
 # --- with processes ---
 
 
-def start(arguments, log, **environment):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | environment
-    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, stdout=log, stderr=log)
-
-
 def launch(run, num_ranks, log):
     code = "import sys, pathlib; from deltalm_ds.launch.local import train_on_this_machine as train; "
     code += f"sys.exit(train(pathlib.Path(sys.argv[1]), {num_ranks}))"
-    return start(["-c", code, run], log)
+    return start_rank(["-c", code, run], {}, stdout=log, stderr=log)
 
 
 def training_beats(run, num_ranks, process):
@@ -178,18 +171,10 @@ def test_a_run_that_is_stopped_whole_for_longer_than_its_limits_goes_on(make_run
 
 def test_a_rank_that_is_stuck_is_named_with_the_stacks_of_all(make_run, tmp_path):
     run = make_run(tmp_path / "run", **LONG)
-    ranks = []
-    try:
-        with open(tmp_path / "log", "w") as log:
-            for rank in range(2):
-                place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29713", "WORLD_SIZE": "2"}
-                place |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                ranks.append(start([Path(__file__).with_name("hanging_rank.py"), run], log, **place))
-            codes = [rank.wait(timeout=100) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert codes == [1, 1], (tmp_path / "log").read_text()[-3000:]
+    arguments = [Path(__file__).with_name("hanging_rank.py"), run]
+    with open(tmp_path / "log", "w") as log:
+        ranks = [start_rank(arguments, place, stdout=log, stderr=log) for place in places(2)]
+    assert exit_codes(ranks, 100) == [1, 1], (tmp_path / "log").read_text()[-6000:]
     (event,) = (event for event in read_events(run) if event["kind"] == "stuck")
     assert f" s: rank 1 (process {ranks[1].pid} on " in event["fault"]
     assert "in forward of step 3" in event["fault"].partition("waiting")[0]
@@ -203,7 +188,8 @@ def wait_for_a_disk(run, seconds, limit_s):
     """Exit code and messages of a rank whose run directory does not answer for so long."""
     run.mkdir()
     with open(run.with_name("log"), "w") as log:
-        rank = start([Path(__file__).with_name("unanswered_rank.py"), run, seconds, limit_s], log)
+        arguments = [Path(__file__).with_name("unanswered_rank.py"), run, seconds, limit_s]
+        rank = start_rank(arguments, {}, stdout=log, stderr=log)
         try:
             code = rank.wait(timeout=60)
         finally:

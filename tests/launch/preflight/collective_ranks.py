@@ -1,7 +1,6 @@
 """`python collective_ranks.py OUT RANKS_PER_HOST HOSTS SLOW_HOST`: the collective test in forked ranks."""
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from deltalm_ds.launch.preflight import collective_check
+from deltalm_ds.training.rendezvous import free_port
 
 SLEEP_S = 0.05
 
@@ -29,10 +29,7 @@ def rank(number: int, out: Path, per_host: int, num_hosts: int, slow: int) -> No
 
 
 def main(out: Path, per_host: int, num_hosts: int, slow: int) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     children = []
     for number in range(per_host * num_hosts):
         child = os.fork()
