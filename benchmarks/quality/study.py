@@ -1,8 +1,9 @@
 """A long study: parts that are done once each; stopped, the same command goes on.
 
 A part leaves a file or a directory by its name, and a note of its seconds and whether it is done; a training that was
-stopped goes on from its newest checkpoint. Several commands may work at a study at once: one of them does a part.
-Seconds are a processor's: what else the machine does while a study runs for hours makes them no more.
+stopped goes on from its newest checkpoint, a suite with the outputs that it has. Several commands may work at a study
+at once: one of them does a part. Seconds are a processor's: what else the machine does while a study runs for hours
+makes them no more.
 """
 
 import fcntl
@@ -97,7 +98,7 @@ class Study:
         Raises:
             SystemExit: the command failed, or was stopped; it says why on stderr, and its code is ours.
         """
-        resumes = command[0] == "train"
+        resumes = command[0] == "train" or "--suite" in command
         program = [str(Path(sys.executable).with_name("deltalm")), *map(str, command), "--out", part]
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
 

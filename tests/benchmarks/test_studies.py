@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks import recording
-from benchmarks.quality import captions, encoder, figures, ladder, outcome, sampler, study
+from benchmarks.quality import captions, encoder, figures, l10n10, ladder, outcome, sampler, study
 from deltalm_ds.evaluation.metrics.interface import Statistics
 from deltalm_ds.evaluation.scores import DirectionScore
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED
@@ -94,6 +94,29 @@ def test_rungs_and_samplers_are_recipes_of_the_same_size():
     assert {pair[i] for pair in ladder.COMPARED for i in (0, 1)} == set(ladder.RUNGS)
     samplings = [load_recipe(sampler.RECIPE, list(overrides)).sampling for _, overrides in sampler.SAMPLERS.values()]
     assert len({str(sampling) for sampling in samplings}) == len(sampler.SAMPLERS)
+
+
+def test_ten_languages_stand_beside_the_memory():
+    def result(system, direction, bleu, above=0.0, p=1.0):
+        difference = {"value": -above, "interval": [-above - 1, -above + 1], "p": p}
+        return {
+            "system": system,
+            "direction": direction,
+            "scores": {"bleu": bleu},
+            "differences": {} if system == l10n10.MODEL else {"bleu": difference},
+        }
+
+    results = []
+    for number, language in enumerate(l10n10.LANGUAGES):
+        for direction, base in ((f"{language}-en", 20.0), (f"en-{language}", 10.0)):
+            results.append(result(l10n10.MODEL, direction, base + number))
+            above = {"fr-en": (-3.0, 0.001), "en-gu": (7.0, 0.001), "gu-en": (6.0, 0.2)}.get(direction, (5.0, 0.001))
+            results.append(result(l10n10.MEMORY, direction, base + number - above[0], *above))
+    into, _, out_of, _ = l10n10.rows(results)
+    assert (into["fr"], into["gu"], into["mean"]) == (20.0, 29.0, 24.5) and out_of["mean"] == 14.5
+    assert l10n10.above_memory(results) == (
+        "Model less memory: -3.00 (fr-en) to +7.00 (en-gu); above it with p < 0.05 in 18 of 20 directions."
+    )
 
 
 def _outcome(rng, what, num_seeds, gain):
