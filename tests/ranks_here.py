@@ -38,13 +38,15 @@ def exit_codes(ranks: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> li
     """When all have ended; those that wait for a failed one, or longer than that, are ended and write their stacks."""
     end = time.monotonic() + timeout_s
     is_failed = False
-    while None in [rank.poll() for rank in ranks] and time.monotonic() < end:
-        if any(rank.returncode for rank in ranks) and not is_failed:
-            is_failed, end = True, min(end, time.monotonic() + SECONDS_TO_FOLLOW)
-        time.sleep(0.05)
-    for rank in ranks:
-        if rank.poll() is None:
-            _end(rank)
+    try:
+        while None in [rank.poll() for rank in ranks] and time.monotonic() < end:
+            if any(rank.returncode for rank in ranks) and not is_failed:
+                is_failed, end = True, min(end, time.monotonic() + SECONDS_TO_FOLLOW)
+            time.sleep(0.05)
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                _end(rank)
     return [rank.returncode for rank in ranks]
 
 
