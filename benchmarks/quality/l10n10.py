@@ -11,13 +11,13 @@ from typing import Any
 
 from benchmarks.quality.study import SHARED, Study, give_way, zero1
 from benchmarks.recording import parser, report
+from deltalm_ds.evaluation.tasks.wmt10 import INTO_ENGLISH, OUT_OF_ENGLISH, YEARS
 from deltalm_ds.recipe.loading import recipe_path
 
 RECIPE = recipe_path("l10n10")
 DATA, MODEL, MEMORY = "wmt10", "model", "memory"
 SYSTEMS = f"{MODEL},{MEMORY}:{DATA},copy"
-LANGUAGES = ("fr", "cs", "de", "fi", "lv", "et", "ro", "hi", "tr", "gu")
-SIDES = {"into English": "{}-en", "from English": "en-{}"}
+SIDES = {"into English": INTO_ENGLISH, "from English": OUT_OF_ENGLISH}
 
 
 def main() -> None:
@@ -38,9 +38,9 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """BLEU, a row for each system into English and one for each from it."""
     bleu = {(result["system"], result["direction"]): result["scores"]["bleu"] for result in results}
     found = []
-    for side, direction in SIDES.items():
+    for side, directions in SIDES.items():
         for system in dict.fromkeys(result["system"] for result in results):
-            scores = {language: bleu[system, direction.format(language)] for language in LANGUAGES}
+            scores = {language: bleu[system, direction] for language, direction in zip(YEARS, directions, strict=True)}
             found.append({"BLEU": f"{side}, {system}", **scores, "mean": fmean(scores.values())})
     return found
 

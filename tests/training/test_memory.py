@@ -205,13 +205,13 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def count_before_the_update(rank: int, name: str, places: list[dict[str, str]], result: str) -> None:
+def count_before_the_update(rank: int, name: str, of_ranks: list[dict[str, str]], result: str) -> None:
     import deepspeed
 
     from deltalm_ds.training.deepspeed_engine import start_distributed
     from deltalm_ds.training.deepspeed_internals import hold_numbers_once
 
-    os.environ |= places[rank]
+    os.environ |= of_ranks[rank]
     start_distributed()
     config = json.loads(config_path(name).read_text())
     config["gradient_clipping"] = 1.0

@@ -178,21 +178,19 @@ def test_rank_0_listens_on_its_own_host_at_a_free_port() -> None:
             take_place(alone | {"MASTER_ADDR": address})
 
 
-def test_a_free_port_is_one_that_nobody_listens_at(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_free_port_is_one_that_nobody_listens_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_port() in PORTS and len({free_port() for _ in range(20)}) > 1
-    with socket.socket() as one, socket.socket() as other:
-        for listener in (one, other):
-            listener.bind(("127.0.0.1", 0))
-        ports = [listener.getsockname()[1] for listener in (one, other)]
-        one.listen()
-        monkeypatch.setattr(rendezvous, "PORTS", range(ports[0], ports[0] + 1))
-        with pytest.raises(InputError, match=f"All ports from {ports[0]} to {ports[0]} are taken: export MASTER_PORT"):
+    with socket.socket() as listener:
+        taken = free_port()
+        listener.bind(("127.0.0.1", taken))
+        listener.listen()
+        free = free_port()
+        monkeypatch.setattr(rendezvous, "PORTS", range(taken, taken + 1))
+        with pytest.raises(InputError, match=f"All ports from {taken} to {taken} are taken: export MASTER_PORT"):
             free_port()
-        other.close()
-        monkeypatch.setattr(rendezvous, "PORTS", range(min(ports), max(ports) + 1, abs(ports[1] - ports[0])))
-        assert free_port() == ports[1]
+        both = range(min(taken, free), max(taken, free) + 1, abs(taken - free))
+        monkeypatch.setattr(rendezvous, "PORTS", both)
+        assert {free_port() for _ in range(20)} == {free}
 
 
 RANK = """
