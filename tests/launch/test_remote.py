@@ -95,6 +95,7 @@ def test_an_exception_of_the_caller_ends_every_ssh(ssh_bin: Path) -> None:
 
 
 def test_an_interrupt_ends_every_ssh(ssh_bin: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"pid{index}" for index in range(2)]
     source = (
         "import signal\n"
         "from deltalm_ds.launch.remote import run_on_hosts\n"
@@ -102,10 +103,10 @@ def test_an_interrupt_ends_every_ssh(ssh_bin: Path, tmp_path: Path) -> None:
         f"run_on_hosts(['n1', 'n2'], lambda index: f'echo $$ > {tmp_path}/pid{{index}}; exec sleep 60', 50)"
     )
     process = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE)
-    _wait_for(lambda: all((tmp_path / f"pid{index}").exists() for index in range(2)))
+    _wait_for(lambda: all(file.exists() and file.read_text() for file in files))  # a shell makes them before it writes
     process.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
-    sleepers = [int((tmp_path / f"pid{index}").read_text()) for index in range(2)]
+    sleepers = [int(file.read_text()) for file in files]
     _wait_for(lambda: not any(psutil.pid_exists(pid) for pid in sleepers))
 
 
