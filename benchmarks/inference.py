@@ -285,7 +285,7 @@ def _open_pytorch(directory: Path) -> Search:
     model = empty_model(read_config(directory))
     model.load_state_dict(load_file(directory / "model.safetensors"), assign=True)
     if not ON_GPU:
-        keep_freed_memory()
+        keep_freed_memory(in_large_pages=True)
     return _searching(engine_of_frozen(model.to(DEVICE)))
 
 

@@ -1,8 +1,12 @@
-"""Page faults of tensors that are made again and again, counted by the kernel, with and without the setting."""
+"""Page faults of tensors that are made again and again and the sizes of pages, counted by the kernel."""
 
+import re
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 COUNT = """
@@ -24,3 +28,44 @@ def count_faults(how: str) -> int:
 def test_freed_memory_is_used_again_without_page_faults() -> None:
     # some blocks are made anew until the heap is large enough: small ones settle in what large ones left
     assert count_faults("kept") < count_faults("given back") / 2
+
+
+PAGES = """
+import sys, torch
+from deltalm_ds.allocator import keep_freed_memory
+keep_freed_memory(in_large_pages=sys.argv[1] == "large")
+tensors = [torch.ones(1 << 22) for _ in range(16)]  # each of 16 MiB
+del tensors[::2]
+keep_freed_memory(in_large_pages=sys.argv[1] == "large")  # as another engine in the same process does
+tensors += [torch.ones(1 << 22) for _ in range(8)]
+print(open("/proc/self/smaps_rollup").read(), open("/proc/self/status").read())
+"""
+ALLOWED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def mebibytes(how: str, address_space: int = resource.RLIM_INFINITY) -> dict[str, float]:
+    """What the kernel says of a process that holds 256 MiB of tensors."""
+    found = subprocess.run(
+        [sys.executable, "-c", PAGES, how],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space)),
+    ).stdout
+    return {name: int(number) / 1024 for name, number in re.findall(r"(\w+):\s+(\d+) kB", found)}
+
+
+@pytest.mark.skipif(
+    not ALLOWED.exists() or "[madvise]" not in ALLOWED.read_text(), reason="pages here do not depend on who asks"
+)
+def test_a_search_has_its_weights_in_large_pages() -> None:
+    assert mebibytes("small")["AnonHugePages"] == 0
+    large = mebibytes("large")
+    assert 32 <= large["AnonHugePages"] <= large["Rss"]  # of 256: memory that is in pieces has few large pages left
+    assert large["Rss"] < mebibytes("small")["Rss"] + 64  # reserving takes no memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_addresses_that_are_counted_are_not_reserved() -> None:
+    memory = psutil.virtual_memory().total
+    assert mebibytes("large", 4 * memory)["VmPeak"] < memory / 2**21

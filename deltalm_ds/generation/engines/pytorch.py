@@ -120,7 +120,7 @@ def torch_device_and_dtype(options: EngineOptions) -> tuple[str, torch.dtype]:
     dtype = _dtype(options.dtype, gpu)
     sum_products_in_float32()
     if gpu is None:
-        keep_freed_memory()
+        keep_freed_memory(in_large_pages=True)
     if options.threads:
         torch.set_num_threads(options.threads)
     return "cpu" if gpu is None else f"cuda:{gpu}", dtype
