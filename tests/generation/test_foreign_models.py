@@ -19,6 +19,8 @@ from deltalm_ds.generation.translate import encoder_for, generate, translate
 
 pytest.importorskip("transformers", reason="the extra export is not installed")
 
+PRECISION = 1e-4  # T5's random weights give log p of -45, of which float32 is off by 1e-3, ours and theirs alike
+
 
 class Theirs:
     """A model as transformers' documentation says that it is used."""
@@ -98,7 +100,7 @@ def test_transformers_itself_finds_the_same(family, directories):
         rows, scores = theirs.search(TEXTS, beam, **options)
         assert [list(one.ids) for one in found] == rows
         if beam > 1:
-            assert [one.score for one in found] == pytest.approx(scores.tolist(), abs=1e-4)
+            assert [one.score for one in found] == pytest.approx(scores.tolist(), rel=PRECISION, abs=PRECISION)
     texts = theirs.tokenizer.batch_decode(rows, skip_special_tokens=True)
     if family not in ("m2m", "marian", "bart"):  # they show languages or line breaks
         assert [vocabulary.decode(one.ids) for one in found] == texts
@@ -112,7 +114,7 @@ def test_scores_are_those_of_a_forward_pass(family, directories):
     assert [vocabulary.encode_output(text).tolist() for text in ("the dog", "a")] == outputs
     found = score(engine, list(map(encode, TEXTS)), [*outputs, []])
     for text, ids, log_p in zip(TEXTS, [*outputs, []], found, strict=True):
-        assert log_p == pytest.approx(theirs.log_p(text, ids), rel=1e-5, abs=1e-4)
+        assert log_p == pytest.approx(theirs.log_p(text, ids), rel=PRECISION, abs=PRECISION)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -173,7 +175,9 @@ def test_a_sentence_gives_what_it_gives_alone(family, directories):
         for source, found in zip(sources, together, strict=True):
             (alone,) = generate(engine, [source], options)
             assert [one.ids for one in alone] == [one.ids for one in found]
-            np.testing.assert_allclose([one.score for one in alone], [one.score for one in found], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(
+                [one.score for one in alone], [one.score for one in found], rtol=PRECISION, atol=PRECISION
+            )
 
 
 def test_directions_share_a_batch(directories):
@@ -269,4 +273,4 @@ def test_our_own_bart_runs(tmp_path):
     ours, exported = (generate(load_engine(tmp_path / name), sources, options) for name in ("model", "bart"))
     for a, b in zip(ours, exported, strict=True):
         assert [one.ids for one in a] == [one.ids for one in b]
-        assert [one.score for one in a] == pytest.approx([one.score for one in b], abs=1e-4)
+        assert [one.score for one in a] == pytest.approx([one.score for one in b], rel=PRECISION, abs=PRECISION)
