@@ -145,7 +145,7 @@ def _training(model: Any, vocabulary: int) -> tuple[Callable[[], object], int]:
     from deltalm_ds.linear_choice import use_fastest
     from deltalm_ds.model.packing import PackedSequences
 
-    keep_freed_memory(in_large_pages=True)
+    keep_freed_memory()
     use_fastest(model.train())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     source, target = (

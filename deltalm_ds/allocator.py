@@ -26,7 +26,7 @@ def keep_freed_memory(in_large_pages: bool = False) -> None:
     memory: what was freed in between is only used again where it fits.
 
     Args:
-        in_large_pages: for a search, which reads all its weights once a step. Training was no faster with them.
+        in_large_pages: for a search, which reads its decoder's weights at every step. Training was no faster so.
     """
     libc = ctypes.CDLL(None)
     mallopt = getattr(libc, "mallopt", None)

@@ -175,9 +175,7 @@ def test_a_sentence_gives_what_it_gives_alone(family, directories):
         for source, found in zip(sources, together, strict=True):
             (alone,) = generate(engine, [source], options)
             assert [one.ids for one in alone] == [one.ids for one in found]
-            np.testing.assert_allclose(
-                [one.score for one in alone], [one.score for one in found], rtol=PRECISION, atol=PRECISION
-            )
+            np.testing.assert_allclose([one.score for one in alone], [one.score for one in found], rtol=1e-5, atol=1e-4)
 
 
 def test_directions_share_a_batch(directories):
@@ -273,4 +271,4 @@ def test_our_own_bart_runs(tmp_path):
     ours, exported = (generate(load_engine(tmp_path / name), sources, options) for name in ("model", "bart"))
     for a, b in zip(ours, exported, strict=True):
         assert [one.ids for one in a] == [one.ids for one in b]
-        assert [one.score for one in a] == pytest.approx([one.score for one in b], rel=PRECISION, abs=PRECISION)
+        assert [one.score for one in a] == pytest.approx([one.score for one in b], abs=1e-4)
