@@ -28,7 +28,8 @@ def main() -> None:
     study.deltalm(DATA, "data", "prepare", "wmt10", SHARED / "l10n10", "--vocab-size", 8000)
     study.deltalm("run", "train", RECIPE, "--ranks", 2, zero1())
     study.deltalm(MODEL, "average", "run", "--last", 5)
-    out = study.deltalm("results", "evaluate", "--suite", "wmt10", "--data", DATA, "--systems", SYSTEMS)
+    suite = ("evaluate", "--suite", "wmt10", "--data", DATA, "--systems", SYSTEMS, "--processes", 2)
+    out = study.deltalm("results", *suite)
     results = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     notes = [above_memory(results), f"Training: {study.seconds('run'):,.0f} s of a core."]
     report(arguments, "l10n10, test", "python -m benchmarks.quality.l10n10", rows(results), notes)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,30 @@ class Study:
             SystemExit: the command failed, or was stopped; it says why on stderr, and its code is ours.
         """
         resumes = command[0] == "train" or "--suite" in command
-        program = [str(Path(sys.executable).with_name("deltalm")), *map(str, command), "--out", part]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
 
         def run(out: Path) -> None:
             if resumes or not out.exists():  # whatever else writes a directory leaves a whole one or none
-                code = subprocess.run(program, check=False, cwd=self.directory, env=environment).returncode
-                if code:
-                    sys.exit(code)
+                self._run(part, command)
 
         return self.make(part, run)
+
+    def printed(self, part: str, *command: object) -> str:
+        """What one of our commands prints that keeps at `--out` what it has, as a suite does: done, it only reads.
+
+        Raises:
+            SystemExit: as `deltalm`.
+        """
+        return self._run(part, command, stdout=subprocess.PIPE)
+
+    def _run(self, part: str, command: Sequence[object], stdout: int | None = None) -> str:
+        program = [str(Path(sys.executable).with_name("deltalm")), *map(str, command), "--out", part]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+        done = subprocess.run(
+            program, check=False, cwd=self.directory, env=environment, stdout=stdout, encoding="utf-8"
+        )
+        if done.returncode:
+            sys.exit(done.returncode)
+        return done.stdout
 
     def _note(self, part: str) -> dict[str, Any]:
         noted = self._noted(part)
