@@ -7,6 +7,8 @@ checkpoint, decoded and scored as the paper does. The commands are those that a 
     python -m benchmarks.quality.tasks --tasks webnlg xqg    some of them
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.study import SHARED, Study, give_way, zero1
@@ -56,10 +58,14 @@ def _evaluate(study: Study, task: str) -> str:
     """The task's tables, in Markdown."""
     data = load_recipe(recipe_path(f"tasks/{task}_sample")).vocabulary.parent
     models = [f"{decoder}={_newest_checkpoint(study, task, decoder)}" for decoder in DECODERS]
-    floors = [f"memory:{data}" if floor == "memory" else floor for floor in SAMPLES[task][2]]
-    systems = ",".join([*models, *floors])
-    suite = ("evaluate", "--suite", task, "--data", data, "--systems", systems, "--baseline", "copy", "--processes", 2)
-    return study.printed(f"results/{task}", *suite, "--table", "markdown")
+    asked = ("--systems", ",".join([*models, *systems(SAMPLES[task][2], data)]), "--baseline", "copy")
+    suite = ("evaluate", "--suite", task, "--data", data, *asked, "--processes", 2, "--table", "markdown")
+    return study.printed(f"results/{task}", *suite)
+
+
+def systems(floors: Sequence[str], data: Path) -> list[str]:
+    """Floors as `--systems` takes them."""
+    return [f"memory:{data}" if floor == "memory" else floor for floor in floors]
 
 
 def _run(task: str, decoder: str) -> str:

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from benchmarks import recording
-from benchmarks.quality import captions, encoder, figures, l10n10, ladder, outcome, sampler, study
+from benchmarks.quality import captions, encoder, figures, l10n10, ladder, outcome, sampler, study, tasks
 from deltalm_ds.evaluation.metrics.interface import Statistics
 from deltalm_ds.evaluation.scores import DirectionScore
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED
 from deltalm_ds.evaluation.tasks.wmt10 import YEARS
 from deltalm_ds.model.empty import empty_model
-from deltalm_ds.recipe.loading import load_recipe
+from deltalm_ds.recipe.loading import load_recipe, recipe_path
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass"  # seconds of a processor
 SVG = "{http://www.w3.org/2000/svg}"
@@ -70,6 +70,16 @@ def test_two_commands_at_once_do_a_part_once(new_study):
     assert len(calls) == 1
 
 
+def test_what_a_command_prints_is_kept_beside_what_it_leaves(new_study):
+    (new_study().directory / "text").write_text("ein Haus\nzwei Häuser\n" * 20, encoding="utf-8")
+    vocabulary = ("vocab", "train", "--input", "text", "--size", 19, "--languages", "de")
+    assert "pieces " in new_study().printed("vocabulary", *vocabulary)
+    assert (new_study().path("vocabulary") / "spm.model").is_file()
+    with pytest.raises(SystemExit) as exit:
+        new_study().printed("vocabulary", *vocabulary)  # it is there
+    assert exit.value.code == 2
+
+
 def test_masking_asks_for_15_percent_and_hides_most_of_them():
     mask, special = 500, 4
     windows = [
@@ -95,6 +105,15 @@ def test_rungs_and_samplers_are_recipes_of_the_same_size():
     assert {pair[i] for pair in ladder.COMPARED for i in (0, 1)} == set(ladder.RUNGS)
     samplings = [load_recipe(sampler.RECIPE, list(overrides)).sampling for _, overrides in sampler.SAMPLERS.values()]
     assert len({str(sampling) for sampling in samplings}) == len(sampler.SAMPLERS)
+
+
+@pytest.mark.parametrize("task", tasks.SAMPLES)
+def test_a_tasks_decoders_are_of_like_size(task):
+    recipe, (_, pieces, _) = recipe_path(f"tasks/{task}_sample"), tasks.SAMPLES[task]
+    shapes = [load_recipe(recipe, list(overrides)).model.config(pieces) for overrides in tasks.DECODERS.values()]
+    sizes = [sum(weight.numel() for weight in empty_model(shape).parameters()) for shape in shapes]
+    assert [shape.decoder for shape in shapes] == list(tasks.DECODERS)
+    assert max(sizes) < 1.1 * min(sizes)  # the vanilla one has an attention of both kinds more
 
 
 def test_ten_languages_stand_beside_the_memory():
