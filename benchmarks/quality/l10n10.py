@@ -16,7 +16,7 @@ from deltalm_ds.recipe.loading import recipe_path
 
 RECIPE = recipe_path("l10n10")
 DATA, MODEL, MEMORY = "wmt10", "model", "memory"
-SYSTEMS = f"{MODEL},{MEMORY}:{DATA},copy"
+SYSTEMS = f"{MODEL},{MEMORY}=memory:{DATA},copy"
 SIDES = {"into English": INTO_ENGLISH, "from English": OUT_OF_ENGLISH}
 
 
