@@ -19,6 +19,7 @@ from benchmarks.quality import captions, encoder, figures, l10n10, ladder, outco
 from deltalm_ds.evaluation.metrics.interface import Statistics
 from deltalm_ds.evaluation.scores import DirectionScore
 from deltalm_ds.evaluation.significance import RESAMPLES, SEED
+from deltalm_ds.evaluation.systems import find_systems
 from deltalm_ds.evaluation.tasks.wmt10 import YEARS
 from deltalm_ds.model.empty import empty_model
 from deltalm_ds.recipe.loading import load_recipe, recipe_path
@@ -132,6 +133,7 @@ def test_ten_languages_stand_beside_the_memory():
             results.append(result(l10n10.MODEL, direction, base + number))
             above = {"fr-en": (-3.0, 0.001), "en-gu": (7.0, 0.001), "gu-en": (6.0, 0.2)}.get(direction, (5.0, 0.001))
             results.append(result(l10n10.MEMORY, direction, base + number - above[0], *above))
+    assert find_systems(l10n10.SYSTEMS.split(",")[1:2])[0].name == l10n10.MEMORY  # it is looked up by that name
     into, _, out_of, _ = l10n10.rows(results)
     assert (into["fr"], into["gu"], into["mean"]) == (20.0, 29.0, 24.5) and out_of["mean"] == 14.5
     assert l10n10.above_memory(results) == (
