@@ -65,7 +65,7 @@ def _evaluate(study: Study, task: str) -> str:
 
 def systems(floors: Sequence[str], data: Path) -> list[str]:
     """Floors as `--systems` takes them."""
-    return [f"memory:{data}" if floor == "memory" else floor for floor in floors]
+    return [f"memory=memory:{data}" if floor == "memory" else floor for floor in floors]
 
 
 def _run(task: str, decoder: str) -> str:
