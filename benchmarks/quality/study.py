@@ -112,9 +112,9 @@ class Study:
         Raises:
             SystemExit: as `deltalm`.
         """
-        return self._run(part, command, stdout=subprocess.PIPE)
+        return self._run(part, command, stdout=subprocess.PIPE).stdout
 
-    def _run(self, part: str, command: Sequence[object], stdout: int | None = None) -> str:
+    def _run(self, part: str, command: Sequence[object], stdout: int | None = None) -> subprocess.CompletedProcess[str]:
         program = [str(Path(sys.executable).with_name("deltalm")), *map(str, command), "--out", part]
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
         done = subprocess.run(
@@ -122,7 +122,7 @@ class Study:
         )
         if done.returncode:
             sys.exit(done.returncode)
-        return done.stdout
+        return done
 
     def _note(self, part: str) -> dict[str, Any]:
         noted = self._noted(part)

@@ -3,13 +3,12 @@
 Of each task the sample recipe, with the interleaved and with a vanilla decoder that has as many FFNs; the last
 checkpoint, decoded and scored as the paper does. The commands are those that a user would give.
 
-    python -m benchmarks.quality.tasks --record              two hours on two cores; stopped, it goes on
+    python -m benchmarks.quality.tasks --record              minutes a task and decoder; stopped, it goes on
     python -m benchmarks.quality.tasks --tasks webnlg xqg    some of them
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.quality.study import SHARED, Study, give_way, zero1
 from benchmarks.recording import parser, report
@@ -36,36 +35,39 @@ def main() -> None:
     study = Study("tasks")
     rows, tables = [], []
     for task in arguments.tasks:
-        rows.append(_train(study, task))
-        tables.append(_evaluate(study, task))
+        recipe = load_recipe(_recipe(task))
+        data = recipe.vocabulary.parent
+        seconds = _train(study, task, data)
+        rows.append({"task": task, "steps": recipe.training.max_steps, **seconds})
+        tables.append(_evaluate(study, task, data))
     command = f"python -m benchmarks.quality.tasks --tasks {' '.join(arguments.tasks)}"
     report(arguments, "The paper's tasks on samples, tiny models from scratch", command, rows, tables)
 
 
-def _train(study: Study, task: str) -> dict[str, Any]:
-    """The task's data and a run for each decoder."""
+def _train(study: Study, task: str, data: Path) -> dict[str, float]:
+    """The task's data and a run for each decoder; the seconds of the runs."""
     folder, pieces, _ = SAMPLES[task]
-    recipe = recipe_path(f"tasks/{task}_sample")
-    data, steps = load_recipe(recipe).vocabulary.parent, load_recipe(recipe).training.max_steps
     study.deltalm(str(data), "data", "prepare", task, SHARED / folder, "--vocab-size", pieces)
     for decoder, overrides in DECODERS.items():
-        study.deltalm(_run(task, decoder), "train", recipe, "--ranks", 2, zero1(), *overrides)
-    seconds = {f"CPU s, {decoder}": study.seconds(_run(task, decoder)) for decoder in DECODERS}
-    return {"task": task, "steps": steps, **seconds}
+        study.deltalm(_run(task, decoder), "train", _recipe(task), "--ranks", 2, zero1(), *overrides)
+    return {f"CPU s, {decoder}": study.seconds(_run(task, decoder)) for decoder in DECODERS}
 
 
-def _evaluate(study: Study, task: str) -> str:
+def _evaluate(study: Study, task: str, data: Path) -> str:
     """The task's tables, in Markdown."""
-    data = load_recipe(recipe_path(f"tasks/{task}_sample")).vocabulary.parent
     models = [f"{decoder}={_newest_checkpoint(study, task, decoder)}" for decoder in DECODERS]
     asked = ("--systems", ",".join([*models, *systems(SAMPLES[task][2], data)]), "--baseline", "copy")
     suite = ("evaluate", "--suite", task, "--data", data, *asked, "--processes", 2, "--table", "markdown")
-    return study.printed(f"results/{task}", *suite)
+    return study.printed(f"results/{task}", *suite).strip()
 
 
 def systems(floors: Sequence[str], data: Path) -> list[str]:
     """Floors as `--systems` takes them."""
     return [f"memory=memory:{data}" if floor == "memory" else floor for floor in floors]
+
+
+def _recipe(task: str) -> Path:
+    return recipe_path(f"tasks/{task}_sample")
 
 
 def _run(task: str, decoder: str) -> str:
