@@ -12,7 +12,7 @@ from deltalm_ds.kernels import reference
 from deltalm_ds.kernels.dispatch import Op, implementation
 
 BLOCK = 128  # logits that stand for each other by their largest
-CHUNK_LOGITS = 2**19  # that the torch path has in float32 at a time: they stay in a CPU's cache
+LOGITS_OF_THREAD = 2**19  # that the torch path has in float32 at a time: they stay in the cache of a CPU's core
 NEVER = float("-inf")
 
 
@@ -84,7 +84,7 @@ def _row_top_k(logits: Tensor, num: int, banned: Tensor, only: Tensor | None) ->
     """log p [N, C] and tokens [N, C] of the `num` best of each row; a few rows at a time."""
     num_columns = logits.shape[1]
     width = -(-num_columns // BLOCK) * BLOCK
-    num_rows = max(1, CHUNK_LOGITS // width)
+    num_rows = max(1, LOGITS_OF_THREAD * torch.get_num_threads() // width)
     buffer = logits.new_full((min(num_rows, len(logits)), width), NEVER, dtype=torch.float32)
     scores, tokens = [], []
     for start in range(0, len(logits), num_rows):

@@ -10,13 +10,13 @@ from deltalm_ds.kernels import top_k
 from deltalm_ds.kernels.dispatch import VARIABLE
 
 
-@pytest.mark.parametrize("chunk", [1, 2**19])  # rows one by one, and all at once
+@pytest.mark.parametrize("num_logits", [1, 2**19])  # rows one by one, and all at once
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", top_k_cases(), ids=str)
 def test_torch_equals_the_definition(
-    case: TopKCase, dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch
+    case: TopKCase, dtype: torch.dtype, num_logits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_k, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(top_k, "LOGITS_OF_THREAD", num_logits)
     assert_top_k_equals_definition(case, dtype, "torch")
 
 
