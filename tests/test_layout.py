@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -95,8 +94,7 @@ def test_wheel_and_sdist_hold_everything_once(tree: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert files_of_wheel(next((tree / "dist").glob("*.whl"))) == expected
 
-    with tarfile.open(next((tree / "dist").glob("*.tar.gz"))) as archive:
-        archive.extractall(tree / "unpacked", filter="data")
+    shutil.unpack_archive(next((tree / "dist").glob("*.tar.gz")), tree / "unpacked")
     (unpacked,) = (tree / "unpacked").iterdir()
     top_level = {path.name for path in unpacked.iterdir()}
     assert {"deltalm_ds", "setup.py", "LICENSE", "CHANGELOG.md", "constraints.txt"} <= top_level
