@@ -6,9 +6,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 LINKED = ("kernels", "data_tools", "launch", "ds_configs", "recipes")
@@ -117,13 +121,18 @@ def test_setup_imports_nothing_that_is_installed() -> None:
     assert imported - sys.stdlib_module_names == {"setuptools"}
 
 
+def pinned_lines(name: str) -> list[str]:
+    """Of a constraints file, one for each pin."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
+
 def pinned(name: str) -> dict[str, set[str]]:
     """Package -> the versions that a constraints file pins, of which markers choose one."""
     pins: dict[str, set[str]] = {}
-    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith(("#", "-")):
-            package, version = line.split(" ; ")[0].split("==")
-            pins.setdefault(package, set()).add(version)
+    for line in pinned_lines(name):
+        package, version = line.split(" ; ")[0].split("==")
+        pins.setdefault(package, set()).add(version)
     return pins
 
 
@@ -133,6 +142,20 @@ def test_every_requirement_is_pinned() -> None:
     requirements = re.findall(r'"([A-Za-z][\w-]+)(?:\[[\w,]+\])?(?:>=[\d.]+)?"(?!:)', lists)
     assert {"torch", "deepspeed", "sacrebleu", "pytest", "mpi4py"} <= set(requirements)
     assert {name.lower() for name in requirements} - pinned("constraints.txt").keys() == set()
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_pin_allows_the_pythons_that_its_marker_takes(python: str) -> None:
+    """As far as what is pinned is installed here."""
+    refused = []
+    for pin in map(Requirement, pinned_lines("constraints.txt")):
+        with suppress(PackageNotFoundError):
+            metadata = distribution(pin.name).metadata
+            is_taken = pin.marker is None or pin.marker.evaluate({"python_version": python})
+            if is_taken and metadata["Version"] in pin.specifier:
+                allowed = SpecifierSet(metadata["Requires-Python"] or "")
+                refused += [] if f"{python}.99" in allowed else [str(pin)]
+    assert refused == []
 
 
 def test_v100_has_another_build_of_the_same_torch() -> None:
