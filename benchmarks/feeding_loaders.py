@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from deltalm_ds.arrays.counter_rng import hash_counters
 from deltalm_ds.arrays.ragged import RaggedRows
@@ -64,7 +63,7 @@ def _rows(columns: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
 def _build_ours(directory: Path, num_rows: int) -> None:
     manifest = Manifest(vocabulary().hash, vocabulary().num_tokens)
     corpus = CorpusManifest("aa-ab", "parallel", ("aa", "ab"))
-    batches = (ragged_batch(sides, pa.uint16()) for sides in _pairs(num_rows))
+    batches = (ragged_batch(sides, np.dtype(np.uint16)) for sides in _pairs(num_rows))
     replace(manifest, corpora=(write_corpus(directory, manifest, corpus, batches),)).write(directory)
 
 

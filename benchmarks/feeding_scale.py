@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.feeding import SCRATCH, best_rows
 from benchmarks.feeding_loaders import LANGUAGES, PIECES, make_stream, vocabulary
@@ -61,7 +60,7 @@ def _build(directory: Path, rows_per_shard: int, num_shards: int) -> None:
         for language in LANGUAGES:
             lengths = np.clip(generator.gamma(2.0, 14.0, rows_per_shard), 2, 250).astype(np.int64)
             tokens = generator.integers(4, 4 + PIECES, lengths.sum()).astype(np.uint16)
-            batch = ragged_batch({"source": (tokens, lengths)}, pa.uint16())
+            batch = ragged_batch({"source": (tokens, lengths)}, np.dtype(np.uint16))
             corpus = CorpusManifest(language, "mono", (language,))
             (first,) = write_corpus(temporary, manifest, corpus, [batch], rows_per_shard).shards
             names = [f"{language}.{number:05d}.arrow" for number in range(num_shards)]

@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from torch import distributed
 
 from benchmarks.feeding_loaders import LANGUAGES, PIECES, vocabulary
@@ -149,7 +148,7 @@ def _write_shards(directory: Path, generator: np.random.Generator) -> None:
 def _corpus(directory: Path, manifest: Manifest, language: str, generator: np.random.Generator) -> CorpusManifest:
     lengths = np.clip(generator.gamma(2.0, 14.0, ROWS), 2, 120).astype(np.int64)
     tokens = generator.integers(4, 4 + PIECES, lengths.sum()).astype(np.uint16)
-    batch = ragged_batch({"source": (tokens, lengths)}, pa.uint16())
+    batch = ragged_batch({"source": (tokens, lengths)}, np.dtype(np.uint16))
     return write_corpus(directory, manifest, CorpusManifest(language, "mono", (language,)), [batch])
 
 

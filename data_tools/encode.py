@@ -107,7 +107,7 @@ class _Encoder:
 
     def table(self) -> pa.Table:
         """All rows of the shard: those of the first sample in the order of the text, those of the second, and so on."""
-        token_dtype = token_type(self.vocabulary.num_tokens).to_pandas_dtype()
+        token_dtype = token_type(self.vocabulary.num_tokens)
         num_samples = max(1, self.settings.subword_samples)
         blocks: list[list[tuple[RaggedRows, ...]]] = [[] for _ in range(num_samples)]
         for numbers, columns in self._records():
@@ -122,7 +122,7 @@ class _Encoder:
             if self.has_documents:
                 lengths = window_lengths(lengths, self.settings.window_tokens or 1, self.settings.cross_documents)
             columns_of_side[side] = tokens, lengths
-        return pa.Table.from_batches([ragged_batch(columns_of_side, token_type(self.vocabulary.num_tokens))])
+        return pa.Table.from_batches([ragged_batch(columns_of_side, token_dtype)])
 
     def _records(self) -> Iterator[tuple[np.ndarray, Texts]]:
         """Yield the records that no filter of texts leaves out, with their numbers in their source."""

@@ -174,7 +174,7 @@ def _pairs(case: Case, count: int, generator: np.random.Generator) -> pa.RecordB
     kind = token_type(_vocabulary(case).num_tokens)
     for side in ("source", "target"):
         lengths = np.clip(generator.gamma(2.0, 12.0, count), 2, 100).astype(np.int64)
-        sides[side] = generator.integers(4, 4 + case.vocabulary, lengths.sum()).astype(kind.to_pandas_dtype()), lengths
+        sides[side] = generator.integers(4, 4 + case.vocabulary, lengths.sum()).astype(kind), lengths
     return ragged_batch(sides, kind)
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from deltalm_ds.errors import DataError, InputError
@@ -19,9 +20,9 @@ ROWS_PER_BATCH = 65_536  # of every record batch of a shard but the last: where 
 SIDES = {"mono": ("source",), "parallel": ("source", "target"), "task": ("source", "target")}
 
 
-def token_type(vocabulary_num_tokens: int) -> pa.DataType:
+def token_type(vocabulary_num_tokens: int) -> np.dtype:
     """The type of a token id on disk: uint16 where every id fits, else uint32."""
-    return pa.uint16() if vocabulary_num_tokens <= 1 << 16 else pa.uint32()
+    return np.dtype(np.uint16 if vocabulary_num_tokens <= 1 << 16 else np.uint32)
 
 
 def rows_of_batches(num_rows: int) -> list[int]:
@@ -98,8 +99,10 @@ class Manifest:
             "rows": rows,
             "tokens": tokens,
         }
-        columns = [pa.field(side, pa.list_(token_type(self.vocabulary_num_tokens))) for side in corpus.sides]
-        return pa.schema(columns, {METADATA_KEY: json.dumps(description).encode()})
+        row = pa.list_(pa.from_numpy_dtype(token_type(self.vocabulary_num_tokens)))
+        return pa.schema(
+            [pa.field(side, row) for side in corpus.sides], {METADATA_KEY: json.dumps(description).encode()}
+        )
 
     @cached_property
     def checksum(self) -> str:

@@ -58,7 +58,7 @@ class MappedShards:
         self._first_offset, self._first_token, self._num_tokens = np.zeros((3, 2, num_batches.sum()), dtype=np.int64)
         self._files = MappedFiles([shard.bytes for _, shard in self._shards])
         self._offsets = self._files.bytes.view(np.uint32)
-        self._tokens = self._files.bytes.view(token_type(manifest.vocabulary_num_tokens).to_pandas_dtype())
+        self._tokens = self._files.bytes.view(token_type(manifest.vocabulary_num_tokens))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedShards, (self._directory, self._manifest)

@@ -27,7 +27,7 @@ BYTES_PER_SHARD = 128 << 20  # a shard is put together in memory, so this bounds
 # --- writing ---
 
 
-def ragged_batch(sides: dict[str, tuple[np.ndarray, np.ndarray]], token_type: pa.DataType) -> pa.RecordBatch:
+def ragged_batch(sides: dict[str, tuple[np.ndarray, np.ndarray]], token_type: np.dtype) -> pa.RecordBatch:
     """Rows of token ids as a record batch.
 
     Args:
@@ -36,7 +36,8 @@ def ragged_batch(sides: dict[str, tuple[np.ndarray, np.ndarray]], token_type: pa
     columns = []
     for tokens, lengths in sides.values():
         offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int32)
-        columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens, type=token_type)))
+        ids = pa.array(tokens, type=pa.from_numpy_dtype(token_type))
+        columns.append(pa.ListArray.from_arrays(pa.array(offsets), ids))
     return pa.record_batch(columns, names=list(sides))
 
 

@@ -133,7 +133,7 @@ def test_a_mapped_shard_is_a_read_only_view_of_the_file(tmp_path):
 
 def test_mapping_reads_no_more_than_it_must(tmp_path):
     """Of 40 MB the record batches' descriptions and the kernel's read-ahead, not all: pyarrow alone would read all."""
-    batch = ragged_batch({"source": (np.ones(20_000_000, np.uint16), np.array([20_000_000]))}, pa.uint16())
+    batch = ragged_batch({"source": (np.ones(20_000_000, np.uint16), np.array([20_000_000]))}, np.dtype(np.uint16))
     manifest = Manifest("v" * 64, 65_536)
     corpus = write_corpus(tmp_path, manifest, CorpusManifest("de", "mono", ("de",)), [batch])
     with open(tmp_path / "de.00000.arrow", "rb") as file:
@@ -152,7 +152,7 @@ def own_memory_bytes():
 def test_memory_does_not_grow_with_the_size_of_the_shards_only_with_their_number(tmp_path):
     """2,000 shards with 40 million rows (hard links to one file) take a few kB each, once opened and once mapped."""
     lengths = np.full(20_000, 20)
-    batch = ragged_batch({"source": (np.arange(lengths.sum()) % 60_000, lengths)}, pa.uint16())
+    batch = ragged_batch({"source": (np.arange(lengths.sum()) % 60_000, lengths)}, np.dtype(np.uint16))
     manifest = Manifest("v" * 64, 65_536)
     corpus = write_corpus(tmp_path, manifest, CorpusManifest("de", "mono", ("de",)), [batch])
     names = [f"de.{number:05d}.arrow" for number in range(2_000)]

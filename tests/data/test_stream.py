@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from fakes import FakeCorpus, random_corpus, small_vocabulary
@@ -189,7 +188,7 @@ def write_shards(directory: Path, *fakes: Any) -> list[Corpus]:
             side: (np.concatenate(rows), np.array([len(row) for row in rows])) for side, rows in fake.rows.items()
         }
         corpus = CorpusManifest(fake.name, fake.kind, fake.languages)
-        corpora.append(write_corpus(directory, manifest, corpus, [ragged_batch(columns, pa.uint16())], 64))
+        corpora.append(write_corpus(directory, manifest, corpus, [ragged_batch(columns, np.dtype(np.uint16))], 64))
     replace(manifest, corpora=tuple(corpora)).write(directory)
     return list(ShardDataset.open(directory).corpora.values())
 

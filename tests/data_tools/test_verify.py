@@ -26,7 +26,7 @@ def directory(tmp_path, monkeypatch):
     """Three shards of ten rows, each in batches of four."""
     random = np.random.default_rng(0)
     lengths = random.integers(1, 6, 30)
-    batch = ragged_batch({"source": (random.integers(0, NUM_IDS, lengths.sum()), lengths)}, pa.uint16())
+    batch = ragged_batch({"source": (random.integers(0, NUM_IDS, lengths.sum()), lengths)}, np.dtype(np.uint16))
     manifest = Manifest("v" * 64, NUM_IDS)
     for module in (manifest_module, mapped_shards_module, shards_module):
         monkeypatch.setattr(module, "ROWS_PER_BATCH", 4)
@@ -136,7 +136,7 @@ def test_ids_outside_the_vocabulary(directory):
 
 def test_both_sides_of_a_pair_are_checked(directory):
     manifest = replace(Manifest.read(directory), corpora=())
-    batch = ragged_batch({side: (np.array(ids), np.array([2])) for side, ids in PAIR.items()}, pa.uint16())
+    batch = ragged_batch({side: (np.array(ids), np.array([2])) for side, ids in PAIR.items()}, np.dtype(np.uint16))
     corpus = write_corpus(directory, manifest, CorpusManifest("en-de", "parallel", ("en", "de")), [batch])
     (fault,) = shard_faults(directory / "en-de.00000.arrow", manifest, corpus, corpus.shards[0])
     assert "1 ids of target are outside the vocabulary" in fault
@@ -246,7 +246,7 @@ def test_repair_that_is_killed_can_be_repeated(directory, monkeypatch, call):
 
 def test_a_corpus_without_sound_shards_leaves_the_data_set(directory):
     manifest = Manifest.read(directory)
-    batch = ragged_batch({"source": (np.arange(6), np.array([3, 3]))}, pa.uint16())
+    batch = ragged_batch({"source": (np.arange(6), np.array([3, 3]))}, np.dtype(np.uint16))
     other = write_corpus(directory, manifest, CorpusManifest("fr", "mono", ("fr",)), [batch])
     replace(manifest, corpora=(*manifest.corpora, other)).write(directory)
     os.truncate(directory / "fr.00000.arrow", 50)
