@@ -110,7 +110,7 @@ def _fill(padded: PackedSequences, given: PackedSequences) -> None:
     assert padded.known_places is not None
     num_tokens, num_given = len(padded.tokens), len(given.tokens)
     ends = np.full(padded.num_sequences + 1, num_tokens, dtype=np.int32)
-    ends[: len(given.cu_seqlens)] = given.cu_seqlens
+    ends[: len(given.cu_seqlens)] = given.cu_seqlens.numpy()
     tails = np.arange(num_given + TAIL_LENGTH, num_tokens, TAIL_LENGTH)
     ends[len(given.cu_seqlens) :][: len(tails)] = tails
     numbers = np.repeat(np.arange(padded.num_sequences), np.diff(ends))

@@ -4,6 +4,7 @@ import builtins
 import errno
 import os
 import shutil
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -157,6 +158,7 @@ def calls_of_a_save(directory, make):
     return faults.counts
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="pathlib of 3.10 has its own references to the system's calls")
 def test_whatever_call_fails_the_newest_checkpoint_is_whole_and_a_later_save_succeeds(make, tmp_path, capsys):
     counts = calls_of_a_save(tmp_path / "counted", make)
     assert all(counts[call] for call in CALLS)
